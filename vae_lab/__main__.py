@@ -1,0 +1,73 @@
+"""The commands `vae-lab` and `vae-lab-eval`.
+
+Nothing here imports torch, so that `--help`, `--cfg` and completion answer at once.
+"""
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vae_lab.errors import DataError, NumericsError, Preempted, RunError
+from vae_lab.resume import resume_arguments
+from vae_lab.secrets import refuse_secrets
+
+PACKAGE = Path(__file__).parent
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
+
+# A suffix for folder names: two runs that start in the same second must not share one.
+OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def run(cfg: DictConfig) -> float | None:
+    """Train the composed experiment."""
+    from vae_lab.train import train
+
+    return train(cfg)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn failures a user can mend into one line on stderr and an exit code; see `vae_lab.errors`.
+
+    HYDRA_FULL_ERROR=1 shows the traceback, as it does for Hydra.
+    """
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to here
+    try:
+        yield
+    except (ValueError, HydraException, OmegaConfBaseException, DataError, NumericsError, RunError) as error:
+        if wants_traceback:
+            raise
+        print(f"vae-lab: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2))
+    except KeyboardInterrupt as error:
+        raise Preempted(130) from error
+
+
+def main() -> None:
+    """Run `vae-lab`."""
+    with one_line_errors():
+        refuse_secrets(sys.argv[1:])
+        sys.argv[1:] = resume_arguments(sys.argv[1:])
+        run()
+
+
+def evaluate() -> None:
+    """Run `vae-lab-eval`."""
+    with one_line_errors():
+        from vae_lab.evaluation import evaluate_runs
+
+        evaluate_runs(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

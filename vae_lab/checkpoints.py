@@ -1,0 +1,234 @@
+"""Checkpoints that survive a crash, and the exact place in training that each of them stands for."""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from vae_lab.errors import NumericsError, RunError
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def durable_open(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that appears under its name whole, or not at all, even after a power cut.
+
+    The temporary file lies in the same folder, because a rename is atomic only within one file system.
+
+    Raises:
+        RunError: if the file cannot be written; the previous file of that name is then intact.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}; free space or check permissions") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class DurableCheckpointIO(CheckpointIO):
+    """Writes checkpoints with `durable_open` and reads them without executing anything they contain."""
+
+    def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            RunError: if it cannot be written.
+        """
+        with durable_open(Path(path)) as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch reports a full disk as an internal assertion
+                raise RunError(f"cannot write {path}: {str(error).splitlines()[0]}; is the disk full?") from error
+
+    def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict:
+        """Read a checkpoint; see `load_checkpoint`."""
+        return load_checkpoint(Path(path), map_location or "cpu")
+
+    def remove_checkpoint(self, path) -> None:
+        """Delete a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, map_location: str = "cpu") -> dict:
+    """Read a checkpoint that holds tensors and plain containers only; anything else is refused unexecuted.
+
+    Raises:
+        RunError: if the file is missing, damaged or holds other objects.
+    """
+    if not Path(path).is_file():
+        raise RunError(f"no checkpoint at {path}")
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # a damaged file raises one of half a dozen unrelated types
+        raise RunError(f"cannot load {path}: {str(error).splitlines()[0] if str(error) else repr(error)}") from error
+
+
+def set_position(checkpoint: dict, epoch: int, batch: int, batches_seen: int) -> None:
+    """Rewrite Lightning's progress counters to "`epoch` epochs and then `batch` batches are complete".
+
+    Lightning's own counters depend on the hook a checkpoint was saved from, and some of those states skip a validation
+    or repeat one when they are resumed. This one form means the same wherever it was saved.
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    begun = epoch + 1 if batch else epoch
+    epochs = {"ready": begun, "started": begun, "processed": epoch, "completed": epoch}
+    loop["epoch_progress"] = {"total": epochs, "current": dict(epochs)}
+    loop["epoch_loop.batch_progress"] = {
+        "total": same_count(batches_seen),
+        "current": same_count(batch),
+        "is_last_batch": False,
+    }
+    loop["epoch_loop.val_loop.batch_progress"] = {
+        "total": same_count(0),
+        "current": same_count(0),
+        "is_last_batch": False,
+    }
+
+
+def same_count(number: int) -> dict[str, int]:
+    """Progress in which everything begun is complete."""
+    return dict.fromkeys(("ready", "started", "processed", "completed"), number)
+
+
+def is_safe_point(trainer, batch_idx: int) -> bool:
+    """Whether all that belongs to the batches so far is done when a training batch ends.
+
+    It is not between two accumulated gradients, nor where a validation or the end of the epoch is still to come.
+    """
+    done = batch_idx + 1
+    if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
+        return False
+    if isinstance(trainer.val_check_batch, int):
+        batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1 if trainer.check_val_every_n_epoch is None else done
+        return batches % trainer.val_check_batch != 0
+    return True
+
+
+class Checkpoints(Checkpoint):
+    """Keeps `last.ckpt`, to resume from, and `best.ckpt`, to use.
+
+    `last.ckpt` is written after every validation and epoch and every few minutes in between; `best.ckpt` is the one
+    with the best monitored value. They lie in `checkpoints/` in the run folder.
+
+    Args:
+        monitor: key of the metric that decides which is best.
+        mode: `min` or `max`.
+        every_n_minutes: how often to save within an epoch, > 0.
+
+    Raises:
+        ValueError: if mode or every_n_minutes is not valid.
+    """
+
+    def __init__(self, monitor: str, mode: str, every_n_minutes: float):
+        if mode not in ("min", "max"):
+            raise ValueError(f"callbacks.checkpoints.mode must be min or max, got {mode!r}")
+        if not every_n_minutes > 0:
+            raise ValueError(f"callbacks.checkpoints.every_n_minutes must be > 0, got {every_n_minutes}")
+        self.monitor = monitor
+        self.mode = mode
+        self.seconds = 60 * every_n_minutes
+        self.best: dict = {}  # step, epoch and metrics of the best validation
+
+    def state_dict(self) -> dict:
+        """The best validation so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`."""
+        self.best = state["best"]
+
+    def on_train_start(self, trainer, lit) -> None:
+        self.saved_at = time.monotonic()
+
+    def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
+        if time.monotonic() - self.saved_at > self.seconds and is_safe_point(trainer, batch_idx):
+            self._save(trainer, lit)
+
+    def on_validation_end(self, trainer, lit) -> None:
+        is_better = self._update_best(trainer)
+        if trainer.state.fn != "fit":  # the validation that closes a run which stopped part-way through an epoch
+            if is_better:
+                self._link_best(trainer)
+        elif lit.batches_seen % trainer.num_training_batches:
+            self._save(trainer, lit)
+            # else the epoch ends here: on_train_epoch_end saves, after the epoch's metrics are recorded
+
+    def on_train_epoch_end(self, trainer, lit) -> None:
+        self._save(trainer, lit)
+
+    def _update_best(self, trainer) -> bool:
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None:
+            return False
+        value = float(value)
+        if self.best and not (value < self.best["value"] if self.mode == "min" else value > self.best["value"]):
+            return False
+        metrics = {key: float(number) for key, number in trainer.callback_metrics.items() if key.startswith("val/")}
+        self.best = {
+            "value": value,
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "metrics": metrics,
+        }
+        return True
+
+    def _save(self, trainer, lit) -> None:
+        save_last(trainer, lit)
+        self.saved_at = time.monotonic()
+        if self.best.get("step") == trainer.global_step:
+            self._link_best(trainer)
+
+    def _link_best(self, trainer) -> None:
+        """Make `best.ckpt` the present `last.ckpt`, which is never written to again, only replaced."""
+        if not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir) / "checkpoints"
+        temporary = folder / f"best.ckpt.tmp.{os.getpid()}"
+        try:
+            os.link(folder / "last.ckpt", temporary)
+        except OSError:  # a file system without hard links
+            shutil.copy2(folder / "last.ckpt", temporary)
+        os.replace(temporary, folder / "best.ckpt")
+        sync_folder(folder)
+
+
+def save_last(trainer, lit) -> None:
+    """Write `checkpoints/last.ckpt` in the run folder.
+
+    Raises:
+        NumericsError: if a parameter is not finite; the previous checkpoint stays.
+    """
+    broken = [name for name, value in lit.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise NumericsError(
+            f"{broken[0]} is not finite at step {trainer.global_step}; the last checkpoint was kept. "
+            "Lower optimizer.lr or set trainer.gradient_clip_val=1.0"
+        )
+    trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt", weights_only=False)

@@ -1,0 +1,30 @@
+"""The failures a user can mend, each with the exit code that `vae-lab` ends with.
+
+A wrong setting is a plain `ValueError` (exit code 2). The classes here are the other cases; `__main__` prints each of
+them as one line on stderr, without a traceback.
+"""
+
+
+class DataError(RuntimeError):
+    """The images are missing, unreadable or not what they should be."""
+
+    exit_code = 3
+
+
+class NumericsError(ArithmeticError):
+    """The loss or a parameter became NaN or infinite."""
+
+    exit_code = 4
+
+
+class RunError(RuntimeError):
+    """A run folder or a checkpoint cannot be written, read or resumed."""
+
+    exit_code = 5
+
+
+class Preempted(SystemExit):
+    """The process was asked to stop by a signal; the exit code is 128 + the signal's number.
+
+    A `SystemExit`, so that a multirun stops with it instead of going on to its next job.
+    """

@@ -1,0 +1,91 @@
+"""Approximate posteriors q(z given x): from encoder outputs to a distribution over latents.
+
+A posterior is a small object with `params_per_latent` and `is_stochastic`; calling it with the encoder's output returns
+a distribution with `mean`, `rsample()` and `kl()`.
+
+Shapes: B batch, D latent_dim.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class DiagonalGaussian:
+    """N(mean, diag(exp(log_var))).
+
+    Args:
+        mean: (B, D), float32.
+        log_var: (B, D), float32, already clamped.
+    """
+
+    mean: Tensor
+    log_var: Tensor
+
+    def rsample(self) -> Tensor:
+        """Draw z = mean + sigma * eps with eps ~ N(0, I), differentiable in mean and log_var, (B, D).
+
+        Source: Kingma and Welling 2014, section 2.4.
+        """
+        return self.mean + torch.exp(0.5 * self.log_var) * torch.randn_like(self.mean)
+
+    def kl(self) -> Tensor:
+        """KL(q, N(0, I)) of each latent in nats, >= 0, (B, D).
+
+        Source: Kingma and Welling 2014, appendix B: 1/2 (mean^2 + sigma^2 - log sigma^2 - 1).
+        """
+        return 0.5 * (self.mean.square() + self.log_var.exp() - self.log_var - 1)
+
+
+@dataclass
+class PointMass:
+    """All mass on one latent: the code of a plain autoencoder.
+
+    Args:
+        mean: (B, D), float32.
+    """
+
+    mean: Tensor
+
+    def rsample(self) -> Tensor:
+        """Return the code itself, (B, D)."""
+        return self.mean
+
+    def kl(self) -> Tensor:
+        """Zeros, (B, D): a point mass has no finite KL, so none enters the loss."""
+        return torch.zeros_like(self.mean)
+
+
+class Gaussian:
+    """q(z given x) = N(mean(x), diag(sigma(x)^2)): the variational autoencoder.
+
+    Args:
+        max_log_var: bound on |log_var|. exp overflows float32 at 88.7; the bound is applied before both the sample
+            and the KL, so that the two always speak of the same distribution.
+    """
+
+    params_per_latent = 2
+    is_stochastic = True
+
+    def __init__(self, max_log_var: float = 20.0):
+        if not max_log_var > 0:
+            raise ValueError(f"posterior.max_log_var must be > 0, got {max_log_var}")
+        self.max_log_var = max_log_var
+
+    def __call__(self, params: Tensor) -> DiagonalGaussian:
+        """Turn encoder outputs (B, 2D) into a distribution over (B, D), in float32 under every precision."""
+        mean, log_var = params.float().chunk(2, dim=1)
+        return DiagonalGaussian(mean, log_var.clamp(-self.max_log_var, self.max_log_var))
+
+
+class Deterministic:
+    """q(z given x) is a point: the plain autoencoder."""
+
+    params_per_latent = 1
+    is_stochastic = False
+
+    def __call__(self, params: Tensor) -> PointMass:
+        """Turn encoder outputs (B, D) into a code (B, D), in float32 under every precision."""
+        return PointMass(params.float())

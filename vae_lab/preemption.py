@@ -1,0 +1,64 @@
+"""Stopping on a signal: finish the batch, save, say so in the exit code."""
+
+import logging
+import signal
+
+from lightning.pytorch.callbacks import Checkpoint
+
+from vae_lab.checkpoints import is_safe_point, save_last
+from vae_lab.errors import Preempted
+
+log = logging.getLogger(__name__)
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Preemption(Checkpoint):
+    """Turns SIGTERM and SIGINT into a checkpoint and a `Preempted` exception.
+
+    During training the first signal takes effect at the next place from which a run continues exactly: the end of the
+    batch or, where a validation is due, the end of that. A second signal, or one outside training, stops at once.
+    Use it as a context manager around everything, and as a Lightning callback.
+    """
+
+    def __init__(self):
+        self.signum: int | None = None
+        self.training = False
+
+    def __enter__(self):
+        self.previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, signum: int, frame) -> None:
+        if self.signum is not None or not self.training:
+            raise Preempted(128 + signum)
+        self.signum = signum
+        log.warning("%s: saving a checkpoint, then stopping", signal.Signals(signum).name)
+
+    def on_train_start(self, trainer, lit) -> None:
+        # Lightning has put a handler of its own in front, which would end the run with exit code 0.
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+        self.training = True
+
+    def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
+        if self.signum is not None and is_safe_point(trainer, batch_idx):
+            self._stop(trainer, lit)
+
+    def on_validation_end(self, trainer, lit) -> None:
+        if self.signum is not None and lit.batches_seen % trainer.num_training_batches:
+            self._stop(trainer, lit)
+
+    def on_train_epoch_end(self, trainer, lit) -> None:
+        if self.signum is not None:
+            self._stop(trainer, lit)
+
+    def on_train_end(self, trainer, lit) -> None:
+        self.training = False
+
+    def _stop(self, trainer, lit) -> None:
+        save_last(trainer, lit)
+        raise Preempted(128 + self.signum)

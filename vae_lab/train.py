@@ -1,0 +1,208 @@
+"""From a config to a trained model, top to bottom: record, build, fit, result."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.tuner import Tuner
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab.checkpoints import Checkpoints, DurableCheckpointIO
+from vae_lab.data import ImageData
+from vae_lab.instantiate import instantiate
+from vae_lab.module import LitVAE
+from vae_lab.preemption import Preemption
+from vae_lab.record import Record
+from vae_lab.result import print_result
+from vae_lab.runs import MetricsFile, Run
+from vae_lab.trackers import WandbTracker
+from vae_lab.vae import VAE
+
+log = logging.getLogger(__name__)
+
+
+class Experiment(NamedTuple):
+    """Everything a run needs, built but not started."""
+
+    data: ImageData
+    lit: LitVAE
+    trainer: Trainer
+    record: Record
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Run one experiment in its folder, or continue it there.
+
+    Args:
+        cfg: the composed config.
+
+    Returns:
+        The monitored metric's best value, for a sweeper to optimise; None if nothing was validated.
+
+    Raises:
+        ValueError: if a setting is wrong; nothing was downloaded or logged then.
+        DataError, NumericsError, RunError, Preempted: see `vae_lab.errors`.
+    """
+    quiet_lightning()
+    run = Run(cfg.run_dir)
+    with Preemption() as preemption, run.recording():
+        experiment = build(cfg, preemption)
+        checkpoint = run.last_checkpoint if cfg.resume else None
+        if cfg.resume and checkpoint is None:
+            log.warning("%s has no checkpoint yet: starting from the beginning", cfg.resume)
+        trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbTracker)]
+        exit_code = 1
+        try:
+            for tracker in trackers:
+                tracker.log_config(OmegaConf.to_container(cfg, resolve=True))
+            fit(cfg, experiment, checkpoint)
+            result = collect_result(experiment)
+            run.write_result(result)
+            for tracker in trackers:
+                tracker.summarize(result)
+            exit_code = 0
+        finally:
+            for tracker in trackers:
+                tracker.finish(exit_code)
+    if experiment.trainer.is_global_zero:
+        print_result(run.folder, result)
+    return result.get("best_value")
+
+
+def build_vae(cfg: DictConfig) -> VAE:
+    """Build the model a config describes.
+
+    Raises:
+        ValueError: if the parts do not fit each other or the images.
+    """
+    if cfg.latent_dim < 1:
+        raise ValueError(f"latent_dim must be >= 1, got {cfg.latent_dim}")
+    channels, height, width = cfg.dataset.image_shape
+    posterior = instantiate(cfg.posterior, "posterior")
+    likelihood = instantiate(cfg.loss.likelihood, "loss.likelihood")
+    encoder = instantiate(
+        cfg.model.encoder,
+        "model.encoder",
+        image_shape=(channels, height, width),
+        out_features=cfg.latent_dim * posterior.params_per_latent,
+    )
+    decoder = instantiate(
+        cfg.model.decoder,
+        "model.decoder",
+        latent_dim=cfg.latent_dim,
+        image_shape=(channels * likelihood.params_per_channel, height, width),
+    )
+    return VAE(encoder, decoder, posterior, likelihood, cfg.latent_dim, (channels, height, width))
+
+
+def build_data(cfg: DictConfig) -> ImageData:
+    """Build the data module a config describes; nothing is read yet.
+
+    Raises:
+        ValueError: if a setting is out of range.
+    """
+    source = instantiate(cfg.dataset.source, "dataset.source")
+    keys = ("image_shape", "batch_size", "binarize", "flip", "val_size", "test_size", "split_seed", "num_workers")
+    return ImageData(source, **{key: cfg.dataset[key] for key in keys}, seed=cfg.seed)
+
+
+def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
+    """Build and cross-check every object; no data is read, no tracker started.
+
+    Raises:
+        ValueError: naming the setting that is wrong.
+    """
+    trainer_cfg = cfg.trainer.copy()
+    trainer_cfg.precision = choose_precision(cfg.trainer)
+    check_fused(cfg, trainer_cfg.precision)
+    data = build_data(cfg)
+    seed_everything(cfg.seed, verbose=False)  # the initial weights
+    vae = build_vae(cfg)
+    if cfg.compile:
+        vae.encoder.compile()
+        vae.decoder.compile()
+    objective = instantiate(cfg.objective, "objective")
+    schedule = instantiate(cfg.optimizer.schedule, "optimizer.schedule") or None
+    settings = [key for key in cfg.optimizer if key != "schedule"]
+    optimizer = instantiate(OmegaConf.masked_copy(cfg.optimizer, settings), "optimizer")
+    lit = LitVAE(vae, objective, optimizer, schedule, cfg.optimizer.lr, cfg.seed)
+    metrics = MetricsFile(cfg.run_dir)
+    record = Record(metrics)
+    callbacks = [c for c in instantiate(cfg.callbacks, "callbacks").values() if c is not None]
+    loggers = [c for c in instantiate(cfg.logger, "logger").values() if c is not None]
+    trainer = instantiate(
+        trainer_cfg,
+        "trainer",
+        default_root_dir=cfg.run_dir,
+        callbacks=[record, *callbacks, preemption],
+        logger=[metrics, *loggers],
+        plugins=[DurableCheckpointIO()],
+        enable_checkpointing=True,
+        enable_progress_bar=False,
+    )
+    return Experiment(data, lit, trainer, record)
+
+
+def choose_precision(trainer: DictConfig) -> str:
+    """Translate `mixed` into the best precision the device has, and refuse what it cannot do.
+
+    Raises:
+        ValueError: if 16-mixed is asked for without a GPU.
+    """
+    on_gpu = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if trainer.precision == "mixed":
+        if not on_gpu:
+            return "32-true"
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    if trainer.precision == "16-mixed" and not on_gpu:
+        raise ValueError("trainer.precision=16-mixed needs a GPU; use bf16-mixed, 32-true or mixed")
+    return trainer.precision
+
+
+def check_fused(cfg: DictConfig, precision: str) -> None:
+    """Refuse the one combination in which a fused optimizer cannot clip gradients.
+
+    Raises:
+        ValueError: if gradients are both scaled for float16 and clipped.
+    """
+    if cfg.optimizer.get("fused") and precision == "16-mixed" and cfg.trainer.gradient_clip_val:
+        raise ValueError("trainer.gradient_clip_val with precision 16-mixed needs optimizer.fused=false")
+
+
+def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> None:
+    """Train, from a checkpoint if there is one, and make sure that the last weights are validated."""
+    data, lit, trainer, _ = experiment
+    if cfg.find_lr and checkpoint is None:
+        lit.lr = Tuner(trainer).lr_find(lit, datamodule=data, update_attr=False).suggestion()
+        log.info("learning rate found: %.3g", lit.lr)
+    trainer.fit(lit, data, ckpt_path=checkpoint, weights_only=True)
+    has_validation = len(data.splits["val"]) > 0 and cfg.trainer.limit_val_batches != 0
+    if has_validation and lit.validated_at != trainer.global_step:
+        trainer.validate(lit, data, verbose=False)
+
+
+def collect_result(experiment: Experiment) -> dict:
+    """Final values: the metrics of the best checkpoint, or the last ones where none was kept."""
+    trainer = experiment.trainer
+    result = experiment.record.result(trainer, experiment.lit)
+    best = next((c.best for c in trainer.callbacks if isinstance(c, Checkpoints)), {})
+    if best:
+        result |= {"best_value": best["value"], "best_step": best["step"], "best_epoch": best["epoch"]}
+    metrics = best.get("metrics") or {key: float(value) for key, value in trainer.callback_metrics.items()}
+    return {**metrics, **result, "lr": experiment.lit.lr}
+
+
+def quiet_lightning() -> None:
+    """Silence advice that does not hold here; everything else still speaks."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec",  # torch speaking to Lightning
+        ".*does not have many workers",  # images are in memory
+        ".*your dataloader is not resumable",  # the sampler starts at the right place itself
+        ".*Set a lower value for log_every_n_steps",  # epoch means are logged in any case
+    ):
+        warnings.filterwarnings("ignore", message=message)
