@@ -16,14 +16,6 @@ from vae_lab.errors import DataError
 
 
 @pytest.fixture
-def data_root() -> Path:
-    root = Path(os.environ.get("VAE_LAB_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not (root / "MNIST" / "raw").is_dir():
-        pytest.skip(f"no MNIST in {root}")
-    return root
-
-
-@pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
     """Makes every download fail; the list gets the socket timeout of each attempt."""
     timeouts = []

@@ -25,14 +25,6 @@ def values(images: Images) -> list[int]:
     return images.pixels[:, 0, 0, 0].tolist()
 
 
-@pytest.fixture
-def data_root() -> Path:
-    root = Path(os.environ.get("VAE_LAB_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not (root / "cifar10_jpg").is_dir():
-        pytest.skip(f"no pictures in {root}")
-    return root
-
-
 def test_official_splits_of_real_pictures(data_root: Path, tmp_path):
     source = ImageFolder(str(data_root / "cifar10_jpg"), (3, 32, 32), "resize", str(tmp_path))
     images = source.read()

@@ -64,7 +64,7 @@ def check_target(key: str, target: Any) -> None:
     try:
         found = hydra.utils.get_object(target)
     except Exception as error:  # whatever a module raises at its import
-        raise ValueError(f"{key}: cannot import {target}: {error}") from error
+        raise ValueError(f"{key}: cannot import {target}: {' '.join(str(error).split())}") from error
     home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
     if not isinstance(found, type) or not is_trusted(home):
         raise ValueError(f"{key}: _target_ {target} is not a class of a trusted package")
@@ -94,5 +94,8 @@ def instantiate(config: DictConfig | ListConfig, key: str, **kwargs: Any) -> Any
         return hydra.utils.instantiate(plain, _convert_="all", **kwargs)
     except InstantiationException as error:
         cause = error.__cause__ or error
-        message = str(cause).replace("\n", " ")
-        raise ValueError(message if isinstance(cause, ValueError) else f"{key}: {message}") from error
+        message = " ".join(str(cause).split())
+        if isinstance(cause, ValueError) and str(plain.get("_target_")).startswith("vae_lab."):  # names its key
+            raise ValueError(message) from error
+        settings = ", ".join(f"{k}={v!r}" for k, v in plain.items() if k != "_target_" and not isinstance(v, dict))
+        raise ValueError(f"{key}: {message} (from {settings})") from error

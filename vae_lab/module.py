@@ -35,15 +35,13 @@ class LitVAE(LightningModule):
         seed: of the run, >= 0.
 
     Raises:
-        ValueError: if lr or seed is out of range.
+        ValueError: if lr is out of range.
     """
 
     def __init__(self, vae: VAE, objective: Callable, optimizer: Callable, schedule, lr: float, seed: int):
         super().__init__()
-        if not 0 < lr < float("inf"):
-            raise ValueError(f"optimizer.lr must be > 0 and finite, got {lr}")
-        if seed < 0:
-            raise ValueError(f"seed must be >= 0, got {seed}")
+        if not isinstance(lr, float | int) or not 0 < lr < float("inf"):
+            raise ValueError(f"optimizer.lr must be > 0 and finite, got {lr!r}")
         self.vae = vae
         self.objective = objective
         self.optimizer = optimizer

@@ -24,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -62,8 +63,9 @@ def read_json(path: Path) -> dict:
 
 def versions() -> dict[str, str]:
     """Versions of what decides a run's numbers."""
-    packages = ("torch", "torchvision", "lightning", "hydra-core", "wandb")
-    return {"python": platform.python_version(), "vae_lab": version("vae_lab"), **{p: version(p) for p in packages}}
+    packages = ("vae_lab", "torchvision", "lightning", "hydra-core", "wandb")
+    own = {"python": platform.python_version(), "torch": torch.__version__}  # with the build, such as +cu130
+    return own | {package: version(package) for package in packages}
 
 
 class Run:

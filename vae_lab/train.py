@@ -78,8 +78,8 @@ def build_vae(cfg: DictConfig) -> VAE:
     Raises:
         ValueError: if the parts do not fit each other or the images.
     """
-    if cfg.latent_dim < 1:
-        raise ValueError(f"latent_dim must be >= 1, got {cfg.latent_dim}")
+    if not isinstance(cfg.latent_dim, int) or cfg.latent_dim < 1:
+        raise ValueError(f"latent_dim must be a whole number >= 1, got {cfg.latent_dim!r}")
     channels, height, width = cfg.dataset.image_shape
     posterior = instantiate(cfg.posterior, "posterior")
     likelihood = instantiate(cfg.loss.likelihood, "loss.likelihood")
@@ -115,6 +115,8 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     Raises:
         ValueError: naming the setting that is wrong.
     """
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise ValueError(f"seed must be a whole number in [0, 2**32), got {cfg.seed!r}")
     trainer_cfg = cfg.trainer.copy()
     trainer_cfg.precision = choose_precision(cfg.trainer)
     check_fused(cfg, trainer_cfg.precision)
@@ -133,6 +135,8 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     record = Record(metrics)
     callbacks = [c for c in instantiate(cfg.callbacks, "callbacks").values() if c is not None]
     loggers = [c for c in instantiate(cfg.logger, "logger").values() if c is not None]
+    for tracker in (logger for logger in loggers if isinstance(logger, WandbTracker)):
+        tracker.check()
     trainer = instantiate(
         trainer_cfg,
         "trainer",
@@ -201,6 +205,7 @@ def quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*LeafSpec",  # torch speaking to Lightning
+        ".*is not supported by the model summary",  # its size in MB is only an estimate
         ".*does not have many workers",  # images are in memory
         ".*your dataloader is not resumable",  # the sampler starts at the right place itself
         ".*Set a lower value for log_every_n_steps",  # epoch means are logged in any case

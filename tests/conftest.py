@@ -1,0 +1,47 @@
+"""What the tests share: real images where they exist, and small experiments composed from the real config."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from vae_lab.__main__ import CONF
+
+torch.set_num_threads(1)  # the tests run side by side
+REPOSITORY = Path(__file__).parent.parent
+
+# A tiny experiment: two epochs of three batches on the bundled digits, nothing on the side.
+TINY = [
+    "logger=none",
+    "callbacks.gallery=null",
+    "callbacks.summary=null",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=3",
+    "trainer.limit_val_batches=2",
+    "dataset.batch_size=16",
+    "model.hidden_dims=[16]",
+    "latent_dim=3",
+]
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with real images; tests that need it are skipped where there is none."""
+    folder = Path(os.environ.get("VAE_LAB_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "MNIST").is_dir() or not (folder / "cifar10_jpg").is_dir():
+        pytest.skip(f"no MNIST/ and cifar10_jpg/ in {folder}")
+    return folder.resolve()
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Compose the config of a tiny experiment from overrides, its run folder below tmp_path."""
+
+    def compose_config(*overrides: str, tiny: list[str] = TINY, run_dir: str = "run"):
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            return compose("config", [*tiny, *overrides, f"run_dir={tmp_path / run_dir}"])
+
+    return compose_config
