@@ -94,6 +94,7 @@ def test_the_validation_loss_does_not_depend_on_the_batch_size_or_the_warm_up(co
             run_dir=f"batch_{batch_size}",
         )
         experiment = build(cfg, Preemption())
+        Run(cfg.run_dir).folder.mkdir()
         (metrics,) = experiment.trainer.validate(experiment.lit, experiment.data, verbose=False)
         losses.append(metrics["val/loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # float32 sums in another order
