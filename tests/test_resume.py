@@ -83,10 +83,11 @@ def test_kills_change_nothing(variant, config, monkeypatch):
     # In the first batch; within an epoch; at an epoch's end; in validation; in the last epoch.
     for evaluation in (0, 6, 11, 13, 33):
         folder = f"killed_at_{evaluation}"
-        with monkeypatch.context() as context, pytest.raises(Killed):
-            kill_at(context, evaluation)
-            train(config(*overrides, tiny=EVERYTHING, run_dir=folder))
         cfg = config(*overrides, tiny=EVERYTHING, run_dir=folder)
+        with monkeypatch.context() as context:
+            kill_at(context, evaluation)
+            with pytest.raises(Killed):
+                train(cfg)
         cfg.resume = cfg.run_dir
         train(cfg)
         assert record(Run(cfg.run_dir).folder) == undisturbed, evaluation

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -26,12 +28,21 @@ CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
 
 
+failures: list[Exception] = []  # of a single run, kept from Hydra, which would print a line of its own before ours
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run(cfg: DictConfig) -> float | None:
     """Train the composed experiment."""
     from vae_lab.train import train
 
-    return train(cfg)
+    try:
+        return train(cfg)
+    except Exception as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # Hydra's sweeper counts it and goes on
+        failures.append(error)
+        return None
 
 
 @contextmanager
@@ -47,7 +58,9 @@ def one_line_errors() -> Iterator[None]:
     except (ValueError, HydraException, OmegaConfBaseException, DataError, NumericsError, RunError) as error:
         if wants_traceback:
             raise
-        print(f"vae-lab: {' '.join(str(error).split())}", file=sys.stderr)
+        message = " ".join(str(error).split())
+        override = getattr(error, "override", None)  # of a syntax error
+        print(f"vae-lab: {f'{override}: ' if override else ''}{message}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt as error:
         raise Preempted(130) from error
@@ -59,6 +72,8 @@ def main() -> None:
         refuse_secrets(sys.argv[1:])
         sys.argv[1:] = resume_arguments(sys.argv[1:])
         run()
+        if failures:
+            raise failures[0]
 
 
 def evaluate() -> None:

@@ -97,5 +97,7 @@ def instantiate(config: DictConfig | ListConfig, key: str, **kwargs: Any) -> Any
         message = " ".join(str(cause).split())
         if isinstance(cause, ValueError) and str(plain.get("_target_")).startswith("vae_lab."):  # names its key
             raise ValueError(message) from error
+        if not isinstance(cause, TypeError):
+            raise ValueError(f"{key}: {message}") from error
         settings = ", ".join(f"{k}={v!r}" for k, v in plain.items() if k != "_target_" and not isinstance(v, dict))
         raise ValueError(f"{key}: {message} (from {settings})") from error

@@ -1,0 +1,85 @@
+"""`vae-lab-eval`: the metrics on the test split, from a run folder alone."""
+
+import json
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from vae_lab.errors import RunError
+from vae_lab.evaluation import evaluate_runs, parse
+from vae_lab.runs import load_run
+from vae_lab.train import build_data, train
+
+KEYS = {f"test/{key}" for key in ("loss", "elbo", "reconstruction", "kl", "mse", "active_units")}
+
+
+@pytest.fixture
+def run_dir(config, tmp_path):
+    cfg = config()
+    train(cfg)
+    folder = tmp_path / "run"
+    (folder / ".hydra").mkdir()
+    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+    return folder
+
+
+def read_result(folder) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_test_metrics_are_added_to_the_result(run_dir, capsys):
+    before = read_result(run_dir)
+    evaluate_runs([str(run_dir)])
+    result = read_result(run_dir)
+    assert set(result) - set(before) == KEYS
+    assert {key: result[key] for key in before} == before
+    assert result["test/elbo"] == pytest.approx(-result["test/reconstruction"] - result["test/kl"], rel=1e-5)
+    assert "test/elbo" in capsys.readouterr().out
+
+
+def test_the_mse_is_that_of_the_posterior_mean_over_the_whole_split(run_dir):
+    evaluate_runs([str(run_dir), "batch_size=7"])
+    vae, cfg = load_run(run_dir)
+    data = build_data(cfg)
+    data.setup("test")
+    x, _ = data.examples("test", 10**6)
+    assert len(x) == 180
+    with torch.no_grad():
+        mse = (vae.reconstruct(x) - x).square().mean()
+    # Another order of float32 sums.
+    assert read_result(run_dir)["test/mse"] == pytest.approx(float(mse), rel=1e-5)
+
+
+def test_best_and_last_validation_agree_with_training(run_dir):
+    """The evaluation of the last checkpoint on the images of training's last validation gives its numbers."""
+    evaluate_runs([str(run_dir), "split=val", "checkpoint=best"])
+    result = read_result(run_dir)
+    assert result["val/loss"] == pytest.approx(result["best_value"], rel=0.05)  # training validated two batches only
+
+
+def test_pictures_and_samples_on_demand(run_dir):
+    evaluate_runs([str(run_dir), "pictures=true", "samples=3"])
+    assert len(list((run_dir / "samples").glob("*.png"))) == 3
+    for name in ("traversals", "interpolation", "latents", "curves"):
+        assert (run_dir / "pictures" / f"{name}.png").exists()
+
+
+@pytest.mark.parametrize(
+    "override", ["split=all", "checkpoint=first", "batch_size=0", "samples=-1", "pictures=perhaps", "metric=fid"]
+)
+def test_wrong_settings_are_refused_by_name(override):
+    with pytest.raises(ValueError, match=override.split("=")[0]):
+        parse([override])
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="is not a run folder"):
+        evaluate_runs([str(tmp_path)])
+
+
+def test_without_arguments_it_says_how_to_be_used(capsys):
+    with pytest.raises(ValueError, match="no run folder given"):
+        evaluate_runs([])
+    evaluate_runs(["--help"])
+    assert "split=test" in capsys.readouterr().out
