@@ -82,6 +82,15 @@ def test_a_multirun_runs_every_job_and_returns_its_metric(tmp_path):
     assert len({result["parameters_sha256"] for result in results}) == 4
 
 
+def test_two_processes_train_one_model(tmp_path):
+    done = vae_lab(*TINY, "trainer=ddp", "trainer.accelerator=cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.glob("outputs/*/*")
+    assert json.loads((folder / "status.json").read_text())["state"] == "completed"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len([row for row in rows if "val/loss" in row]) == 1
+
+
 FAILURES = {
     "unknown option": (["model=cnv"], 2, "cnv"),
     "unknown key": (["model.latnt_dim=8"], 2, "latnt_dim"),

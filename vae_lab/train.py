@@ -206,6 +206,7 @@ def quiet_lightning() -> None:
     for message in (
         ".*LeafSpec",  # torch speaking to Lightning
         ".*is not supported by the model summary",  # its size in MB is only an estimate
+        ".*sync_dist=True",  # the means are summed over processes before they are logged
         ".*does not have many workers",  # images are in memory
         ".*your dataloader is not resumable",  # the sampler starts at the right place itself
         ".*Set a lower value for log_every_n_steps",  # epoch means are logged in any case
