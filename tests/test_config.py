@@ -87,7 +87,7 @@ WRONG = {
     "latent_dim=0": "latent_dim must be a whole number >= 1, got 0",
     "seed=-1": "seed must be a whole number in [0, 2**32), got -1",
     "optimizer.lr=0": "optimizer.lr must be > 0",
-    "dataset.batch_size=0": "dataset.batch_size must be >= 1, got 0",
+    "dataset.batch_size=0": "dataset.batch_size must be a whole number >= 1, got 0",
     "dataset.binarize=maybe": "dataset.binarize must be one of",
     "dataset.val_size=1.5": "dataset.val_size must be",
     "model.hidden_dims=[0]": "model.hidden_dims must all be >= 1",

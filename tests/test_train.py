@@ -91,12 +91,13 @@ def test_the_validation_loss_does_not_depend_on_the_batch_size_or_the_warm_up(co
             "trainer.max_steps=0",
             f"dataset.batch_size={batch_size}",
             "trainer.limit_val_batches=1.0",
+            "callbacks.checkpoints=null",
             run_dir=f"batch_{batch_size}",
         )
         experiment = build(cfg, Preemption())
         Run(cfg.run_dir).folder.mkdir()
-        (metrics,) = experiment.trainer.validate(experiment.lit, experiment.data, verbose=False)
-        losses.append(metrics["val/loss"])
+        experiment.trainer.validate(experiment.lit, experiment.data, verbose=False)
+        losses.append(float(experiment.trainer.callback_metrics["val/loss"]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # float32 sums in another order
 
 
@@ -217,3 +218,20 @@ def test_warm_up_reaches_the_final_weight_in_evaluation_at_once(config):
     assert row["val/loss"] == pytest.approx(-row["val/elbo"], rel=1e-5)
     first = next(row for row in read_metrics(cfg) if "train_step/loss" in row)
     assert first["train_step/loss"] == pytest.approx(first["train_step/reconstruction"])  # weight 0 at step 0
+
+
+@pytest.mark.parametrize("override", ["dataset.val_size=0", "dataset.val_size=1", "dataset.batch_size=100000"])
+def test_odd_sizes_train_and_draw(override, config, tmp_path):
+    tiny = ["logger=none", "trainer=cpu", "trainer.max_epochs=1", "callbacks.gallery.num_images=4", "latent_dim=3"]
+    cfg = config(override, tiny=tiny)
+    train(cfg)
+    assert (tmp_path / "run" / "pictures" / "latents.png").exists()
+    assert read_result(cfg)["steps"] > 0
+    assert "train/loss" in read_result(cfg) or "val/loss" in read_result(cfg)
+
+
+def test_no_epochs_leave_an_untrained_model_and_no_checkpoint(config):
+    cfg = config("trainer.max_epochs=0")
+    train(cfg)
+    assert read_result(cfg)["steps"] == 0
+    assert Run(cfg.run_dir).last_checkpoint is None

@@ -5,8 +5,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import BinaryIO
 
 import torch
@@ -40,7 +41,8 @@ def durable_open(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}; free space or check permissions") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be written, there is nothing to remove
+            temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -85,9 +87,14 @@ def load_checkpoint(path: Path, map_location: str = "cpu") -> dict:
     if not Path(path).is_file():
         raise RunError(f"no checkpoint at {path}")
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except UnpicklingError as error:
+        raise RunError(f"cannot load {path}: it holds more than tensors and plain containers") from error
     except Exception as error:  # a damaged file raises one of half a dozen unrelated types
         raise RunError(f"cannot load {path}: {str(error).splitlines()[0] if str(error) else repr(error)}") from error
+    if not isinstance(checkpoint, dict):
+        raise RunError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
+    return checkpoint
 
 
 def set_position(checkpoint: dict, epoch: int, batch: int, batches_seen: int) -> None:

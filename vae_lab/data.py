@@ -118,15 +118,18 @@ class ImageData(LightningDataModule):
         self, source, image_shape, batch_size, binarize, flip, val_size, test_size, split_seed, num_workers, seed
     ):
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"dataset.batch_size must be >= 1, got {batch_size}")
-        if num_workers < 0:
-            raise ValueError(f"dataset.num_workers must be >= 0, got {num_workers}")
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("split_seed", split_seed, 0),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"dataset.{key} must be a whole number >= {least}, got {value!r}")
         if binarize not in BINARIZE_MODES:
             raise ValueError(f"dataset.binarize must be one of {', '.join(BINARIZE_MODES)}, got {binarize!r}")
         for key, size in (("val_size", val_size), ("test_size", test_size)):
-            if size < 0 or (isinstance(size, float) and size >= 1):
-                raise ValueError(f"dataset.{key} must be a number >= 0 or a fraction in [0, 1), got {size}")
+            if not (isinstance(size, int) and size >= 0 or isinstance(size, float) and 0 <= size < 1):
+                raise ValueError(f"dataset.{key} must be a whole number >= 0 or a fraction in [0, 1), got {size!r}")
         self.source = source
         self.image_shape = tuple(image_shape)
         self.batch_size = batch_size
@@ -215,13 +218,15 @@ class ImageData(LightningDataModule):
     def examples(self, split: str, num: int) -> tuple[Tensor, Tensor]:
         """The first `num` images of a split in a fixed order, without flips, and their labels.
 
-        Under dynamic binarization the images are thresholded, so that they are the same at every call.
+        Under dynamic binarization the images are thresholded, so that they are the same at every call. Where the
+        split is empty, they are training images.
 
         Returns:
             Floats in [0, 1], (num, C, H, W), and int64 labels, (num, F).
         """
-        index = self.splits[split].index[:num]
-        x = self.splits[split].pixels[index].float() / 255
+        chosen = self.splits[split] if len(self.splits[split]) else self.splits["train"]
+        index = chosen.index[:num]
+        x = chosen.pixels[index].float() / 255
         return (x.round() if self.binarize == "dynamic" else x), self.labels[index]
 
 

@@ -12,7 +12,7 @@ from vae_lab.gallery import Painter, fixed_latents
 from vae_lab.instantiate import instantiate
 from vae_lab.module import LitVAE
 from vae_lab.result import print_result
-from vae_lab.runs import Run, load_config, load_run
+from vae_lab.runs import Run, load_run
 from vae_lab.train import build_data, quiet_lightning
 from vae_lab.vae import VAE
 

@@ -95,7 +95,8 @@ class Painter:
         x, _ = self.datamodule.examples(SPLIT, NUM_CODES)
         codes = self._encode(x)
         drawn = {"traversals": self._traversals(codes, when)}
-        drawn["interpolation"] = self._interpolation(x, codes, when)
+        if len(x) > 1:
+            drawn["interpolation"] = self._interpolation(x, codes, when)
         if self.vae.latent_dim == 2:
             drawn["manifold"] = self._manifold(codes, when)
         return self._save(drawn)
@@ -126,7 +127,7 @@ class Painter:
             else:
                 row[:, dim] = codes[:, dim].mean() + variances[dim].sqrt() * deviations
         grid = pictures.grid(self._look(self.vae.generate, z.flatten(0, 1)), len(deviations))
-        title = f"traversals at {when}: one latent at -3 ... 3 sd, the others of the first validation image"
+        title = f"traversals at {when}: one latent at -3 ... 3 sd, the others of the first image"
         rows = [f"z{dim} (var {variances[dim]:.2f})" for dim in dims]
         return pictures.annotate(grid, title, rows, [f"{deviation:.1f}" for deviation in deviations])
 
@@ -138,7 +139,7 @@ class Painter:
         images = self._look(self.vae.generate, z.flatten(0, 1)).unflatten(0, z.shape[:2])
         rows = torch.cat([x[start, None], images, x[end, None]], 1)
         columns = ["original", *(f"{weight:.1f}" for weight in weights), "original"]
-        title = f"interpolation between the latents of validation images at {when}"
+        title = f"interpolation between the latents of real images at {when}"
         return pictures.annotate(pictures.grid(rows.flatten(0, 1), len(columns)), title, columns=columns)
 
     def _manifold(self, codes: Tensor, when: str) -> np.ndarray:

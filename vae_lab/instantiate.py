@@ -5,6 +5,7 @@ known dangerous targets; here only what is listed may be named at all.
 """
 
 import os
+import pydoc
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,19 @@ def trusted_packages() -> tuple[str, ...]:
 def is_trusted(path: str) -> bool:
     """Whether a dotted path lies inside a trusted package."""
     return path in TRUSTED_CLASSES or any(path.startswith(package + ".") for package in trusted_packages())
+
+
+def check_resolved(key: str, node: Any) -> None:
+    """Refuse text that another resolution would turn into something else, after the targets were checked.
+
+    Raises:
+        ValueError: naming the config key.
+    """
+    if isinstance(node, str) and "${" in node:
+        raise ValueError(f"{key}: ${{...}} is not allowed as plain text, got {node!r}")
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for name, child in children:
+        check_resolved(f"{key}.{name}", child)
 
 
 def targets(node: Any) -> Iterator[tuple[str, Any]]:
@@ -62,9 +76,11 @@ def check_target(key: str, target: Any) -> None:
             "(add your own package with VAE_LAB_TRUST=my_package)"
         )
     try:
-        found = hydra.utils.get_object(target)
-    except Exception as error:  # whatever a module raises at its import
+        found = pydoc.locate(target)
+    except pydoc.ErrorDuringImport as error:
         raise ValueError(f"{key}: cannot import {target}: {' '.join(str(error).split())}") from error
+    if found is None:
+        raise ValueError(f"{key}: cannot import {target}: there is no such name")
     home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
     if not isinstance(found, type) or not is_trusted(home):
         raise ValueError(f"{key}: _target_ {target} is not a class of a trusted package")
@@ -85,6 +101,7 @@ def instantiate(config: DictConfig | ListConfig, key: str, **kwargs: Any) -> Any
         ValueError: if a target is not trusted or a constructor refuses its arguments.
     """
     plain = OmegaConf.to_container(config, resolve=True)
+    check_resolved(key, plain)
     found = list(targets(plain))
     for path, target in found:
         check_target(key + path, target)
@@ -93,11 +110,16 @@ def instantiate(config: DictConfig | ListConfig, key: str, **kwargs: Any) -> Any
     try:
         return hydra.utils.instantiate(plain, _convert_="all", **kwargs)
     except InstantiationException as error:
-        cause = error.__cause__ or error
-        message = " ".join(str(cause).split())
-        if isinstance(cause, ValueError) and str(plain.get("_target_")).startswith("vae_lab."):  # names its key
-            raise ValueError(message) from error
-        if not isinstance(cause, TypeError):
-            raise ValueError(f"{key}: {message}") from error
-        settings = ", ".join(f"{k}={v!r}" for k, v in plain.items() if k != "_target_" and not isinstance(v, dict))
-        raise ValueError(f"{key}: {message} (from {settings})") from error
+        raise ValueError(refusal(key, plain, error.__cause__ or error)) from error
+
+
+def refusal(key: str, plain: dict | list, cause: BaseException) -> str:
+    """One line on why a constructor refused its arguments."""
+    message = " ".join(str(cause).split())
+    target = plain.get("_target_", "") if isinstance(plain, dict) else ""
+    if isinstance(cause, ValueError) and target.startswith("vae_lab."):
+        return message  # it names its key
+    if isinstance(cause, TypeError) and target:
+        settings = [f"{name}={value!r}" for name, value in plain.items() if name != "_target_"]
+        return f"{key}: {message} (from {', '.join(settings)})"
+    return f"{key}: {message}"

@@ -63,7 +63,7 @@ class Gaussian:
 
     def sample(self, params: Tensor) -> Tensor:
         """Draw x given z, unbounded, (B, C, H, W)."""
-        return params + math.sqrt(0.5) * torch.randn_like(params)
+        return params.float() + math.sqrt(0.5) * torch.randn_like(params, dtype=torch.float32)
 
     def check(self, x: Tensor) -> None:
         """Accept every finite image.

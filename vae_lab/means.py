@@ -19,6 +19,7 @@ class Means:
         stacked = torch.stack([value.detach() for value in values.values()])
         if self.sums is None:
             self.keys, self.sums = list(values), torch.zeros_like(stacked)
+        self.sums = self.sums.to(stacked.device)  # a checkpoint is loaded on the CPU
         self.sums.add_(stacked, alpha=num)
         self.count += num
 
@@ -32,7 +33,7 @@ class Means:
 
     def state_dict(self) -> dict:
         """Plain containers for a checkpoint."""
-        return {"keys": self.keys, "sums": self.sums, "count": self.count}
+        return {"keys": self.keys, "sums": self.sums if self.sums is None else self.sums.clone(), "count": self.count}
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from `state_dict`."""

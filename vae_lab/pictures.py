@@ -162,7 +162,8 @@ def scatter(codes: Tensor, labels: Tensor | None, label_name: str, title: str) -
         axes.scatter(x, y, color=MUTED[0], **style)
     elif len(values) <= len(MUTED):
         for value, color in zip(values, MUTED, strict=False):
-            axes.scatter(x[labels == value], y[labels == value], color=color, label=str(value), **style)
+            chosen = (labels == value).numpy()
+            axes.scatter(x[chosen], y[chosen], color=color, label=str(value), **style)
         legend = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "markerscale": 2.2, "frameon": False}
         axes.legend(title=label_name, fontsize=11, title_fontsize=11, handletextpad=0.1, **legend)
     else:

@@ -62,16 +62,16 @@ class Gaussian:
     """q(z given x) = N(mean(x), diag(sigma(x)^2)): the variational autoencoder.
 
     Args:
-        max_log_var: bound on |log_var|. exp overflows float32 at 88.7; the bound is applied before both the sample
-            and the KL, so that the two always speak of the same distribution.
+        max_log_var: bound on |log_var|, in (0, 80]. exp overflows float32 at 88.7; the bound is applied before both
+            the sample and the KL, so that the two always speak of the same distribution.
     """
 
     params_per_latent = 2
     is_stochastic = True
 
     def __init__(self, max_log_var: float = 20.0):
-        if not max_log_var > 0:
-            raise ValueError(f"posterior.max_log_var must be > 0, got {max_log_var}")
+        if not 0 < max_log_var <= 80:
+            raise ValueError(f"posterior.max_log_var must be in (0, 80], got {max_log_var}")
         self.max_log_var = max_log_var
 
     def __call__(self, params: Tensor) -> DiagonalGaussian:

@@ -22,7 +22,7 @@ def check_warmup(warmup_steps: int) -> None:
 
 
 class Cosine:
-    """Half a cosine from 1 after the warm-up to `final_fraction` at the last step.
+    """Half a cosine from 1 after the warm-up to `final_fraction` at `total_steps`.
 
     Source: Loshchilov and Hutter 2017, eq. 5, without restarts.
 

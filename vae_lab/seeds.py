@@ -12,6 +12,7 @@ ORDER, TRAIN, VALIDATION, SPLIT, BINARIZE = range(5)  # the first number of a st
 def derive_seed(*name: int) -> int:
     """Hash a stream's name, non-negative integers, to a seed in [0, 2**63).
 
-    Names that differ give unrelated seeds, unlike seed + epoch, where (0, 1) and (1, 0) would be one stream.
+    Names of one length that differ give unrelated seeds, unlike seed + epoch, where (0, 1) and (1, 0) would be one
+    stream.
     """
     return int(np.random.SeedSequence(name).generate_state(1, np.uint64)[0] >> 1)

@@ -53,6 +53,7 @@ def train(cfg: DictConfig) -> float | None:
         checkpoint = run.last_checkpoint if cfg.resume else None
         if cfg.resume and checkpoint is None:
             log.warning("%s has no checkpoint yet: starting from the beginning", cfg.resume)
+            experiment.record.metrics.truncate(0)
         trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbTracker)]
         exit_code = 1
         try:
@@ -184,7 +185,7 @@ def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> Non
         log.info("learning rate found: %.3g", lit.lr)
     trainer.fit(lit, data, ckpt_path=checkpoint, weights_only=True)
     has_validation = len(data.splits["val"]) > 0 and cfg.trainer.limit_val_batches != 0
-    if has_validation and lit.validated_at != trainer.global_step:
+    if has_validation and 0 < trainer.global_step != lit.validated_at:
         trainer.validate(lit, data, verbose=False)
 
 
@@ -207,6 +208,7 @@ def quiet_lightning() -> None:
         ".*LeafSpec",  # torch speaking to Lightning
         ".*is not supported by the model summary",  # its size in MB is only an estimate
         ".*sync_dist=True",  # the means are summed over processes before they are logged
+        ".*across ranks is zero",  # dataset.val_size=0 is a choice
         ".*does not have many workers",  # images are in memory
         ".*your dataloader is not resumable",  # the sampler starts at the right place itself
         ".*Set a lower value for log_every_n_steps",  # epoch means are logged in any case

@@ -81,8 +81,9 @@ def upsampling(kind: str, n_in: int, n_out: int, kernel: int, stride: int, bias:
         pad = padding(kernel, stride)
         return [nn.ConvTranspose2d(n_in, n_out, kernel, stride, pad, stride - kernel + 2 * pad, bias=bias)]
     if kind == "nearest":
-        conv = nn.Conv2d(n_in, n_out, kernel, padding="same", bias=bias)
-        return [nn.Upsample(scale_factor=stride), conv] if stride > 1 else [conv]
+        before, after = (kernel - 1) // 2, kernel // 2
+        conv = [nn.ZeroPad2d((before, after, before, after)), nn.Conv2d(n_in, n_out, kernel, bias=bias)]
+        return [nn.Upsample(scale_factor=stride), *conv] if stride > 1 else conv
     raise ValueError(f"model.upsample must be transposed or nearest, got {kind!r}")
 
 

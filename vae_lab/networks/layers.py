@@ -37,7 +37,8 @@ def norm_layer(name: str | None, channels: int) -> list[nn.Module]:
     if name == "batch":
         return [nn.BatchNorm2d(channels)]
     if name == "group":
-        return [nn.GroupNorm(math.gcd(8, channels), channels)]
+        # Groups of at least four channels: one that holds a single channel would remove that channel's mean.
+        return [nn.GroupNorm(math.gcd(8, channels, max(1, channels // 4)), channels)]
     raise ValueError(f"model.norm must be batch, group or null, got {name!r}")
 
 

@@ -1,0 +1,66 @@
+"""What the README shows works as it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from vae_lab.__main__ import CONF
+
+TEXT = (Path(__file__).parent.parent / "README.md").read_text()
+COMMANDS = [
+    line.split("#")[0].split()[1:]
+    for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("vae-lab ") and "resume=" not in line and "--" not in line
+]
+TINY = ["logger=none", "trainer=cpu", "trainer.max_steps=2", "trainer.limit_val_batches=1"]
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_composes(words):
+    """Of a sweep, its first job."""
+    overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", word) for word in words if word != "-m"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        compose("config", overrides)
+
+
+def test_the_tables_name_every_option():
+    for path in [*CONF.glob("*/*.yaml"), *CONF.glob("optimizer/schedule/*.yaml")]:
+        assert f"`{path.stem}`" in TEXT, path
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """The files of the section on adding parts, written where it says."""
+    folder = tmp_path_factory.mktemp("parts")
+    section = TEXT[TEXT.index("## Add a part") : TEXT.index("## Speed")]
+    pattern = r"`(my_package/\w+\.py)` and\s+`(my_conf/\w+/\w+\.yaml)`:\n\n```python\n(.*?)```\n\n```yaml\n(.*?)```"
+    found = re.findall(pattern, section, re.DOTALL)
+    assert len(found) == 3
+    for python, yaml, *contents in found:
+        for name, content in zip((python, yaml), contents, strict=True):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize("options", ["loss=laplace", "model=linear dataset=stripes"])
+def test_added_parts_train(options, parts):
+    assert f"vae-lab --config-dir my_conf {options}\n" in TEXT
+    command = [sys.executable, "-m", "vae_lab", "--config-dir", "my_conf", *options.split(), *TINY]
+    environment = os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
+    trusted = environment | {"VAE_LAB_TRUST": "my_package"}
+    done = subprocess.run(command, cwd=parts, env=trusted, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(command, cwd=parts, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is not trusted" in done.stderr
