@@ -145,3 +145,34 @@ def test_wandb_without_a_key_ends_well_offline(tmp_path):
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("outputs/*/*/wandb/offline-run-*/*.wandb"))
     assert "offline" in done.stderr
+
+
+def test_no_secret_is_in_any_byte_of_a_run(tmp_path):
+    secrets = {"WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567", "MY_SERVICE_TOKEN": "tok-planted-token-1"}
+    tiny = [argument for argument in TINY if argument != "logger=none"]
+    done = vae_lab(
+        "logger=wandb",
+        "logger.wandb.mode=offline",
+        "logger.wandb.tags=['${oc.env:MY_SERVICE_TOKEN}']",
+        "logger.wandb.name=${oc.env:MIRROR}",
+        *tiny,
+        cwd=tmp_path,
+        MIRROR="https://user:planted-password@example.org/x",
+        **secrets,
+    )
+    assert done.returncode == 0, done.stderr
+    planted = [value.encode() for value in (*secrets.values(), "planted-password")]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files)
+    for path in files:
+        content = path.read_bytes()
+        assert not any(secret in content for secret in planted), path
+    assert not any(secret.decode() in done.stdout + done.stderr for secret in planted)
+
+
+def test_csv_and_tensorboard_get_copies(tmp_path):
+    tiny = [argument for argument in TINY if argument != "logger=none"]
+    for logger, pattern in (("csv", "csv/**/metrics.csv"), ("tensorboard", "tensorboard/**/events.*")):
+        done = vae_lab(f"logger={logger}", *tiny, f"hydra.run.dir={logger}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert list((tmp_path / logger).glob(pattern)), logger

@@ -67,8 +67,9 @@ class WandbTracker(Logger):
         if not init_timeout > 0:
             raise ValueError(f"logger.wandb.init_timeout must be > 0, got {init_timeout}")
         self._folder = Path(save_dir)
-        self._name = name or self._folder.resolve().name
-        self._labels = {"project": project, "entity": entity, "group": group, "job_type": job_type, "tags": list(tags)}
+        self._name = redact(name or self._folder.resolve().name)
+        labels = {"project": project, "entity": entity, "group": group, "job_type": job_type, "tags": list(tags)}
+        self._labels = redact(labels)
         self._mode = mode
         self._init_timeout = float(init_timeout)
         self._run = None
