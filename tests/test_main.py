@@ -58,19 +58,20 @@ def test_the_help_names_every_option_and_its_examples_compose(tmp_path):
 
 
 def test_a_run_writes_below_outputs_only_and_two_runs_never_share_a_folder(tmp_path):
+    printed = []
     for _ in range(2):
         done = vae_lab(*TINY, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+        printed.append(next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("result ")))
     assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
-    folders = [path.parent for path in tmp_path.glob("outputs/*/*/status.json")]
-    assert len(folders) == 2
-    for folder in folders:
-        assert json.loads((folder / "status.json").read_text())["state"] == "completed"
-        assert {path.name for path in folder.iterdir()} == {
+    assert {str(path) for path in tmp_path.glob("outputs/*/*/result.json")} == set(printed)
+    assert len(set(printed)) == 2
+    for result in map(Path, printed):
+        assert json.loads((result.parent / "status.json").read_text())["state"] == "completed"
+        assert {path.name for path in result.parent.iterdir()} == {
             ".hydra", "status.json", "metrics.jsonl", "result.json", "checkpoints", "train.log",
         }  # fmt: skip
-        assert str(folder) in done.stdout or folder != folders[-1]
-        cfg = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+        cfg = yaml.safe_load((result.parent / ".hydra" / "config.yaml").read_text())
         assert cfg["latent_dim"] == 2
 
 
