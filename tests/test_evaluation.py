@@ -30,7 +30,7 @@ def read_result(folder) -> dict:
 
 def test_test_metrics_are_added_to_the_result(run_dir, capsys):
     before = read_result(run_dir)
-    evaluate_runs([str(run_dir)])
+    evaluate_runs([f"{run_dir}/"])
     result = read_result(run_dir)
     assert set(result) - set(before) == KEYS
     assert {key: result[key] for key in before} == before
@@ -66,7 +66,7 @@ def test_pictures_and_samples_on_demand(run_dir):
 
 
 @pytest.mark.parametrize(
-    "override", ["split=all", "checkpoint=first", "batch_size=0", "samples=-1", "pictures=perhaps", "metric=fid"]
+    "override", ["split=all", "checkpoint=first", "batch_size=0", "samples=-1", "pictures=perhaps"]
 )
 def test_wrong_settings_are_refused_by_name(override):
     with pytest.raises(ValueError, match=override.split("=")[0]):
@@ -76,6 +76,8 @@ def test_wrong_settings_are_refused_by_name(override):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="is not a run folder"):
         evaluate_runs([str(tmp_path)])
+    with pytest.raises(RunError, match="metric=fid is not a run folder"):
+        evaluate_runs(["metric=fid"])
 
 
 def test_without_arguments_it_says_how_to_be_used(capsys):

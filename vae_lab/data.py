@@ -37,7 +37,7 @@ class Pixels(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Tensor:
         """Gather a batch, uint8 (B, C, H, W)."""
-        return self.pixels[self.index[torch.as_tensor(indices)]]
+        return self.pixels.index_select(0, self.index[torch.as_tensor(indices)])  # copies whole rows
 
 
 def as_batch(batch: Tensor) -> Tensor:

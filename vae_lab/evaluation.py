@@ -50,14 +50,14 @@ def evaluate_runs(arguments: list[str]) -> None:
         ValueError: if a setting is wrong.
         RunError: if a folder is not a run that can be loaded.
     """
-    folders = [Path(argument) for argument in arguments if "=" not in argument and not argument.startswith("-")]
-    if not folders:
-        wants_help = bool(arguments) and arguments[0] in ("-h", "--help")
-        if not wants_help:
-            raise ValueError("no run folder given; usage: vae-lab-eval RUN_DIR... [key=value], or --help")
+    if "--help" in arguments or "-h" in arguments:
         print(USAGE)
         return
-    settings = parse([argument for argument in arguments if argument not in map(str, folders)])
+    is_setting = [argument.partition("=")[0] in DEFAULTS for argument in arguments]
+    folders = [Path(argument) for argument, yes in zip(arguments, is_setting, strict=True) if not yes]
+    if not folders:
+        raise ValueError("no run folder given; usage: vae-lab-eval RUN_DIR... [key=value], or --help")
+    settings = parse([argument for argument, yes in zip(arguments, is_setting, strict=True) if yes])
     quiet_lightning()
     for folder in folders:
         result = evaluate(folder, settings)
@@ -66,16 +66,14 @@ def evaluate_runs(arguments: list[str]) -> None:
 
 
 def parse(overrides: list[str]) -> dict:
-    """Read key=value settings over the defaults.
+    """Read key=value settings, whose keys are known, over the defaults.
 
     Raises:
-        ValueError: if a key or a value is not one of those in `USAGE`.
+        ValueError: if a value is not one of those in `USAGE`.
     """
     settings = dict(DEFAULTS)
     for override in overrides:
         key, _, text = override.partition("=")
-        if key not in DEFAULTS:
-            raise ValueError(f"vae-lab-eval has no setting {key!r}; it has {', '.join(DEFAULTS)}")
         settings[key] = OmegaConf.from_dotlist([f"value={text}"]).value
     for key, allowed in (("split", ("train", "val", "test")), ("checkpoint", ("best", "last"))):
         if settings[key] not in allowed:

@@ -7,6 +7,7 @@ reconstruction from the posterior mean) and `active_units`.
 Shapes: B batch, C channels, H height, W width, D latent_dim.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vae_lab.checkpoints import set_position
 from vae_lab.errors import NumericsError
 from vae_lab.means import Means
-from vae_lab.seeds import TRAIN, VALIDATION, derive_seed
+from vae_lab.seeds import TRAIN, VALIDATION, derive_seed, seed_generators
 from vae_lab.vae import VAE
 
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2: a unit is active if Var_x(E[z given x]) exceeds this
@@ -69,7 +70,7 @@ class LitVAE(LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """The loss of a batch of bytes (B, C, H, W)."""
         # Seeded at every batch, so that a resumed run draws the same noise from here on.
-        torch.manual_seed(derive_seed(self.seed, TRAIN, self.batches_seen, self.global_rank))
+        seed_generators(batch.device, derive_seed(self.seed, TRAIN, self.batches_seen, self.global_rank))
         x = self.trainer.datamodule.to_pixels(batch, training=True)
         if batch_idx == 0:
             self.vae.likelihood.check(x)
@@ -110,7 +111,7 @@ class LitVAE(LightningModule):
 
     def _evaluate(self, batch: Tensor, batch_idx: int, stage: str) -> None:
         # The same noise at every evaluation, so that epochs and runs differ by their weights only.
-        torch.manual_seed(derive_seed(self.seed, VALIDATION, batch_idx, self.global_rank))
+        seed_generators(batch.device, derive_seed(self.seed, VALIDATION, batch_idx, self.global_rank))
         x = self.trainer.datamodule.to_pixels(batch, training=False)
         if batch_idx == 0:
             self.vae.likelihood.check(x)
@@ -153,11 +154,12 @@ class LitVAE(LightningModule):
                 logger.log_metrics({**metrics, "epoch": self.current_epoch}, step=self.global_step)
 
     def _check_finite(self, terms: dict[str, Tensor], stage: str) -> None:
-        if terms["loss"].isfinite():
+        loss = terms["loss"].item()
+        if math.isfinite(loss):
             return
         values = ", ".join(f"{key}={value.item():g}" for key, value in terms.items() if key != "loss")
         raise NumericsError(
-            f"{stage} loss became {terms['loss'].item()} at step {self.global_step} of epoch {self.current_epoch} "
+            f"{stage} loss became {loss} at step {self.global_step} of epoch {self.current_epoch} "
             f"({values}, lr={self.lr:g}); the last checkpoint is finite: resume from it, "
             "or lower optimizer.lr or set trainer.gradient_clip_val=1.0"
         )

@@ -5,6 +5,7 @@ numbers. A stream depends on nothing that happened before, so a resumed run draw
 """
 
 import numpy as np
+import torch
 
 ORDER, TRAIN, VALIDATION, SPLIT, BINARIZE = range(5)  # the first number of a stream's name
 
@@ -16,3 +17,14 @@ def derive_seed(*name: int) -> int:
     stream.
     """
     return int(np.random.SeedSequence(name).generate_state(1, np.uint64)[0] >> 1)
+
+
+def seed_generators(device: torch.device, seed: int) -> None:
+    """Seed the generator of the CPU and that of a device.
+
+    As `torch.manual_seed`, which also formats the call stack for each kind of device that it does not find, and that
+    takes longer than a step of a small model.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)

@@ -1,6 +1,7 @@
 """From a config to a trained model, top to bottom: record, build, fit, result."""
 
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -116,6 +117,9 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     Raises:
         ValueError: naming the setting that is wrong.
     """
+    if not torch.cuda.is_available():
+        # Lightning's import sets this to 1, and every step of a fused optimizer then looks for the GPU's driver anew.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise ValueError(f"seed must be a whole number in [0, 2**32), got {cfg.seed!r}")
     trainer_cfg = cfg.trainer.copy()
