@@ -295,6 +295,7 @@ def fit(tmp_path):
     fake = FakeTrainer(
         default_root_dir=tmp_path,
         is_global_zero=True,
+        sanity_checking=False,
         global_step=0,
         current_epoch=0,
         num_training_batches=10,

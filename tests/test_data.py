@@ -14,8 +14,8 @@ TOTAL = 103
 class Numbered:
     """A source whose image i holds the byte i in its first pixel, and noise elsewhere."""
 
-    def __init__(self, total: int = TOTAL, num_test: int = 0, shape: tuple = SHAPE):
-        self.total, self.num_test, self.shape = total, num_test, shape
+    def __init__(self, total: int = TOTAL, num_test: int = 0, shape: tuple = SHAPE, num_val: int = 0):
+        self.total, self.num_test, self.shape, self.num_val = total, num_test, shape, num_val
         self.reads = 0
 
     def read(self) -> Images:
@@ -23,7 +23,7 @@ class Numbered:
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randint(0, 256, (self.total, *self.shape), dtype=torch.uint8, generator=generator)
         pixels[:, 0, 0, 0] = torch.arange(self.total)
-        return Images(pixels, torch.arange(self.total)[:, None], ("number",), self.num_test)
+        return Images(pixels, torch.arange(self.total)[:, None], ("number",), self.num_test, self.num_val)
 
 
 def image_data(source=None, rank: int | None = None, world_size: int = 1, **changes) -> ImageData:
@@ -365,3 +365,17 @@ def test_ranges_are_checked_before_the_source_is_read(key, value):
     with pytest.raises(ValueError, match=rf"dataset\.{key} must be .*got '?{value}"):
         image_data(source, **{key: value})
     assert source.reads == 0
+
+
+def test_the_sources_own_validation_split_is_kept():
+    data = image_data(Numbered(num_test=10, num_val=7))
+    assert data.splits["val"].index.tolist() == list(range(TOTAL - 17, TOTAL - 10))
+    assert data.splits["test"].index.tolist() == list(range(TOTAL - 10, TOTAL))
+    assert data.splits["train"].index.tolist() == list(range(TOTAL - 17))
+
+
+def test_the_fingerprint_tells_other_images_and_other_splits():
+    same = [image_data().fingerprint for _ in range(2)]
+    others = [image_data(Numbered(total=104)).fingerprint, image_data(split_seed=1).fingerprint]
+    assert same[0] == same[1]
+    assert len({same[0], *others}) == 3

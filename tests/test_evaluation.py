@@ -6,8 +6,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from vae_lab.errors import RunError
-from vae_lab.evaluation import evaluate_runs, parse
+from vae_lab.errors import DataError, RunError
+from vae_lab.evaluation import evaluate, evaluate_runs, parse
 from vae_lab.runs import load_run
 from vae_lab.train import build_data, train
 
@@ -16,7 +16,7 @@ KEYS = {f"test/{key}" for key in ("loss", "elbo", "reconstruction", "kl", "mse",
 
 @pytest.fixture
 def run_dir(config, tmp_path):
-    cfg = config()
+    cfg = config("trainer.limit_val_batches=1.0")
     train(cfg)
     folder = tmp_path / "run"
     (folder / ".hydra").mkdir()
@@ -32,7 +32,7 @@ def test_test_metrics_are_added_to_the_result(run_dir, capsys):
     before = read_result(run_dir)
     evaluate_runs([f"{run_dir}/"])
     result = read_result(run_dir)
-    assert set(result) - set(before) == KEYS
+    assert set(result) - set(before) == KEYS | {"test/checkpoint"}
     assert {key: result[key] for key in before} == before
     assert result["test/elbo"] == pytest.approx(-result["test/reconstruction"] - result["test/kl"], rel=1e-5)
     assert "test/elbo" in capsys.readouterr().out
@@ -52,10 +52,11 @@ def test_the_mse_is_that_of_the_posterior_mean_over_the_whole_split(run_dir):
 
 
 def test_best_and_last_validation_agree_with_training(run_dir):
-    """The evaluation of the last checkpoint on the images of training's last validation gives its numbers."""
-    evaluate_runs([str(run_dir), "split=val", "checkpoint=best"])
-    result = read_result(run_dir)
-    assert result["val/loss"] == pytest.approx(result["best_value"], rel=0.05)  # training validated two batches only
+    """The evaluation of the best checkpoint, batched as in training, gives the numbers of the best validation."""
+    before = read_result(run_dir)
+    assert evaluate(run_dir, parse(["split=val", "batch_size=16"]))["val/loss"] == pytest.approx(before["best_value"])
+    evaluate_runs([str(run_dir), "split=val"])
+    assert read_result(run_dir) == before
 
 
 def test_pictures_and_samples_on_demand(run_dir):
@@ -85,3 +86,11 @@ def test_without_arguments_it_says_how_to_be_used(capsys):
         evaluate_runs([])
     evaluate_runs(["--help"])
     assert "split=test" in capsys.readouterr().out
+
+
+def test_other_images_are_refused(run_dir):
+    cfg = OmegaConf.load(run_dir / ".hydra" / "config.yaml")
+    cfg.dataset.split_seed = 1  # as if the folder now held other pictures
+    OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")
+    with pytest.raises(DataError, match="not those that the run was trained on"):
+        evaluate_runs([str(run_dir)])

@@ -8,9 +8,12 @@ import sys
 import time
 
 import pytest
+from omegaconf import OmegaConf
 
+from vae_lab.checkpoints import load_checkpoint
 from vae_lab.errors import RunError
 from vae_lab.objectives import ELBO
+from vae_lab.progress import Progress
 from vae_lab.resume import resume_arguments
 from vae_lab.runs import Run
 from vae_lab.train import train
@@ -48,6 +51,7 @@ VARIANTS = {
     "validate_within_epochs": ["trainer.val_check_interval=5"],
     "step_schedule": ["optimizer/schedule=step", "optimizer.schedule.step_size=7"],
     "early_stopping": ["callbacks=early_stopping"],
+    "validate_every_other_epoch": ["trainer.check_val_every_n_epoch=2", "trainer.precision=bf16-mixed"],
 }
 
 
@@ -103,6 +107,51 @@ def test_more_epochs_continue_a_completed_run(config):
         cfg.resume = cfg.run_dir if resume else None
         train(cfg)
     assert record(Run(cfg.run_dir).folder) == at_once
+
+
+def test_an_interrupted_extension_goes_on_by_itself(config, monkeypatch):
+    cfg = config("trainer.max_epochs=1", tiny=EVERYTHING)
+    train(cfg)
+    folder = Run(cfg.run_dir).folder
+    cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, 3
+    with monkeypatch.context() as context:
+        kill_at(context, 5)
+        with pytest.raises(Killed):
+            train(cfg)
+    saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    assert saved.trainer.max_epochs == 3
+    assert saved.resume is None
+    train(cfg)
+    assert json.loads((folder / "result.json").read_text())["epochs"] == 3
+
+
+def test_a_run_cannot_go_back(config):
+    cfg = config(tiny=EVERYTHING)
+    train(cfg)
+    cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, 1
+    with pytest.raises(ValueError, match="trainer.max_epochs must be >= 3, where this run is already, got 1"):
+        train(cfg)
+    assert Run(cfg.run_dir).status["state"] == "completed"
+
+
+def test_the_best_checkpoint_of_a_run_that_stopped_within_an_epoch_is_remembered(config):
+    tiny = [setting for setting in EVERYTHING if "schedule" not in setting]
+    cfg = config("trainer.max_steps=14", tiny=tiny)
+    train(cfg)
+    folder = Run(cfg.run_dir).folder
+    best = json.loads((folder / "result.json").read_text())["best_step"]
+    state = load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    (kept,) = [value["best"] for key, value in state["callbacks"].items() if key.startswith("Checkpoints")]
+    assert kept["step"] == best == 14
+
+
+def test_a_signal_while_the_last_pictures_are_drawn_is_not_lost(config, monkeypatch):
+    monkeypatch.setattr(Progress, "on_train_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    cfg = config("callbacks.progress={_target_:vae_lab.progress.Progress}", tiny=EVERYTHING)
+    with pytest.raises(SystemExit) as stopped:
+        train(cfg)
+    assert stopped.value.code == 143
+    assert Run(cfg.run_dir).status["state"] == "preempted"
 
 
 def start(arguments: list[str], **popen) -> subprocess.Popen:
@@ -175,7 +224,7 @@ def test_resuming_nothing_is_an_error(tmp_path):
 def test_resuming_refuses_what_would_change_the_result(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "config.yaml").touch()
-    for override in ("model.hidden_dims=[3]", "loss.KLD_weight=2", "seed=1", "dataset=mnist", "trainer.precision=bf16"):
+    for override in ("model.hidden_dims=[3]", "loss.KLD_weight=2", "seed=1", "trainer.precision=bf16", "logger=none"):
         with pytest.raises(ValueError, match=f"{override.split('=')[0]} cannot change"):
             resume_arguments([f"resume={tmp_path}", override])
     assert "trainer.max_epochs=9" in resume_arguments([f"resume={tmp_path}", "trainer.max_epochs=9"])

@@ -54,8 +54,9 @@ def test_a_warm_up_longer_than_the_run_only_rises():
     assert 0 <= schedule(100, 100) <= 1  # no division by zero where the warm-up is the whole run
 
 
-def test_cosine_of_a_run_without_an_end_is_constant():
-    assert Cosine(0, 0.0)(10**6, math.inf) == 1
+def test_a_cosine_needs_an_end():
+    with pytest.raises(ValueError, match="set trainer.max_epochs or trainer.max_steps"):
+        Cosine(0, 0.0)(10**6, math.inf)
 
 
 def test_step_falls_by_gamma_at_every_multiple():
@@ -67,8 +68,8 @@ def test_step_falls_by_gamma_at_every_multiple():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Cosine(-1, 0.0), "warmup_steps must be >= 0, got -1"),
-        (lambda: Step(-1, 1, 0.5), "warmup_steps must be >= 0, got -1"),
+        (lambda: Cosine(-1, 0.0), "warmup_steps must be a whole number >= 0, got -1"),
+        (lambda: Step(-1, 1, 0.5), "warmup_steps must be a whole number >= 0, got -1"),
         (lambda: Cosine(0, -0.1), r"final_fraction must be in \[0, 1\], got -0.1"),
         (lambda: Cosine(0, 1.1), r"final_fraction must be in \[0, 1\], got 1.1"),
         (lambda: Cosine(0, math.nan), r"final_fraction must be in \[0, 1\], got nan"),

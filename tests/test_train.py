@@ -88,7 +88,6 @@ def test_the_validation_loss_does_not_depend_on_the_batch_size_or_the_warm_up(co
     for batch_size in (7, 180):
         cfg = config(
             "posterior=deterministic",
-            "trainer.max_steps=0",
             f"dataset.batch_size={batch_size}",
             "trainer.limit_val_batches=1.0",
             "callbacks.checkpoints=null",
@@ -146,6 +145,14 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(config):
         train(cfg)
         hashes.append(read_result(cfg)["parameters_sha256"])
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_a_run_that_diverges_in_its_first_step_leaves_finite_weights(config):
+    cfg = config("optimizer.lr=1e12", "optimizer.fused=false")
+    with pytest.raises(NumericsError, match="lower optimizer.lr"):
+        train(cfg)
+    state = torch.load(Run(cfg.run_dir).last_checkpoint, weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -230,8 +237,23 @@ def test_odd_sizes_train_and_draw(override, config, tmp_path):
     assert "train/loss" in read_result(cfg) or "val/loss" in read_result(cfg)
 
 
-def test_no_epochs_leave_an_untrained_model_and_no_checkpoint(config):
-    cfg = config("trainer.max_epochs=0")
+def test_a_run_without_validation_keeps_its_last_weights_as_best(config):
+    cfg = config("trainer.limit_val_batches=0")
     train(cfg)
-    assert read_result(cfg)["steps"] == 0
-    assert Run(cfg.run_dir).last_checkpoint is None
+    assert vae_lab.load_run(cfg_folder(cfg)).cfg.latent_dim == 3
+    assert "train/loss" in read_result(cfg)
+
+
+def test_a_monitor_that_is_not_measured_is_refused_with_those_that_are(config):
+    with pytest.raises(ValueError, match="must be one of val/active_units, val/elbo, .*got 'val/elb'"):
+        train(config("callbacks.checkpoints.monitor=val/elb"))
+
+
+def test_a_search_for_a_learning_rate_that_ends_too_early_says_so(config):
+    with pytest.raises(ValueError, match="find_lr found nothing"):
+        train(config("find_lr=true", "trainer.max_epochs=1"))
+
+
+def test_a_cosine_needs_an_end(config):
+    with pytest.raises(ValueError, match="cosine needs an end"):
+        train(config("optimizer/schedule=cosine", "trainer.max_epochs=-1", "trainer.max_time=00:00:00:05"))

@@ -39,10 +39,18 @@ def run(cfg: DictConfig) -> float | None:
     try:
         return train(cfg)
     except Exception as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise  # Hydra's sweeper counts it and goes on
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweeper goes on, and reports only the first failure
+            job = HydraConfig.get().job
+            print(f"vae-lab: job {job.num} ({job.override_dirname}) failed: {one_line(error)}", file=sys.stderr)
+            raise
         failures.append(error)
         return None
+
+
+def one_line(error: Exception) -> str:
+    """What an exception says, on one line; with the override that a syntax error is about."""
+    override = getattr(error, "override", None)
+    return " ".join(f"{f'{override}: ' if override else ''}{error}".split())
 
 
 @contextmanager
@@ -58,9 +66,7 @@ def one_line_errors() -> Iterator[None]:
     except (ValueError, HydraException, OmegaConfBaseException, DataError, NumericsError, RunError) as error:
         if wants_traceback:
             raise
-        message = " ".join(str(error).split())
-        override = getattr(error, "override", None)  # of a syntax error
-        print(f"vae-lab: {f'{override}: ' if override else ''}{message}", file=sys.stderr)
+        print(f"vae-lab: {one_line(error)}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt as error:
         raise Preempted(130) from error

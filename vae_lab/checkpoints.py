@@ -145,17 +145,19 @@ class Checkpoints(Checkpoint):
     with the best monitored value. They lie in `checkpoints/` in the run folder.
 
     Args:
-        monitor: key of the metric that decides which is best.
+        monitor: key of the validation metric that decides which is best; without validation the last one is.
         mode: `min` or `max`.
         every_n_minutes: how often to save within an epoch, > 0.
 
     Raises:
-        ValueError: if mode or every_n_minutes is not valid.
+        ValueError: if an argument is not valid.
     """
 
     def __init__(self, monitor: str, mode: str, every_n_minutes: float):
         if mode not in ("min", "max"):
             raise ValueError(f"callbacks.checkpoints.mode must be min or max, got {mode!r}")
+        if not monitor.startswith("val/"):
+            raise ValueError(f"callbacks.checkpoints.monitor must be a validation metric, val/..., got {monitor!r}")
         if not every_n_minutes > 0:
             raise ValueError(f"callbacks.checkpoints.every_n_minutes must be > 0, got {every_n_minutes}")
         self.monitor = monitor
@@ -173,30 +175,36 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer, lit) -> None:
         self.saved_at = time.monotonic()
+        if trainer.global_step == 0:
+            save_last(trainer, lit)  # so that a run that diverges at once leaves finite weights too
 
     def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
         if time.monotonic() - self.saved_at > self.seconds and is_safe_point(trainer, batch_idx):
             self._save(trainer, lit)
 
     def on_validation_end(self, trainer, lit) -> None:
-        is_better = self._update_best(trainer)
-        if trainer.state.fn != "fit":  # the validation that closes a run which stopped part-way through an epoch
-            if is_better:
-                self._link_best(trainer)
-        elif lit.batches_seen % trainer.num_training_batches:
+        if trainer.sanity_checking:
+            return
+        self._update_best(trainer)
+        closes_run = trainer.state.fn != "fit"  # one that stopped part-way through an epoch
+        if closes_run or lit.batches_seen % trainer.num_training_batches:
             self._save(trainer, lit)
-            # else the epoch ends here: on_train_epoch_end saves, after the epoch's metrics are recorded
+        # else the epoch ends here: on_train_epoch_end saves, after the epoch's metrics are recorded
 
     def on_train_epoch_end(self, trainer, lit) -> None:
         self._save(trainer, lit)
 
-    def _update_best(self, trainer) -> bool:
-        value = trainer.callback_metrics.get(self.monitor)
-        if value is None:
-            return False
-        value = float(value)
+    def on_train_end(self, trainer, lit) -> None:
+        if not self.best and trainer.global_step:
+            self._link_best(trainer)
+
+    def _update_best(self, trainer) -> None:
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(key for key in trainer.callback_metrics if key.startswith("val/")))
+            raise ValueError(f"callbacks.checkpoints.monitor must be one of {known}, got {self.monitor!r}")
+        value = float(trainer.callback_metrics[self.monitor])
         if self.best and not (value < self.best["value"] if self.mode == "min" else value > self.best["value"]):
-            return False
+            return
         metrics = {key: float(number) for key, number in trainer.callback_metrics.items() if key.startswith("val/")}
         self.best = {
             "value": value,
@@ -204,7 +212,6 @@ class Checkpoints(Checkpoint):
             "epoch": trainer.current_epoch,
             "metrics": metrics,
         }
-        return True
 
     def _save(self, trainer, lit) -> None:
         save_last(trainer, lit)

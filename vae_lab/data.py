@@ -3,6 +3,7 @@
 Shapes: N images, B batch, C channels, H height, W width, F label columns.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -104,7 +105,8 @@ class ImageData(LightningDataModule):
         binarize: `none`; `threshold` (at one half); `dynamic` (a Bernoulli sample at every visit); `static` (one
             Bernoulli sample, drawn once).
         flip: whether training images are mirrored left to right with probability 1/2.
-        val_size: validation images, taken from the training images: a number or a fraction.
+        val_size: validation images, taken from the training images where the source has no validation split of its
+            own: a number or a fraction.
         test_size: test images, where the source has no test split of its own: a number or a fraction.
         split_seed: of the split and of static binarization. It is not the run's seed, so that runs with different
             seeds are validated on the same images.
@@ -163,19 +165,32 @@ class ImageData(LightningDataModule):
         self.factors, self.labels = images.factors, images.labels
         pixels = binarized(images.pixels, self.binarize, self.split_seed)
         self.splits = {name: Pixels(pixels, index) for name, index in self._split(images).items()}
+        self.fingerprint = self._fingerprint()
 
     def _split(self, images: Images) -> dict[str, Tensor]:
-        """Disjoint int64 indices of the train, val and test images."""
+        """Disjoint int64 indices of the train, val and test images: the source's own splits where it has them."""
         total = len(images.pixels)
-        order = torch.randperm(
-            total - images.num_test, generator=torch.Generator().manual_seed(derive_seed(self.split_seed, SPLIT))
-        )
-        test = torch.arange(total - images.num_test, total)
+        own = total - images.num_test - images.num_val  # training images, before what is taken from them
+        val = torch.arange(own, own + images.num_val)
+        test = torch.arange(own + images.num_val, total)
+        generator = torch.Generator().manual_seed(derive_seed(self.split_seed, SPLIT))
+        train = torch.randperm(own, generator=generator)
         if not images.num_test:
-            num_test = count("test_size", self.test_size, total)
-            order, test = order[num_test:], order[:num_test].sort().values
-        num_val = count("val_size", self.val_size, len(order))
-        return {"train": order[num_val:].sort().values, "val": order[:num_val].sort().values, "test": test}
+            num_test = count("test_size", self.test_size, len(train))
+            train, test = train[num_test:], train[:num_test]
+        if not images.num_val:
+            num_val = count("val_size", self.val_size, len(train))
+            train, val = train[num_val:], train[:num_val]
+        return {"train": train.sort().values, "val": val.sort().values, "test": test.sort().values}
+
+    def _fingerprint(self) -> str:
+        """A hash of the splits and of a few hundred images: two data modules that share it hold the same images."""
+        digest = hashlib.sha256()
+        for split in self.splits.values():
+            digest.update(split.index.numpy().tobytes())
+            chosen = split.index[:: max(1, len(split) // 100)]
+            digest.update(split.pixels[chosen].numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def start_at(self, epoch: int, batch: int) -> None:
         """Continue training at a batch of an epoch."""

@@ -163,7 +163,8 @@ class CelebA:
         files = [found[celeba.filename[index]] for index in order]
         pixels = read_cached(pictures, files, self.image_shape, self.fit, self.cache_dir)
         names = tuple(name for name in celeba.attr_names if name)  # the header line ends in a space
-        return Images(pixels, celeba.attr[order].long(), names, num_test=int((partition == 2).sum()))
+        num_val, num_test = (int((partition == number).sum()) for number in (1, 2))
+        return Images(pixels, celeba.attr[order].long(), names, num_test, num_val)
 
 
 def _read_splits(

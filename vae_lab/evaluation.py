@@ -10,13 +10,13 @@ from torchvision.transforms.functional import to_pil_image
 from vae_lab.checkpoints import load_checkpoint
 from vae_lab.gallery import Painter, fixed_latents
 from vae_lab.instantiate import instantiate
-from vae_lab.module import LitVAE
+from vae_lab.module import LitVAE, check_same_images
 from vae_lab.result import print_result
 from vae_lab.runs import Run, load_run
 from vae_lab.train import build_data, quiet_lightning
 from vae_lab.vae import VAE
 
-USAGE = """vae-lab-eval: metrics of trained runs, added to their result.json.
+USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are added to their result.json.
 
   vae-lab-eval RUN_DIR... [key=value]
 
@@ -60,8 +60,9 @@ def evaluate_runs(arguments: list[str]) -> None:
     settings = parse([argument for argument, yes in zip(arguments, is_setting, strict=True) if yes])
     quiet_lightning()
     for folder in folders:
-        result = evaluate(folder, settings)
-        Run(folder).write_result(result)
+        result = evaluate(folder, settings) | {f"{settings['split']}/checkpoint": settings["checkpoint"]}
+        if settings["split"] == "test":  # the other splits have their values from training
+            Run(folder).write_result(result)
         print_result(folder, result)
 
 
@@ -108,11 +109,13 @@ def evaluate(folder: Path, settings: dict) -> dict[str, float]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    data.prepare_data()
+    checkpoint = load_checkpoint(folder / "checkpoints" / f"{settings['checkpoint']}.ckpt")
+    check_same_images(data, checkpoint["vae_lab"]["images"])
     split = data.test_split = settings["split"]
     trainer.test(lit, datamodule=data, verbose=False)
     metrics = {key.replace("test/", f"{split}/"): float(value) for key, value in trainer.callback_metrics.items()}
     if settings["pictures"]:
-        checkpoint = load_checkpoint(folder / "checkpoints" / f"{settings['checkpoint']}.ckpt")
         Painter(vae.cpu(), data, folder).draw_all(checkpoint["vae_lab"]["epoch"])
     if settings["samples"]:
         write_samples(vae.cpu(), folder / "samples", settings["samples"])

@@ -40,8 +40,8 @@ class ImageFolder:
     """Any tree of pictures.
 
     The first-level sub-folders are the classes; a flat folder has no labels. Where there are `train/` and
-    `test/` (or `val/`, which counts as training data), these are the official splits, the classes are inside
-    them, and everything else is left out. Hidden files are skipped.
+    `test/` or `val/`, these are the official splits, the classes are inside them, and everything else is left
+    out. Hidden files are skipped.
 
     Args:
         root: The folder.
@@ -68,7 +68,7 @@ class ImageFolder:
         files = scan(self.root)
         if not files:
             raise DataError(f"no pictures in {self.root}: set dataset.root to a folder of {ACCEPTED}")
-        files, inner_paths, num_test = _splits(files)
+        files, inner_paths, num_test, num_val = _splits(files)
         classes = [path.partition("/")[0] if "/" in path else None for path in inner_paths]
         names = sorted({name for name in classes if name})
         if names and None in classes:
@@ -78,19 +78,20 @@ class ImageFolder:
         factors = ("class",) if names else ()
         labels = torch.tensor([[indices[name]] if names else [] for name in classes], dtype=torch.int64)
         pixels = read_cached(self.root, files, self.image_shape, self.fit, self.cache_dir)
-        return Images(pixels, labels, factors, num_test)
+        return Images(pixels, labels, factors, num_test, num_val)
 
 
-def _splits(files: list[File]) -> tuple[list[File], list[str], int]:
-    """Returns the files, training data first, their paths inside the split, and the number of test files."""
+def _splits(files: list[File]) -> tuple[list[File], list[str], int, int]:
+    """Returns the files, training data first, their paths inside the split, and the numbers of test and val files."""
     tops = {file.path.partition("/")[0] for file in files if "/" in file.path}
     if "train" not in tops or (len(tops) > 1 and not tops & {"val", "test"}):
-        return files, [file.path for file in files], 0
+        return files, [file.path for file in files], 0, 0
     split = {name: [f for f in files if f.path.startswith(f"{name}/")] for name in ("train", "val", "test")}
     ordered = split["train"] + split["val"] + split["test"]
     if len(ordered) < len(files):
         log.warning("%d pictures outside train/, val/ and test/ are left out", len(files) - len(ordered))
-    return ordered, [file.path.partition("/")[2] for file in ordered], len(split["test"])
+    inner_paths = [file.path.partition("/")[2] for file in ordered]
+    return ordered, inner_paths, len(split["test"]), len(split["val"])
 
 
 def scan(root: Path) -> list[File]:

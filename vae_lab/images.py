@@ -28,12 +28,14 @@ class Images(NamedTuple):
         labels: int64 (N, F): one class, several factors, or F = 0 columns when there are no labels.
         factors: The F column names.
         num_test: The last `num_test` images are the source's own test split; 0 when it has none.
+        num_val: The `num_val` images before those are its own validation split; 0 when it has none.
     """
 
     pixels: Tensor
     labels: Tensor
     factors: tuple[str, ...]
     num_test: int
+    num_val: int = 0
 
 
 def check_fit(image_shape: Sequence[int], fit: str, source_size: int = 0) -> tuple[int, int, int]:

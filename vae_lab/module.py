@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from vae_lab.checkpoints import set_position
-from vae_lab.errors import NumericsError
+from vae_lab.data import ImageData
+from vae_lab.errors import DataError, NumericsError
 from vae_lab.means import Means
 from vae_lab.seeds import TRAIN, VALIDATION, derive_seed, seed_generators
 from vae_lab.vae import VAE
@@ -78,7 +79,8 @@ class LitVAE(LightningModule):
         self._check_finite(terms, "train")
         self.means.add(terms, len(x))
         self.batches_seen += 1
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        opens_window = batch_idx % self.trainer.accumulate_grad_batches == 0
+        if opens_window and self.global_step % self.trainer.log_every_n_steps == 0:
             self._log_step(terms)
         return terms["loss"]
 
@@ -149,7 +151,7 @@ class LitVAE(LightningModule):
         self._record({**named, "train_step/lr": self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]})
 
     def _record(self, metrics: dict[str, float]) -> None:
-        if self.trainer.is_global_zero:
+        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for logger in self.trainer.loggers:
                 logger.log_metrics({**metrics, "epoch": self.current_epoch}, step=self.global_step)
 
@@ -160,8 +162,8 @@ class LitVAE(LightningModule):
         values = ", ".join(f"{key}={value.item():g}" for key, value in terms.items() if key != "loss")
         raise NumericsError(
             f"{stage} loss became {loss} at step {self.global_step} of epoch {self.current_epoch} "
-            f"({values}, lr={self.lr:g}); the last checkpoint is finite: resume from it, "
-            "or lower optimizer.lr or set trainer.gradient_clip_val=1.0"
+            f"({values}, lr={self.lr:g}); checkpoints/last.ckpt holds the last finite weights. "
+            "In a new run lower optimizer.lr or set trainer.gradient_clip_val=1.0"
         )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
@@ -175,12 +177,14 @@ class LitVAE(LightningModule):
             "batches_seen": self.batches_seen,
             "lr": self.lr,
             "validated_at": self.validated_at,
+            "images": self.trainer.datamodule.fingerprint,
             "means": self.means.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Continue where the checkpoint stands."""
         state = checkpoint["vae_lab"]
+        check_same_images(self.trainer.datamodule, state["images"])
         self.batches_seen = state["batches_seen"]
         self.lr = state["lr"]
         self.validated_at = state["validated_at"]
@@ -190,3 +194,16 @@ class LitVAE(LightningModule):
     def _position(self) -> tuple[int, int]:
         """Epochs completed, and batches completed in the epoch after them."""
         return divmod(self.batches_seen, self.trainer.num_training_batches) if self.batches_seen else (0, 0)
+
+
+def check_same_images(data: ImageData, fingerprint: str) -> None:
+    """Refuse images other than those a run was trained on: its test images may be among their training images.
+
+    Raises:
+        DataError: if the images or their splits differ.
+    """
+    if data.fingerprint != fingerprint:
+        raise DataError(
+            "the images or their splits are not those that the run was trained on; "
+            "point data_root (or dataset.root) to the same images, or start a new run"
+        )

@@ -36,7 +36,8 @@ class DiagonalGaussian:
 
         Source: Kingma and Welling 2014, appendix B: 1/2 (mean^2 + sigma^2 - log sigma^2 - 1).
         """
-        return 0.5 * (self.mean.square() + self.log_var.exp() - self.log_var - 1)
+        # expm1, because exp(log_var) - 1 rounds below log_var near 0 and the KL would become negative.
+        return 0.5 * (self.mean.square() + torch.expm1(self.log_var) - self.log_var)
 
 
 @dataclass

@@ -58,6 +58,8 @@ class Preemption(Checkpoint):
 
     def on_train_end(self, trainer, lit) -> None:
         self.training = False
+        if self.signum is not None:  # came after the last save, while the final pictures were drawn
+            raise Preempted(128 + self.signum)
 
     def _stop(self, trainer, lit) -> None:
         save_last(trainer, lit)

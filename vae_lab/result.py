@@ -27,7 +27,7 @@ def print_result(folder: Path, result: dict) -> None:
     table.add_column("unit")
     for key, value in result.items():
         if key not in HIDDEN and value is not None:
-            shown = f"{value:,.6g}" if isinstance(value, float) else f"{value:,}"
+            shown = f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
             table.add_row(key, shown, UNITS.get(key.rsplit("/", 1)[-1], ""))
     console = Console(soft_wrap=True)
     console.print(table)

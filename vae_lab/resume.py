@@ -2,6 +2,7 @@
 
 import json
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 from vae_lab.errors import RunError
@@ -15,8 +16,8 @@ CHANGEABLE = (
     "dataset.num_workers",
     "dataset.root",
     "data_root",
-    "logger",
-    "callbacks",
+    "logger.*",
+    "callbacks.*",
 )
 
 
@@ -42,7 +43,7 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     overrides = [argument for argument in arguments if argument not in named]
     for override in overrides:
         key = override.lstrip("+~").split("=")[0]
-        if not any(key == allowed or key.startswith(allowed + ".") for allowed in CHANGEABLE):
+        if not key.startswith("-") and not any(fnmatch(key, pattern) for pattern in CHANGEABLE):
             raise ValueError(f"{key} cannot change when a run continues; allowed: {', '.join(CHANGEABLE)}")
     if not overrides and is_complete(folder):
         print(f"{folder} is already complete; nothing to do (more epochs: trainer.max_epochs=N)")

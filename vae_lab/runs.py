@@ -132,6 +132,14 @@ class Run:
         return [console, file]
 
     @rank_zero_only
+    def write_config(self, cfg: DictConfig) -> None:
+        """Keep what a resume changed, such as the number of epochs, for the next one."""
+        saved = cfg.copy()
+        saved.resume = None
+        with durable_open(self.folder / ".hydra" / "config.yaml") as file:
+            file.write(OmegaConf.to_yaml(saved).encode())
+
+    @rank_zero_only
     def write_result(self, result: dict) -> None:
         """Write `result.json`, adding to what it holds."""
         path = self.folder / "result.json"
@@ -195,7 +203,9 @@ def load_config(run_dir: str | Path) -> DictConfig:
     path = Path(run_dir) / ".hydra" / "config.yaml"
     if not path.is_file():
         raise RunError(f"{run_dir} is not a run folder: there is no {path}")
-    return OmegaConf.load(path)
+    cfg = OmegaConf.load(path)
+    cfg.run_dir = str(run_dir)  # where it is now; it may have been moved, and there is no Hydra to ask
+    return cfg
 
 
 def load_run(run_dir: str | Path, checkpoint: str = "best") -> TrainedRun:

@@ -17,8 +17,8 @@ def check_warmup(warmup_steps: int) -> None:
     Raises:
         ValueError: naming the key and the value.
     """
-    if warmup_steps < 0:
-        raise ValueError(f"optimizer.schedule.warmup_steps must be >= 0, got {warmup_steps}")
+    if not isinstance(warmup_steps, int) or warmup_steps < 0:
+        raise ValueError(f"optimizer.schedule.warmup_steps must be a whole number >= 0, got {warmup_steps!r}")
 
 
 class Cosine:
@@ -39,9 +39,15 @@ class Cosine:
         self.final_fraction = final_fraction
 
     def __call__(self, step: int, total_steps: int) -> float:
-        """The factor on the learning rate at an optimizer step."""
+        """The factor on the learning rate at an optimizer step.
+
+        Raises:
+            ValueError: if total_steps is not finite.
+        """
         if step < self.warmup_steps:
             return warmup(step, self.warmup_steps)
+        if math.isinf(total_steps):
+            raise ValueError("optimizer/schedule=cosine needs an end: set trainer.max_epochs or trainer.max_steps")
         progress = min(1.0, (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps))
         return self.final_fraction + (1 - self.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
 

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.tuner import Tuner
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.checkpoints import Checkpoints, DurableCheckpointIO
+from vae_lab.checkpoints import Checkpoints, DurableCheckpointIO, load_checkpoint
 from vae_lab.data import ImageData
 from vae_lab.instantiate import instantiate
 from vae_lab.module import LitVAE
@@ -23,6 +24,7 @@ from vae_lab.trackers import WandbTracker
 from vae_lab.vae import VAE
 
 log = logging.getLogger(__name__)
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "mixed")
 
 
 class Experiment(NamedTuple):
@@ -49,12 +51,16 @@ def train(cfg: DictConfig) -> float | None:
     """
     quiet_lightning()
     run = Run(cfg.run_dir)
+    checkpoint = run.last_checkpoint if cfg.resume else None
+    if checkpoint is not None:
+        check_goes_on(cfg, checkpoint)
     with Preemption() as preemption, run.recording():
         experiment = build(cfg, preemption)
-        checkpoint = run.last_checkpoint if cfg.resume else None
-        if cfg.resume and checkpoint is None:
-            log.warning("%s has no checkpoint yet: starting from the beginning", cfg.resume)
-            experiment.record.metrics.truncate(0)
+        if cfg.resume:
+            run.write_config(cfg)
+            if checkpoint is None:
+                log.warning("%s has no checkpoint yet: starting from the beginning", cfg.resume)
+                experiment.record.metrics.truncate(0)
         trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbTracker)]
         exit_code = 1
         try:
@@ -122,6 +128,8 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
         raise ValueError(f"seed must be a whole number in [0, 2**32), got {cfg.seed!r}")
+    check_trainer(cfg.trainer)
+    check_model_keys(cfg.model)
     trainer_cfg = cfg.trainer.copy()
     trainer_cfg.precision = choose_precision(cfg.trainer)
     check_fused(cfg, trainer_cfg.precision)
@@ -138,8 +146,10 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     lit = LitVAE(vae, objective, optimizer, schedule, cfg.optimizer.lr, cfg.seed)
     metrics = MetricsFile(cfg.run_dir)
     record = Record(metrics)
-    callbacks = [c for c in instantiate(cfg.callbacks, "callbacks").values() if c is not None]
-    loggers = [c for c in instantiate(cfg.logger, "logger").values() if c is not None]
+    callbacks = build_all(cfg.callbacks, "callbacks")
+    loggers = build_all(cfg.logger, "logger")
+    if data.val_size == 0 and any(isinstance(callback, EarlyStopping) for callback in callbacks):
+        raise ValueError("dataset.val_size must be > 0 with callbacks=early_stopping, got 0")
     for tracker in (logger for logger in loggers if isinstance(logger, WandbTracker)):
         tracker.check()
     trainer = instantiate(
@@ -153,6 +163,64 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         enable_progress_bar=False,
     )
     return Experiment(data, lit, trainer, record)
+
+
+def build_all(group: DictConfig, key: str) -> list:
+    """Build every member of a group that is not null.
+
+    Raises:
+        ValueError: if a member has settings but no class, as when an experiment changes what the option lacks.
+    """
+    members = {name: member for name, member in instantiate(group, key).items() if member is not None}
+    for name, member in members.items():
+        if isinstance(member, dict):
+            raise ValueError(f"{key}.{name} has settings, but the chosen {key}= option has no {name}; remove them")
+    return list(members.values())
+
+
+def check_goes_on(cfg: DictConfig, checkpoint: Path) -> None:
+    """Refuse to continue to a point that a run has passed already.
+
+    Raises:
+        ValueError: naming the limit and how far the run is.
+    """
+    done = load_checkpoint(checkpoint)
+    for key, reached in (("max_epochs", done["vae_lab"]["epoch"]), ("max_steps", done["global_step"])):
+        limit = cfg.trainer[key]
+        if limit not in (None, -1) and limit < reached:
+            raise ValueError(f"trainer.{key} must be >= {reached}, where this run is already, got {limit}")
+
+
+def check_trainer(trainer: DictConfig) -> None:
+    """Refuse what Lightning accepts but this program cannot do.
+
+    Raises:
+        ValueError: naming the key and the value.
+    """
+    for key, least in (("max_epochs", 1), ("max_steps", 1), ("log_every_n_steps", 1), ("accumulate_grad_batches", 1)):
+        value = trainer[key]
+        if value in (None, -1) and key.startswith("max_"):
+            continue
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"trainer.{key} must be a whole number >= {least}, got {value!r}")
+    if trainer.precision not in PRECISIONS:
+        raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {trainer.precision!r}")
+    if trainer.overfit_batches:
+        raise ValueError("trainer.overfit_batches is not supported; use trainer.limit_train_batches")
+    if trainer.limit_train_batches == 0:
+        raise ValueError("trainer.limit_train_batches must be > 0, got 0")
+
+
+def check_model_keys(model: DictConfig) -> None:
+    """Refuse keys that neither network reads, such as those that an experiment sets for another model.
+
+    Raises:
+        ValueError: naming the keys.
+    """
+    read = OmegaConf.to_yaml(OmegaConf.masked_copy(model, ["encoder", "decoder"]))
+    unread = [f"model.{key}" for key in model if key not in ("encoder", "decoder") and f"${{model.{key}}}" not in read]
+    if unread:
+        raise ValueError(f"{', '.join(unread)} mean nothing to this model; they may belong to another model= option")
 
 
 def choose_precision(trainer: DictConfig) -> str:
@@ -185,7 +253,10 @@ def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> Non
     """Train, from a checkpoint if there is one, and make sure that the last weights are validated."""
     data, lit, trainer, _ = experiment
     if cfg.find_lr and checkpoint is None:
-        lit.lr = Tuner(trainer).lr_find(lit, datamodule=data, update_attr=False).suggestion()
+        found = Tuner(trainer).lr_find(lit, datamodule=data, update_attr=False).suggestion()
+        if found is None:
+            raise ValueError("find_lr found nothing: it needs about 100 batches; raise trainer.max_epochs")
+        lit.lr = found
         log.info("learning rate found: %.3g", lit.lr)
     trainer.fit(lit, data, ckpt_path=checkpoint, weights_only=True)
     has_validation = len(data.splits["val"]) > 0 and cfg.trainer.limit_val_batches != 0
