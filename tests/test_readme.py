@@ -38,6 +38,10 @@ def test_the_tables_name_every_option():
         assert f"`{path.stem}`" in TEXT, path
 
 
+def test_nothing_is_left_to_fill_in():
+    assert not re.findall(r"\b[A-Z]+_[A-Z]+\b", re.sub(r"VAE_LAB_\w+|WANDB_API_KEY|RUN_DIR|PYTHONPATH", "", TEXT))
+
+
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """The files of the section on adding parts, written where it says."""
