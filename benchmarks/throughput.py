@@ -5,7 +5,7 @@ for the same number of batches. They run in one process, in interleaved rounds w
 a machine that is busy or slows down meets both.
 
     bare        uint8 images in memory on the device, one randperm an epoch, gather, forward, loss, backward, step
-    vae-lab     `vae_lab.train.build` and `fit`, with metrics, progress bar, checkpoints, validation and pictures
+    vae-lab     `vae_lab.build.build` and `vae_lab.train.fit`, with metrics, progress bar, checkpoints, validation and pictures
 
     python benchmarks/throughput.py --data FOLDER_OF_MNIST
 """
@@ -31,8 +31,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vae_lab.__main__ import CONF
+from vae_lab.build import Experiment, build
 from vae_lab.preemption import Preemption
-from vae_lab.train import Experiment, build, fit, quiet_lightning
+from vae_lab.train import fit, quiet_lightning
 
 CASES = {  # name: overrides
     "mlp": ["experiment=mlp_vae_mnist"],

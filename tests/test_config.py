@@ -8,9 +8,10 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from vae_lab.__main__ import CONF
+from vae_lab.build import build
 from vae_lab.datasets import Digits
 from vae_lab.preemption import Preemption
-from vae_lab.train import build, train
+from vae_lab.train import train
 
 GROUPS = ("dataset", "model", "posterior", "loss", "objective", "optimizer", "optimizer/schedule", "trainer", "logger")
 OPTIONS = [

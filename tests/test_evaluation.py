@@ -6,10 +6,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from vae_lab.build import build_data
 from vae_lab.errors import DataError, RunError
 from vae_lab.evaluation import evaluate, evaluate_runs, parse
 from vae_lab.runs import load_run
-from vae_lab.train import build_data, train
+from vae_lab.train import train
 
 KEYS = {f"test/{key}" for key in ("loss", "elbo", "reconstruction", "kl", "mse", "active_units")}
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import vae_lab
+from vae_lab.build import build
 from vae_lab.data import ImageData
 from vae_lab.errors import NumericsError, RunError
 from vae_lab.objectives import ELBO
 from vae_lab.preemption import Preemption
 from vae_lab.record import parameters_sha256
 from vae_lab.runs import Run
-from vae_lab.train import build, train
+from vae_lab.train import train
 
 KEYS = {"loss", "elbo", "reconstruction", "kl", "mse", "active_units"}
 

@@ -7,13 +7,14 @@ from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 from torchvision.transforms.functional import to_pil_image
 
+from vae_lab.build import build_data
 from vae_lab.checkpoints import load_checkpoint
 from vae_lab.gallery import Painter, fixed_latents
 from vae_lab.instantiate import instantiate
 from vae_lab.module import LitVAE, check_same_images
 from vae_lab.result import print_result
 from vae_lab.runs import Run, load_run
-from vae_lab.train import build_data, quiet_lightning
+from vae_lab.train import quiet_lightning
 from vae_lab.vae import VAE
 
 USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are added to their result.json.

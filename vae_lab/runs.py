@@ -222,7 +222,7 @@ def load_run(run_dir: str | Path, checkpoint: str = "best") -> TrainedRun:
         RunError: if the folder or the checkpoint is missing or damaged.
         ValueError: if the config names a class that is not trusted.
     """
-    from vae_lab.train import build_vae  # train builds on this module
+    from vae_lab.build import build_vae  # build builds on this module
 
     cfg = load_config(run_dir)
     vae = build_vae(cfg)
