@@ -5,7 +5,7 @@ for the same number of batches. They run in one process, in interleaved rounds w
 a machine that is busy or slows down meets both.
 
     bare        uint8 images in memory on the device, one randperm an epoch, gather, forward, loss, backward, step
-    vae-lab     `vae_lab.build.build` and `vae_lab.train.fit`, with metrics, progress bar, checkpoints, validation and pictures
+    vae-lab     `build` and `fit` of a run, with metrics, progress bar, checkpoints, validation and pictures
 
     python benchmarks/throughput.py --data FOLDER_OF_MNIST
 """
