@@ -17,7 +17,8 @@ class ELBO:
     loss = reconstruction + kld_weight * min(1, step / warmup_steps) * sum_j max(free_bits, mean_B kl_j)
 
     Sources: Kingma and Welling 2014, eq. 3 (the bound); Higgins et al. 2017, eq. 4 (the weight);
-    Bowman et al. 2016, section 3.1 (KL annealing); Kingma et al. 2016, eq. 15 (free bits, one latent a group).
+    Bowman et al. 2016, section 3.1 (KL annealing); Kingma et al. 2016, "Improving variational inference with inverse
+    autoregressive flow", appendix on free bits (here each latent is a group of its own).
 
     Args:
         kld_weight: weight of the KL, >= 0; 1 is the bound itself.
