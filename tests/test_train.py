@@ -189,21 +189,26 @@ def test_pixels_outside_the_likelihoods_range_are_refused(config, monkeypatch):
 def test_load_run_gives_back_the_trained_model(config):
     cfg = config()
     train(cfg)
-    run = vae_lab.load_run(cfg_folder(cfg), "last")
-    assert parameters_sha256(run.vae) != ""
-    assert run.cfg.latent_dim == 3
-    assert run.vae.generate(torch.zeros(2, 3)).shape == (2, 1, 8, 8)
-    assert not run.vae.training
+    folder = cfg_folder(cfg)
+    vae, loaded = vae_lab.load_run(folder, "last")
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert {f"vae.{name}" for name in vae.state_dict()} == set(saved)
+    assert all(torch.equal(value, saved[f"vae.{name}"]) for name, value in vae.state_dict().items())
+    assert loaded.latent_dim == 3
+    images = vae.generate(torch.randn(16, 3)).numpy()
+    assert images.shape == (16, 1, 8, 8)
+    assert 0 <= images.min() <= images.max() <= 1
+    assert not vae.training
     with pytest.raises(RunError, match="is not a run folder"):
-        vae_lab.load_run(Run(cfg.run_dir).folder / "pictures")
+        vae_lab.load_run(folder / "pictures")
 
 
-def test_compiled_networks_give_checkpoints_under_the_same_names(config, monkeypatch):
-    compiled = []
-    monkeypatch.setattr("torch.nn.Module.compile", lambda self: compiled.append(self))
-    experiment = build(config("compile=true"), Preemption())
-    vae = experiment.lit.vae
-    assert compiled == [vae.encoder, vae.decoder]
+def test_compiled_networks_keep_the_names_of_their_parameters(config):
+    plain, compiled = (build(config(f"compile={yes}"), Preemption()).lit for yes in ("false", "true"))
+    for lit, is_compiled in ((plain, False), (compiled, True)):
+        for network in (lit.vae.encoder, lit.vae.decoder):
+            assert (network._compiled_call_impl is not None) == is_compiled
+    assert list(compiled.state_dict()) == list(plain.state_dict())
 
 
 def test_the_learning_rate_finder_replaces_the_rate_and_records_it(config):

@@ -216,7 +216,7 @@ def load_run(run_dir: str | Path, checkpoint: str = "best") -> TrainedRun:
         checkpoint: `best` or `last`.
 
     Returns:
-        The model on the CPU in evaluation mode, and its config.
+        The model on the CPU, in evaluation mode and without gradients, and its config.
 
     Raises:
         RunError: if the folder or the checkpoint is missing or damaged.
@@ -228,4 +228,4 @@ def load_run(run_dir: str | Path, checkpoint: str = "best") -> TrainedRun:
     vae = build_vae(cfg)
     state = load_checkpoint(Path(run_dir) / "checkpoints" / f"{checkpoint}.ckpt")["state_dict"]
     vae.load_state_dict({name.removeprefix("vae."): value for name, value in state.items()})
-    return TrainedRun(vae.eval(), cfg)
+    return TrainedRun(vae.eval().requires_grad_(False), cfg)
