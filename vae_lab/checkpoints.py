@@ -4,54 +4,17 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import BinaryIO
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from vae_lab.durable import durable_open, sync_folder
 from vae_lab.errors import NumericsError, RunError
 
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def durable_open(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that appears under its name whole, or not at all, even after a power cut.
-
-    The temporary file lies in the same folder, because a rename is atomic only within one file system.
-
-    Raises:
-        RunError: if the file cannot be written; the previous file of that name is then intact.
-    """
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}; free space or check permissions") from error
-    finally:
-        with suppress(OSError):  # where it could not be written, there is nothing to remove
-            temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class DurableCheckpointIO(CheckpointIO):

@@ -29,7 +29,8 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.checkpoints import durable_open, load_checkpoint
+from vae_lab.checkpoints import load_checkpoint
+from vae_lab.durable import durable_open
 from vae_lab.errors import Preempted, RunError
 from vae_lab.secrets import RedactSecrets
 

@@ -1,0 +1,61 @@
+"""A lock on a file that ends with the process that holds it, however that ends.
+
+It is a POSIX record lock: the kernel drops it when its owner dies, so a stale one cannot exist, and forked workers do
+not inherit it, so they cannot keep it alive. The file itself stays; its content only names the owner in messages.
+"""
+
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vae_lab.durable import cannot_write
+from vae_lab.errors import RunError
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold the lock. A process must not take the same lock twice.
+
+    Args:
+        path: of the lock file; it and its folder are made if they do not exist.
+        wait: until another process has released it; otherwise that is an error.
+
+    Raises:
+        RunError: if another process holds the lock, or the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise RunError(cannot_write(path, error)) from error
+    try:
+        take(descriptor, path, wait)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)  # this releases it
+
+
+def take(descriptor: int, path: Path, wait: bool) -> None:
+    """Lock an open file.
+
+    Raises:
+        RunError: if another process holds the lock and `wait` is false.
+    """
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:  # EAGAIN or EACCES, depending on the system
+        owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+        if not wait:
+            raise RunError(f"{path.parent} is locked by {owner}, which is still at work there") from error
+        log.info("waiting for %s, which holds %s", owner, path)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    except OSError as error:  # a file system without locks
+        log.warning("cannot lock %s (%s): take care that nothing else writes to that folder", path, error.strerror)
