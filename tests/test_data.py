@@ -379,3 +379,43 @@ def test_the_fingerprint_tells_other_images_and_other_splits():
     others = [image_data(Numbered(total=104)).fingerprint, image_data(split_seed=1).fingerprint]
     assert same[0] == same[1]
     assert len({same[0], *others}) == 3
+
+
+# What does not fit together
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pixels": torch.zeros(9, *SHAPE)}, r"expected images of bytes \(torch.uint8\), got torch.float32"),
+        ({"labels": torch.zeros(8, 1).long()}, r"expected labels for 9 images and 1 factors, got the shape \(8, 1\)"),
+        ({"labels": torch.zeros(9).long()}, r"expected labels for 9 images and 1 factors, got the shape \(9,\)"),
+        ({"num_test": 9}, "no training images: of 9, 0 are for validation and 9 for the test"),
+        ({"num_test": 5, "num_val": 4}, "no training images: of 9, 4 are for validation and 5 for the test"),
+    ],
+)
+def test_images_that_do_not_fit_together_are_refused(changes, message):
+    images = Images(torch.zeros(9, *SHAPE, dtype=torch.uint8), torch.zeros(9, 1).long(), ("number",), 0)
+    source = SimpleNamespace(read=lambda: images._replace(**changes))
+    with pytest.raises(DataError, match=message):
+        image_data(source)
+
+
+def test_the_number_of_skipped_pictures_is_passed_on():
+    images = Numbered().read()._replace(num_skipped=3)
+    assert image_data(SimpleNamespace(read=lambda: images)).num_skipped == 3
+    assert image_data().num_skipped == 0
+
+
+def test_a_process_without_images_is_refused():
+    few = image_data(rank=0, world_size=9)  # 74, 8 and 21 images
+    with pytest.raises(
+        ValueError, match="8 images of the val split are too few for 9 processes: raise dataset.val_size"
+    ):
+        few.val_dataloader()
+    assert len(few.test_dataloader().sampler) == 3
+    assert image_data(rank=0, world_size=9, val_size=0).val_dataloader().sampler == range(0)
+    for rank in (0, 79):
+        many = image_data(rank=rank, world_size=80)
+        with pytest.raises(ValueError, match="trainer.devices must be at most the 74 training images, got 80"):
+            many.train_dataloader()

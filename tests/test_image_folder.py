@@ -16,8 +16,10 @@ def draw(path: Path, value: int) -> None:
     Image.new("L", (8, 8), value).save(path)
 
 
-def read(root: Path, cache: Path, size: int = 8, fit: str = "resize") -> Images:
-    return ImageFolder(str(root), (1, size, size), fit, str(cache)).read()
+def read(
+    root: Path, cache: Path, size: int = 8, fit: str = "resize", background: int = 0, on_bad: str = "error"
+) -> Images:
+    return ImageFolder(str(root), (1, size, size), fit, str(cache), background, on_bad).read()
 
 
 def values(images: Images) -> list[int]:
@@ -74,7 +76,7 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch: pytest.Mo
         draw(tmp_path / "in" / f"{value}.png", value)
     assert values(read(tmp_path / "in", tmp_path / "cache")) == [1, 2]
     with monkeypatch.context() as patch:
-        patch.setattr("vae_lab.image_folder.decode", None)
+        patch.setattr("vae_lab.image_cache.decode", None)
         images = read(tmp_path / "in", tmp_path / "cache")
         assert values(images) == [1, 2]
         images.pixels.zero_()
@@ -86,15 +88,19 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch: pytest.Mo
     assert read(tmp_path / "in", tmp_path / "cache", size=4).pixels.shape == (2, 1, 4, 4)
 
 
-def test_bad_pictures_are_listed_together_and_leave_no_cache(tmp_path):
+def test_bad_pictures_are_listed_together_and_leave_no_cache(tmp_path, monkeypatch: pytest.MonkeyPatch):
     draw(tmp_path / "in" / "good.png", 1)
     for index in range(23):
         (tmp_path / "in" / f"bad{index:02}.png").write_bytes(b"")
-    with pytest.raises(DataError, match="23 of 24 pictures cannot be used: .*bad00.*bad19.*; and 3 more") as caught:
+    with pytest.raises(DataError, match="23 of 24 pictures cannot be used: .*dataset.on_bad=skip") as caught:
+        read(tmp_path / "in", tmp_path / "cache")
+    assert all(f"bad{index:02}.png: no picture that can be read" in str(caught.value) for index in range(23))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
+    monkeypatch.setattr("vae_lab.image_cache.MAX_NAMED", 20)
+    with pytest.raises(DataError, match="bad00.*bad19.*; and 3 more") as caught:
         read(tmp_path / "in", tmp_path / "cache")
     assert "bad20.png" not in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_a_killed_run_leaves_no_half_cache(tmp_path, monkeypatch: pytest.MonkeyPatch):
@@ -104,15 +110,15 @@ def test_a_killed_run_leaves_no_half_cache(tmp_path, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("vae_lab.image_folder.os.replace", stop)
+        patch.setattr("vae_lab.durable.os.replace", stop)
         with pytest.raises(KeyboardInterrupt):
             read(tmp_path / "in", tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob("*.npy"))
+    assert not list((tmp_path / "cache").glob("*.pixels"))
     assert values(read(tmp_path / "in", tmp_path / "cache")) == [1]
 
 
 def test_more_pictures_than_a_chunk_keep_their_order(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("vae_lab.image_folder.CHUNK", 4)
+    monkeypatch.setattr("vae_lab.image_cache.CHUNK", 4)
     for value in range(11):
         draw(tmp_path / "in" / f"{value:02}.png", value)
     assert values(read(tmp_path / "in", tmp_path / "cache")) == list(range(11))
@@ -126,11 +132,11 @@ def test_decoding_is_announced_once_in_the_log(tmp_path, caplog):
     assert [record.message for record in caplog.records] == [f"decoding 1 pictures of {tmp_path / 'in'}"]
 
 
-def test_the_cache_is_a_plain_array_file(tmp_path):
+def test_the_cache_begins_with_the_pixels(tmp_path):
     draw(tmp_path / "in" / "1.png", 1)
     images = read(tmp_path / "in", tmp_path / "cache")
-    (file,) = (tmp_path / "cache").iterdir()
-    np.testing.assert_array_equal(np.load(file), images.pixels.numpy())
+    (file,) = (tmp_path / "cache").glob("*.pixels")
+    assert file.read_bytes()[: images.pixels.numel()] == images.pixels.numpy().tobytes()
 
 
 def test_what_is_wrong_with_a_folder_is_said(tmp_path):

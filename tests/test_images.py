@@ -20,6 +20,10 @@ def from_pillow(image: Image.Image) -> torch.Tensor:
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
+def read(path, image_shape, fit: str = "resize", background: tuple[int, int, int] = (0, 0, 0)) -> torch.Tensor:
+    return decode(path, image_shape, fit, background)
+
+
 def difference(first: torch.Tensor, second: torch.Tensor) -> int:
     return int((first.int() - second.int()).abs().max())
 
@@ -95,7 +99,7 @@ def test_user_values_are_checked(image_shape, fit: str, message: str):
 def test_decode_is_exact_for_png(tmp_path):
     pixels = random_pixels(3, 12, 12)
     to_pillow(pixels).save(tmp_path / "ü 画.PNG")
-    decoded = decode(tmp_path / "ü 画.PNG", (3, 12, 12), "resize")
+    decoded = read(tmp_path / "ü 画.PNG", (3, 12, 12), "resize")
     assert torch.equal(decoded, pixels)
     assert decoded.is_contiguous()
 
@@ -116,13 +120,13 @@ def test_decode_turns_exif_upright(tmp_path, orientation: int):
     exif = Image.Exif()
     exif[0x0112] = orientation
     to_pillow(stored).save(tmp_path / "a.png", exif=exif)
-    assert torch.equal(decode(tmp_path / "a.png", (3, 8, 8), "resize"), upright)
+    assert torch.equal(read(tmp_path / "a.png", (3, 8, 8), "resize"), upright)
 
 
 def test_decode_scales_16_bits(tmp_path):
     values = np.array([[0, 128, 129, 257], [32768, 65278, 65406, 65535]], dtype=np.uint16)
     Image.fromarray(values.repeat(2, axis=0)).save(tmp_path / "a.png")
-    decoded = decode(tmp_path / "a.png", (1, 4, 4), "resize")
+    decoded = read(tmp_path / "a.png", (1, 4, 4), "resize")
     expected = np.rint(values / 65535 * 255)
     np.testing.assert_array_equal(decoded[0, ::2], expected)
 
@@ -133,32 +137,32 @@ def test_decode_puts_transparency_over_black(tmp_path):
     rgba[:2, :, 3] = 255
     Image.fromarray(rgba).save(tmp_path / "rgba.png")
     Image.fromarray(rgba).convert("LA").save(tmp_path / "la.png")
-    decoded = decode(tmp_path / "rgba.png", (3, 4, 4), "resize")
+    decoded = read(tmp_path / "rgba.png", (3, 4, 4), "resize")
     assert (decoded[0, :2] == 200).all()
     assert (decoded[1:] == 0).all()
     assert (decoded[:, 2:] == 0).all()
-    assert (decode(tmp_path / "la.png", (1, 4, 4), "resize")[0, 2:] == 0).all()
+    assert (read(tmp_path / "la.png", (1, 4, 4), "resize")[0, 2:] == 0).all()
 
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([255, 0, 0, 0, 255, 0])
     palette.save(tmp_path / "opaque.png")
     palette.save(tmp_path / "clear.gif", transparency=1)
-    assert decode(tmp_path / "opaque.png", (3, 4, 4), "resize")[:, 0, 0].tolist() == [0, 255, 0]
-    assert decode(tmp_path / "clear.gif", (3, 4, 4), "resize").sum() == 0
+    assert read(tmp_path / "opaque.png", (3, 4, 4), "resize")[:, 0, 0].tolist() == [0, 255, 0]
+    assert read(tmp_path / "clear.gif", (3, 4, 4), "resize").sum() == 0
 
 
 def test_decode_converts_cmyk_and_bilevel(tmp_path):
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.tif")
-    assert decode(tmp_path / "a.tif", (3, 8, 8), "resize")[:, 0, 0].tolist() == [255, 0, 0]
+    assert read(tmp_path / "a.tif", (3, 8, 8), "resize")[:, 0, 0].tolist() == [255, 0, 0]
     Image.new("1", (8, 8), 1).save(tmp_path / "b.png")
-    assert (decode(tmp_path / "b.png", (1, 8, 8), "resize") == 255).all()
+    assert (read(tmp_path / "b.png", (1, 8, 8), "resize") == 255).all()
 
 
 def test_a_large_jpeg_decodes_to_the_same_picture(tmp_path):
     small = from_pillow(to_pillow(random_pixels(3, 6, 8)).resize((1216, 912), Image.Resampling.BICUBIC))
     to_pillow(small).save(tmp_path / "a.jpg", quality=95)
     expected = fit_pixels(from_pillow(Image.open(tmp_path / "a.jpg"))[None], (3, 32, 32), "crop")[0]
-    assert difference(decode(tmp_path / "a.jpg", (3, 32, 32), "crop"), expected) <= 2
+    assert difference(read(tmp_path / "a.jpg", (3, 32, 32), "crop"), expected) <= 2
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "truncated", "float", "missing"])
@@ -172,17 +176,17 @@ def test_a_bad_picture_is_named(tmp_path, kind: str):
     elif kind != "missing":
         path.write_text("" if kind == "empty" else "not a picture")
     with pytest.raises(DataError, match=f"{kind}.tif: ") as caught:
-        decode(path, (3, 4, 4), "resize")
+        read(path, (3, 4, 4), "resize")
     assert "\n" not in str(caught.value)
 
 
 def test_an_oversize_picture_is_refused_before_decoding(tmp_path):
     Image.new("1", (10_000, 5_001)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="a.png: 10000x5001 is more than 50,000,000 pixels"):
-        decode(tmp_path / "a.png", (1, 8, 8), "resize")
+        read(tmp_path / "a.png", (1, 8, 8), "resize")
 
 
 def test_a_larger_picture_than_the_padded_size_is_named(tmp_path):
     Image.new("L", (9, 8)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match="a.png: image_size must be >= 9 with fit=pad, got 8"):
-        decode(tmp_path / "a.png", (1, 8, 8), "pad")
+        read(tmp_path / "a.png", (1, 8, 8), "pad")

@@ -11,8 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vae_lab.errors import DataError
-from vae_lab.images import Images
+from vae_lab.images import Images, check_images
 from vae_lab.seeds import BINARIZE, ORDER, SPLIT, derive_seed
 
 BINARIZE_MODES = ("none", "threshold", "dynamic", "static")
@@ -143,6 +142,7 @@ class ImageData(LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.epoch, self.start = 0, 0
+        self.num_skipped = 0  # pictures that could not be used
         self.test_split = "test"  # what a test loop reads
         self.splits: dict[str, Pixels] = {}
 
@@ -160,9 +160,8 @@ class ImageData(LightningDataModule):
         if self.splits:
             return
         images: Images = self.source.read()
-        if len(images.pixels) == 0 or tuple(images.pixels.shape[1:]) != self.image_shape:
-            raise DataError(f"expected images of shape {self.image_shape}, got {tuple(images.pixels.shape)}")
-        self.factors, self.labels = images.factors, images.labels
+        check_images(images, self.image_shape)
+        self.factors, self.labels, self.num_skipped = images.factors, images.labels, images.num_skipped
         pixels = binarized(images.pixels, self.binarize, self.split_seed)
         self.splits = {name: Pixels(pixels, index) for name, index in self._split(images).items()}
         self.fingerprint = self._fingerprint()
@@ -198,8 +197,11 @@ class ImageData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches of bytes, uint8 (B, C, H, W)."""
+        rank, world_size = self._process()
         total = len(self.splits["train"])
-        return self._loader("train", EpochSampler(total, self.seed, *self._process(), self.epoch, self.start))
+        if total < world_size:
+            raise ValueError(f"trainer.devices must be at most the {total} training images, got {world_size}")
+        return self._loader("train", EpochSampler(total, self.seed, rank, world_size, self.epoch, self.start))
 
     def val_dataloader(self) -> DataLoader:
         """Batches of bytes in a fixed order, uint8 (B, C, H, W)."""
@@ -215,7 +217,12 @@ class ImageData(LightningDataModule):
 
     def _in_order(self, split: str) -> range:
         rank, world_size = self._process()
-        return range(rank, len(self.splits[split]), world_size)
+        total = len(self.splits[split])
+        if 0 < total < world_size:
+            # A process without images would not take part in the sums that the others wait for.
+            few = f"{total} images of the {split} split are too few for {world_size} processes"
+            raise ValueError(f"{few}: raise dataset.{split}_size or lower trainer.devices")
+        return range(rank, total, world_size)
 
     def _loader(self, split: str, sampler) -> DataLoader:
         return DataLoader(

@@ -1,39 +1,24 @@
-"""A folder of pictures, decoded once in parallel into a memory-mapped cache file."""
+"""A folder of pictures, with sub-folders for classes or splits."""
 
-import hashlib
 import logging
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Sequence
+from errno import ENOENT
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
-from torch import Tensor
 
 from vae_lab.errors import DataError
-from vae_lab.images import Images, check_fit, decode
+from vae_lab.image_cache import File, ImageCache
+from vae_lab.images import Images, check_fit, printable
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-CACHE_VERSION = 1  # raise it when a decoded pixel can come out different
-CHUNK = 256
-MAX_NAMED = 20
-
+# Of the kinds that `vae_lab.images.decode` reads.
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".dib")
+ENDINGS += (".ppm", ".pgm", ".pbm", ".pnm")
 ACCEPTED = f"pictures ({' '.join(ENDINGS)})"
 
 log = logging.getLogger(__name__)
-
-
-class File(NamedTuple):
-    """A picture file: its path below the root with forward slashes, and what tells that it changed."""
-
-    path: str
-    size: int
-    mtime_ns: int
 
 
 class ImageFolder:
@@ -48,16 +33,25 @@ class ImageFolder:
         image_shape: (C, size, size) with C 1 or 3.
         fit: See `vae_lab.images.fit_pixels`.
         cache_dir: Where the decoded pictures are kept.
+        background: Under transparent pixels: a grey level, 0 to 255, or three of them, red, green and blue.
+        on_bad: "error", or "skip" to leave out pictures that cannot be used, up to 5 % of them.
 
     Raises:
-        ValueError: If `image_shape` or `fit` is out of range.
+        ValueError: If an argument is out of range.
     """
 
-    def __init__(self, root: str, image_shape: Sequence[int], fit: str, cache_dir: str):
-        self.root = Path(root).expanduser()
-        self.image_shape = check_fit(image_shape, fit)
-        self.fit = fit
-        self.cache_dir = cache_dir
+    def __init__(
+        self,
+        root: str,
+        image_shape: Sequence[int],
+        fit: str,
+        cache_dir: str,
+        background: int | Sequence[int] = 0,  # these two are not in the configs of 0.1.0
+        on_bad: str = "error",
+    ):
+        self.root = check_root(root)
+        shape = check_fit(image_shape, fit)
+        self.cache = ImageCache(self.root, shape, fit, check_background(background), on_bad, cache_dir)
 
     def read(self) -> Images:
         """Reads the cache, or decodes the pictures and fills it.
@@ -67,18 +61,46 @@ class ImageFolder:
         """
         files = scan(self.root)
         if not files:
-            raise DataError(f"no pictures in {self.root}: set dataset.root to a folder of {ACCEPTED}")
+            raise DataError(f"no pictures in {printable(self.root)}: set dataset.root to a folder of {ACCEPTED}")
         files, inner_paths, num_test, num_val = _splits(files)
         classes = [path.partition("/")[0] if "/" in path else None for path in inner_paths]
         names = sorted({name for name in classes if name})
         if names and None in classes:
-            stray = files[classes.index(None)].path
-            raise DataError(f"{self.root} has class folders and loose pictures: move {stray} into a class folder")
+            stray = printable(files[classes.index(None)].path)
+            reason = f"{printable(self.root)} has class folders and loose pictures"
+            raise DataError(f"{reason}: move {stray} into a class folder")
         indices = {name: index for index, name in enumerate(names)}
         factors = ("class",) if names else ()
         labels = torch.tensor([[indices[name]] if names else [] for name in classes], dtype=torch.int64)
-        pixels = read_cached(self.root, files, self.image_shape, self.fit, self.cache_dir)
-        return Images(pixels, labels, factors, num_test, num_val)
+        return self.cache.read(files, labels, factors, num_test, num_val)
+
+
+def check_root(root: str) -> Path:
+    """Returns the folder that a user named.
+
+    Raises:
+        ValueError: If it is empty.
+    """
+    if root is None or not str(root).strip():
+        raise ValueError(f"dataset.root must be a folder, got {root!r}")
+    return Path(str(root)).expanduser()
+
+
+def check_background(background: int | Sequence[int]) -> tuple[int, int, int]:
+    """Returns red, green and blue.
+
+    Raises:
+        ValueError: If it is neither a grey level from 0 to 255 nor three of them.
+    """
+    levels = [background] * 3 if isinstance(background, int) else background
+    if (
+        not isinstance(levels, Sequence)
+        or len(levels) != 3
+        or not all(type(level) is int and 0 <= level <= 255 for level in levels)
+    ):
+        expected = "a grey level from 0 to 255 or [red, green, blue]"
+        raise ValueError(f"dataset.background must be {expected}, got {background!r}")
+    return tuple(levels)
 
 
 def _splits(files: list[File]) -> tuple[list[File], list[str], int, int]:
@@ -95,94 +117,55 @@ def _splits(files: list[File]) -> tuple[list[File], list[str], int, int]:
 
 
 def scan(root: Path) -> list[File]:
-    """Lists the picture files below a folder, sorted by path.
+    """Lists the picture files below a folder, sorted by path; what is wrong with one is found when it is decoded.
+
+    Links to folders are followed, except to one that the link lies in.
 
     Raises:
-        DataError: If a folder or file cannot be read.
+        DataError: If folders cannot be read; all of them in one message.
     """
-    files, folders = [], [str(root)]
-    start = len(os.path.join(root, ""))
-    try:
-        while folders:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        folders.append(entry.path)
-                    elif entry.name.lower().endswith(ENDINGS):
-                        status = entry.stat()
-                        path = entry.path[start:].replace(os.sep, "/")
-                        files.append(File(path, status.st_size, status.st_mtime_ns))
-    except OSError as error:
-        raise DataError(f"cannot read {root} ({error}): set dataset.root to a folder of {ACCEPTED}") from error
+    top = os.path.realpath(root)
+    start = len(os.path.join(top, ""))
+    files, unreadable, empty, endings = [], [], [], Counter()
+    for folder, folders, names in os.walk(top, onerror=unreadable.append, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "." and not _leads_back(Path(folder, name))]
+        shown = [name for name in names if name[0] != "."]
+        pictures = [name for name in shown if name.lower().endswith(ENDINGS)]
+        files += [_file(os.path.join(folder, name), start) for name in pictures]
+        others = [name for name in shown if not name.lower().endswith(ENDINGS)]
+        endings.update(os.path.splitext(name)[1].lower() or "no ending" for name in others)
+        # A link to nothing may have been a link to a folder.
+        links = [os.path.join(folder, name) for name in others if "." not in name]
+        unreadable += [OSError(ENOENT, "it links to nothing", path) for path in links if not os.path.exists(path)]
+        if not pictures and not folders:
+            empty.append(folder)
+    if unreadable:
+        reasons = "; ".join(f"{printable(error.filename)} ({error.strerror})" for error in unreadable)
+        raise DataError(f"cannot read {reasons}: set dataset.root to a folder of {ACCEPTED}")
+    if files and empty:
+        log.warning("no pictures in %s", "; ".join(printable(folder) for folder in sorted(empty)))
+    if files and endings:
+        kinds = ", ".join(f"{number} with {printable(ending)}" for ending, number in sorted(endings.items()))
+        log.info("files that are no pictures in %s: %s", printable(root), kinds)
     return sorted(files)
 
 
-def read_cached(root: Path, files: list[File], image_shape: Sequence[int], fit: str, cache_dir: str) -> Tensor:
-    """Decodes files in parallel, once: the next call with unchanged files maps the cache file into memory.
-
-    Args:
-        root: The folder that the paths of `files` start from.
-        files: N pictures, in the order wanted.
-        image_shape: (C, size, size).
-        fit: See `vae_lab.images.fit_pixels`.
-        cache_dir: Where the cache files are kept; made if needed.
-
-    Returns:
-        uint8 (N, C, size, size). Writing to it does not change the cache.
-
-    Raises:
-        DataError: If pictures cannot be decoded (all of them in one message) or the cache cannot be written.
-    """
-    identity = repr((CACHE_VERSION, tuple(image_shape), fit, files))
-    cache = Path(cache_dir).expanduser() / f"{hashlib.sha256(identity.encode()).hexdigest()}.npy"
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is, through a link, one that it lies in."""
     try:
-        if not cache.exists():
-            _write_cache(cache, root, files, image_shape, fit)
-        return torch.from_numpy(np.load(cache, mmap_mode="c"))
-    except OSError as error:
-        reason = f"cannot keep decoded pictures in {cache.parent} ({error})"
-        raise DataError(f"{reason}: set dataset.source.cache_dir to a folder with space") from error
+        leads_back = any(folder.samefile(above) for above in folder.parents)
+    except OSError:
+        return False  # listing it will say why
+    if leads_back:
+        log.warning("%s is left out: it links to a folder that it lies in", printable(folder))
+    return leads_back
 
 
-def _write_cache(cache: Path, root: Path, files: list[File], image_shape: Sequence[int], fit: str) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *image_shape)}
-    bad = []
-    # The rename makes a cache appear whole or not at all; two runs that fill it at once do no harm.
-    with tempfile.TemporaryDirectory(dir=cache.parent) as folder:
-        part = Path(folder) / cache.name
-        with part.open("wb") as file:  # not a memory map: there, a full disk kills the process
-            np.lib.format.write_array_header_1_0(file, header)
-            for decoded in _decode_all(root, files, image_shape, fit):
-                if isinstance(decoded, DataError):
-                    bad.append(str(decoded))
-                else:
-                    file.write(decoded.numpy().data)
-            file.flush()
-            os.fsync(file.fileno())
-        if bad:
-            more = f"; and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
-            listed = "; ".join(bad[:MAX_NAMED]) + more
-            raise DataError(f"{len(bad)} of {len(files)} pictures cannot be used: {listed}")
-        os.replace(part, cache)
-
-
-def _decode_all(root: Path, files: list[File], image_shape: Sequence[int], fit: str) -> Iterator[Tensor | DataError]:
-    """Yields each picture, or what is wrong with it, in order."""
-
-    def decode_one(file: File) -> Tensor | DataError:
-        try:
-            return decode(root / file.path, image_shape, fit)
-        except DataError as error:
-            return error
-
-    console = Console(stderr=True)
-    title = f"decoding {len(files):,} pictures"
-    if not console.is_terminal:
-        log.info("%s of %s", title, root)
-    starts = range(0, len(files), CHUNK)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in track(starts, title, console=console, transient=True, disable=not console.is_terminal):
-            yield from pool.map(decode_one, files[start : start + CHUNK])
+def _file(path: str, start: int) -> File:
+    """Describes a file, by its path from `start` on; a link to nothing has the size -1."""
+    relative = path[start:].replace(os.sep, "/")
+    try:
+        status = os.stat(path)
+    except OSError:
+        return File(relative, -1, -1)
+    return File(relative, status.st_size, status.st_mtime_ns)

@@ -1,0 +1,118 @@
+"""B1: a damaged file of a standard data set is named, and never trained on."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import tiny_mnist
+import torch
+from command import TINY, message, status, vae_lab
+from picture_folder import flipped
+
+from vae_lab.datasets import CIFAR10, FASHION_MNIST_FILES, MNIST_FILES, FashionMNIST
+from vae_lab.downloads import read_verified
+from vae_lab.errors import DataError
+
+pytestmark = pytest.mark.fault
+
+DAMAGE = {
+    "truncated": lambda content: content[:-1],
+    "halved": lambda content: content[: len(content) // 2],
+    "longer": lambda content: content + b"\0",
+    "first bit": lambda content: flipped(content, 0),
+    "count": lambda content: flipped(content, 7),
+    "first value": lambda content: flipped(content, 16),
+    "middle": lambda content: flipped(content, len(content) // 2),
+    "last bit": lambda content: flipped(content, len(content) - 1),
+    "page": lambda _: b"<html>log in</html>" * 1000,
+    "empty": lambda _: b"",
+    "zeros": lambda content: bytes(len(content)),
+    "compressed": lambda _: b"\x1f\x8b" + bytes(1000),
+}
+
+
+@pytest.fixture
+def mnist(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a tiny MNIST."""
+    tiny_mnist.expect(monkeypatch)
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name, content in tiny_mnist.FILES.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", MNIST_FILES)
+def test_b1_a_damaged_file_is_named(name: str, damage: str, mnist: Path, tmp_path):
+    assert torch.equal(tiny_mnist.read(tmp_path), tiny_mnist.PIXELS)
+    (mnist / name).write_bytes(DAMAGE[damage](tiny_mnist.FILES[name]))
+    with pytest.raises(DataError, match=rf"^checksum mismatch {mnist / name}: expected \w+, got \w+; delete it and"):
+        tiny_mnist.read(tmp_path)
+
+
+def test_b1_labels_of_another_number_are_refused(mnist: Path, tmp_path):
+    (mnist / "t10k-labels-idx1-ubyte").write_bytes(tiny_mnist.idx(tiny_mnist.NUM_TEST - 5, seed=3))
+    with pytest.raises(DataError, match="checksum mismatch .*t10k-labels-idx1-ubyte"):
+        tiny_mnist.read(tmp_path)
+
+
+def test_b1_swapped_files_are_refused(mnist: Path, tmp_path):
+    (mnist / "train-labels-idx1-ubyte").write_bytes(tiny_mnist.FILES["t10k-labels-idx1-ubyte"])
+    with pytest.raises(DataError, match="checksum mismatch .*train-labels-idx1-ubyte"):
+        tiny_mnist.read(tmp_path)
+
+
+def test_b1_what_an_old_torchvision_kept_is_not_read_instead(mnist: Path, tmp_path):
+    processed = tmp_path / "MNIST" / "processed"
+    processed.mkdir()
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.zeros(5, 28, 28, dtype=torch.uint8), torch.zeros(5)), processed / name)
+    assert torch.equal(tiny_mnist.read(tmp_path), tiny_mnist.PIXELS)
+
+
+def test_b1_the_known_checksums_are_those_of_mnist(data_root: Path):
+    for name, checksum in MNIST_FILES.items():
+        assert len(read_verified(data_root / "MNIST" / "raw" / name, checksum)) in (47040016, 7840016, 60008, 10008)
+    assert not set(MNIST_FILES.values()) & set(FASHION_MNIST_FILES.values())
+
+
+def test_b1_mnist_is_no_fashion_mnist(data_root: Path, tmp_path):
+    (tmp_path / "FashionMNIST").symlink_to(data_root / "MNIST")
+    with pytest.raises(DataError, match="checksum mismatch .*FashionMNIST/raw/train-images-idx3-ubyte"):
+        FashionMNIST(str(tmp_path), (1, 28, 28), "resize").read()
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_b1_a_batch_of_cifar10_is_not_unpickled_before_it_is_verified(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        (folder / name).write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+    with pytest.raises(DataError, match=r"checksum mismatch .*/data_batch_1: expected c99cafc1\w*, got .*delete it"):
+        CIFAR10(str(tmp_path), (3, 32, 32), "resize").read()
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.slow
+def test_b1_the_command_ends_with_exit_code_3(tmp_path):
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name in MNIST_FILES:
+        (folder / name).write_bytes(b"<html>")
+    done = vae_lab(*TINY, "dataset=mnist", f"data_root={tmp_path}", cwd=tmp_path)
+    assert done.returncode == 3
+    assert f"checksum mismatch {folder}/train-images-idx3-ubyte: expected " in message(done)
+    (run,) = tmp_path.glob("outputs/*/*")
+    assert status(run)["state"] == "failed"
+    assert not (run / "checkpoints").exists()

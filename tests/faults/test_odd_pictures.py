@@ -1,0 +1,281 @@
+"""B5 to B7: pictures of every kind come out with the right values, upright, or are refused by name."""
+
+import contextlib
+import io
+import re
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from handmade import bmp, gif, png, png_chunk, tiff, webp
+from PIL import Image, ImageCms
+
+from vae_lab.errors import DataError
+from vae_lab.images import MAX_PIXELS, decode
+
+pytestmark = pytest.mark.fault
+
+WHITE = (255, 255, 255)
+RAMP = np.array([[0, 1, 128, 257], [32768, 65278, 65406, 65535]], np.uint16)
+HIGH = (RAMP >> 8).astype(np.uint8)
+SIZE = (4, 2)
+
+
+def stack(*channels: np.ndarray) -> np.ndarray:
+    return np.stack(channels, -1)
+
+
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """Fails if the memory in use grows by 100 MB, even for a moment."""
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = peak()
+    yield
+    assert peak() - before < 100_000
+
+
+def peak() -> int:
+    """Of the memory of this process, in kB."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+def save(image: Image.Image, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def read(content: bytes, tmp_path: Path, channels: int = 3, background: tuple[int, int, int] = WHITE) -> np.ndarray:
+    """Decode a picture of 4 x 2 pixels, without a change of its size; int (H, W, C)."""
+    path = tmp_path / "a.bin"
+    path.write_bytes(content)
+    pixels = decode(path, (channels, 4, 4), "pad", background)
+    return pixels[:, 1:3].permute(1, 2, 0).numpy().astype(int)
+
+
+def over(colour: np.ndarray, alpha: np.ndarray, below: int = 255) -> np.ndarray:
+    return colour / 65535 * (alpha / 65535) * 255 + below * (1 - alpha / 65535)
+
+
+ALPHA = np.array([[0, 65535, 32896, 257], [0, 65535, 32896, 257]], np.uint16)
+LE = "<u2"
+EXACT = {  # rounded to the nearest of 256 levels
+    "png grey": png(RAMP),
+    "tiff grey": tiff(RAMP.astype(LE).tobytes(), SIZE, 16),
+    "pgm": b"P5 4 2 65535\n" + RAMP.astype(">u2").tobytes(),
+    "ppm": b"P6 4 2 65535\n" + stack(RAMP, RAMP, RAMP).astype(">u2").tobytes(),
+}
+CLOSE = {  # Pillow keeps the high byte of colours: less than one level too low
+    "png rgb": png(stack(RAMP, RAMP, RAMP)),
+    "tiff rgb": tiff(stack(RAMP, RAMP, RAMP).astype(LE).tobytes(), SIZE, 16, 3, meaning=2),
+}
+
+
+@pytest.mark.parametrize("kind", [*EXACT, *CLOSE])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_b5_16_bits_are_scaled(kind: str, channels: int, tmp_path):
+    pixels = read((EXACT | CLOSE)[kind], tmp_path, channels)
+    truth = RAMP[..., None] / 65535 * 255
+    assert np.abs(pixels - truth).max() <= (0.5 if kind in EXACT else 1)
+    assert abs(pixels.mean() - truth.mean()) < 1
+
+
+def test_b5_white_may_be_zero(tmp_path):
+    for bits, values in ((8, HIGH), (16, RAMP)):
+        pixels = read(tiff(values.tobytes(), SIZE, bits, meaning=0), tmp_path, channels=1)
+        assert np.abs(pixels[..., 0] - (255 - RAMP / 65535 * 255)).max() <= 1
+
+
+def test_b5_12_bits_and_other_maxima_are_scaled(tmp_path):
+    pixels = read(tiff(bytes([0xFF, 0xF0, 0x00, 0x80, 0x07, 0xFF] * 2), SIZE, 12), tmp_path, channels=1)
+    np.testing.assert_array_equal(pixels[0, :, 0], [255, 0, 128, 127])
+    values = np.array([[0, 1023, 512, 1]] * 2, ">u2")
+    np.testing.assert_array_equal(read(b"P5 4 2 1023\n" + values.tobytes(), tmp_path)[0, :, 0], [0, 255, 128, 0])
+    np.testing.assert_array_equal(read(b"P2 4 2 7\n" + b"0 7 3 1 " * 2, tmp_path)[0, :, 0], [0, 255, 109, 36])
+
+
+REFUSED = {
+    "float": (tiff(RAMP.astype("<f4").tobytes(), SIZE, 32, sign=3), "floating-point pixels have no known range"),
+    "float in 0 to 1": (tiff((RAMP / 65535).astype("<f4").tobytes(), SIZE, 32, sign=3), "floating-point"),
+    "pfm": (b"Pf\n4 2\n-1.0\n" + RAMP.astype("<f4").tobytes(), "floating-point pixels have no known range"),
+    "half": (tiff(HIGH.astype("<f2").tobytes(), SIZE, 16, sign=3), "no picture that can be read"),
+    "double": (tiff(RAMP.astype("<f8").tobytes(), SIZE, 64, sign=3), "no picture that can be read"),
+    "int32": (tiff(RAMP.astype("<i4").tobytes(), SIZE, 32, sign=2), "signed pixels have no known range"),
+    "uint32": (tiff(RAMP.astype("<u4").tobytes(), SIZE, 32), "32-bit pixels have no known range"),
+    "int16": (tiff(RAMP.tobytes(), SIZE, 16, sign=2), "signed pixels have no known range"),
+    "int8": (tiff(HIGH.tobytes(), SIZE, 8, sign=2), "signed pixels have no known range"),
+    "grey key": (png(RAMP, png_chunk(b"tRNS", RAMP[0, 3].tobytes())), "a transparent colour of 16 bits"),
+    "rgb key": (png(stack(RAMP, RAMP, RAMP), png_chunk(b"tRNS", bytes(6))), "a transparent colour of 16 bits"),
+    "program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 2\n%%EndComments\n", "no picture that can be read"),
+    "icon": (save(Image.new("RGB", (16, 16)), "ICO"), "no picture that can be read"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_b5_unknown_ranges_are_refused_by_name(kind: str, tmp_path):
+    content, reason = REFUSED[kind]
+    with pytest.raises(DataError, match=f"a.bin: {reason}"):
+        read(content, tmp_path)
+
+
+TRANSPARENT = {
+    "png rgba": png(stack(HIGH, HIGH, HIGH, (ALPHA >> 8).astype(np.uint8))),
+    "png la": png(stack(HIGH, (ALPHA >> 8).astype(np.uint8))),
+    "png rgba 16": png(stack(RAMP, RAMP, RAMP, ALPHA)),
+    "png la 16": png(stack(RAMP, ALPHA)),
+    "tiff rgba": tiff(stack(*[HIGH] * 3, (ALPHA >> 8).astype(np.uint8)).tobytes(), SIZE, 8, 4, meaning=2, extra=2),
+    "tiff la": tiff(stack(HIGH, (ALPHA >> 8).astype(np.uint8)).tobytes(), SIZE, 8, 2, extra=2),
+    "webp": save(Image.fromarray(stack(*[HIGH] * 3, (ALPHA >> 8).astype(np.uint8))), "WEBP", lossless=True, exact=True),
+}
+
+
+@pytest.mark.parametrize("kind", TRANSPARENT)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("below", [0, 100, 255])
+def test_b5_transparency_is_over_the_background(kind: str, channels: int, below: int, tmp_path):
+    pixels = read(TRANSPARENT[kind], tmp_path, channels, (below,) * 3)
+    assert np.abs(pixels - over(RAMP, ALPHA, below)[..., None]).max() <= 2
+    assert np.abs(pixels[:, 0] - below).max() == 0  # what an alpha of 0 hides does not appear
+
+
+def test_b5_premultiplied_alpha_is_not_multiplied_twice(tmp_path):
+    alpha = (ALPHA >> 8).astype(np.uint8)
+    multiplied = (HIGH.astype(int) * alpha // 255).astype(np.uint8)
+    content = tiff(stack(*[multiplied] * 3, alpha).tobytes(), SIZE, 8, 4, meaning=2, extra=1)
+    assert np.abs(read(content, tmp_path) - over(RAMP, ALPHA)[..., None]).max() <= 2
+
+
+def test_b5_transparent_palette_entries_and_colours(tmp_path):
+    palette = Image.new("P", SIZE, 1)
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    greens = {"one": 1, "none": 0, "half": bytes([255, 128])}
+    expected = {"one": (9, 8, 7), "none": (0, 255, 0), "half": (4, 132, 3)}
+    for name, transparency in greens.items():
+        pixels = read(save(palette, "PNG", transparency=transparency), tmp_path, background=(9, 8, 7))
+        assert np.abs(pixels - expected[name]).max() <= 1, name
+    assert (read(save(palette, "GIF", transparency=1), tmp_path, background=(9, 8, 7)) == (9, 8, 7)).all()
+    key = png(HIGH, png_chunk(b"tRNS", b"\0\xff"))
+    assert read(key, tmp_path, 1, (7, 7, 7))[1, 3, 0] == 7
+    assert read(key, tmp_path, 1, (7, 7, 7))[1, 0, 0] == 128
+    colours = png(stack(HIGH, HIGH, HIGH), png_chunk(b"tRNS", b"\0\xff" * 3))
+    assert read(colours, tmp_path, 3, (9, 8, 7))[1, 3].tolist() == [9, 8, 7]
+
+
+COLOURS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]]] * 2, np.uint8)
+LAB = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+SOFT = np.array([[[200, 100, 100], [100, 180, 100], [90, 90, 160], [128, 128, 128]]] * 2, np.uint8)
+
+
+def test_b5_other_colour_spaces_are_converted(tmp_path):
+    inks = stack(*np.moveaxis(255 - COLOURS, -1, 0), np.zeros((2, 4), np.uint8))
+    for content in (
+        tiff(inks.tobytes(), SIZE, 8, 4, meaning=5),
+        tiff((inks.astype(np.uint16) * 257).tobytes(), SIZE, 16, 4, meaning=5),
+        save(Image.fromarray(COLOURS).quantize(4), "PNG"),
+        save(Image.fromarray(COLOURS).convert("P", palette=Image.Palette.ADAPTIVE, colors=4), "GIF"),
+    ):
+        assert np.abs(read(content, tmp_path) - COLOURS).max() <= 1
+    ycc = np.asarray(Image.fromarray(SOFT).convert("YCbCr"))
+    assert np.abs(read(tiff(ycc.tobytes(), SIZE, 8, 3, meaning=6), tmp_path) - SOFT).max() <= 2
+    lab = ImageCms.applyTransform(Image.fromarray(SOFT), LAB)
+    content = save(lab, "TIFF")
+    assert np.abs(read(content, tmp_path) - SOFT).max() <= 3
+    grey = np.asarray(Image.fromarray(SOFT).convert("L"))
+    assert np.abs(read(content, tmp_path, channels=1)[..., 0] - grey).max() <= 3
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_b5_a_cmyk_jpeg_of_adobe_is_not_inverted(progressive: bool, tmp_path):
+    inks = Image.new("CMYK", (16, 16), (0, 200, 200, 0))
+    content = save(inks, "JPEG", quality=95, progressive=progressive)
+    assert b"Adobe" in content
+    (tmp_path / "a.jpg").write_bytes(content)
+    pixel = decode(tmp_path / "a.jpg", (3, 16, 16), "resize", WHITE)[:, 8, 8]
+    assert (pixel.int() - torch.tensor([255, 55, 55])).abs().max() <= 6
+
+
+def test_b5_few_bits_are_spread_over_the_range(tmp_path):
+    nibbles = tiff(bytes([0x0F, 0x35] * 2), SIZE, 4)
+    np.testing.assert_array_equal(read(nibbles, tmp_path)[0, :, 0], [0, 255, 51, 85])
+    bits = np.array([[True, False, True, False]] * 2)
+    np.testing.assert_array_equal(read(save(Image.fromarray(bits), "PNG"), tmp_path)[..., 0], bits * 255)
+
+
+UPRIGHT = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+STORED = {  # what a camera stores with each orientation, so that the picture is UPRIGHT
+    1: UPRIGHT,
+    2: UPRIGHT[:, ::-1],
+    3: UPRIGHT[::-1, ::-1],
+    4: UPRIGHT[::-1],
+    5: UPRIGHT.swapaxes(0, 1),
+    6: np.rot90(UPRIGHT),
+    7: UPRIGHT[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90(UPRIGHT, -1),
+}
+HOLDERS = {
+    "PNG": {},
+    "TIFF": {},
+    "WEBP": {"lossless": True},
+    "JPEG": {"quality": 100, "subsampling": 0},
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("kind", [*HOLDERS, "TIFF lzw"])
+def test_b6_pictures_are_turned_upright(kind: str, orientation: int, tmp_path):
+    kind, *packed = kind.split()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = HOLDERS[kind] | ({"compression": "tiff_lzw"} if packed else {})
+    Image.fromarray(np.ascontiguousarray(STORED[orientation])).save(tmp_path / "a", kind, exif=exif, **options)
+    decoded = decode(tmp_path / "a", (3, 8, 8), "resize", WHITE).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(decoded - UPRIGHT).max() <= (12 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_b6_16_bits_are_turned_upright_too(orientation: int, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    values = np.ascontiguousarray(STORED[orientation][..., 0]).astype(np.uint16) * 257
+    Image.fromarray(values).save(tmp_path / "a.png", exif=exif)
+    decoded = decode(tmp_path / "a.png", (1, 8, 8), "resize", WHITE)
+    np.testing.assert_array_equal(decoded[0].numpy(), UPRIGHT[..., 0])
+
+
+SMALL = np.zeros((2, 4, 3), np.uint8)
+TOO_LARGE = {
+    "png 400 M": png(SMALL, size=(20_000, 20_000)),
+    "png 100 M": png(SMALL, size=(10_000, 10_000)),
+    "png 51 M": png(SMALL, size=(7142, 7142)),
+    "png 2^62": png(SMALL, size=(2**31 - 1, 2**31 - 1)),
+    "gif": gif((20_000, 20_000), (1, 1)),
+    "gif frame": gif((1, 1), (65_535, 65_535)),
+    "webp": webp(16_383, 16_383),
+    "webp animation": webp(16_383, 16_383, animated=True),
+    "tiff": tiff(bytes(100), (20_000, 20_000), 8),
+    "bmp": bmp(20_000, 20_000),
+    "bmp upside down": bmp(20_000, -20_000),
+    "ppm": b"P6 20000 20000 255\n" + bytes(100),
+}
+
+
+@pytest.mark.parametrize("action", ["ignore", "error"])
+@pytest.mark.parametrize("kind", TOO_LARGE)
+def test_b7_large_headers_are_refused_before_decoding(kind: str, action: str, tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(TOO_LARGE[kind])
+    with warnings.catch_warnings(), little_memory():
+        warnings.simplefilter(action)
+        with pytest.raises(DataError, match=f"a.bin: .*more than {MAX_PIXELS:,} pixels"):
+            decode(path, (3, 8, 8), "crop", WHITE)
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iCCP"])
+def test_b7_a_small_picture_with_a_large_packed_comment_is_refused(name: bytes, tmp_path):
+    content = png(SMALL, png_chunk(name, b"key\0\0" + zlib.compress(bytes(200_000_000))))
+    with little_memory(), pytest.raises(DataError, match="too large"):
+        read(content, tmp_path)
