@@ -1,24 +1,33 @@
 """From a config to objects: everything is built and cross-checked before data is read or a tracker is started."""
 
+import logging
+import math
 import os
-from typing import NamedTuple
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.checkpoints import DurableCheckpointIO
+from vae_lab.checkpoint_files import DurableCheckpointIO
 from vae_lab.data import ImageData
 from vae_lab.instantiate import instantiate
 from vae_lab.module import LitVAE
 from vae_lab.preemption import Preemption
 from vae_lab.record import Record
 from vae_lab.runs import MetricsFile
+from vae_lab.settings import check_settings
 from vae_lab.trackers import WandbTracker
+from vae_lab.trainer import check_devices, check_trainer, choose_precision
 from vae_lab.vae import VAE
+from vae_lab.watch import Watch
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "mixed")
+log = logging.getLogger(__name__)
 
 
 class Experiment(NamedTuple):
@@ -39,43 +48,49 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     if not torch.cuda.is_available():
         # Lightning's import sets this to 1, and every step of a fused optimizer then looks for the GPU's driver anew.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
-        raise ValueError(f"seed must be a whole number in [0, 2**32), got {cfg.seed!r}")
+    check_settings(cfg)
     check_trainer(cfg.trainer)
-    check_model_keys(cfg.model)
-    trainer_cfg = cfg.trainer.copy()
-    trainer_cfg.precision = choose_precision(cfg.trainer)
-    check_fused(cfg, trainer_cfg.precision)
+    check_devices(cfg.trainer)
     data = build_data(cfg)
-    seed_everything(cfg.seed, verbose=False)  # the initial weights
-    vae = build_vae(cfg)
-    if cfg.compile:
-        vae.encoder.compile()
-        vae.decoder.compile()
-    objective = instantiate(cfg.objective, "objective")
-    schedule = instantiate(cfg.optimizer.schedule, "optimizer.schedule") or None
-    settings = [key for key in cfg.optimizer if key != "schedule"]
-    optimizer = instantiate(OmegaConf.masked_copy(cfg.optimizer, settings), "optimizer")
-    lit = LitVAE(vae, objective, optimizer, schedule, cfg.optimizer.lr, cfg.seed)
+    lit = build_module(cfg)
+    callbacks = build_members(cfg.callbacks, "callbacks", Callback)
+    loggers = build_members(cfg.logger, "logger", Logger)
+    check_monitors(cfg, callbacks, names_of_metrics(lit.vae, lit.objective))
+    check_end(cfg.trainer, callbacks, lit.schedule)
+    for tracker in (logger for logger in loggers.values() if isinstance(logger, WandbTracker)):
+        tracker.check()
     metrics = MetricsFile(cfg.run_dir)
     record = Record(metrics)
-    callbacks = build_all(cfg.callbacks, "callbacks")
-    loggers = build_all(cfg.logger, "logger")
-    if data.val_size == 0 and any(isinstance(callback, EarlyStopping) for callback in callbacks):
-        raise ValueError("dataset.val_size must be > 0 with callbacks=early_stopping, got 0")
-    for tracker in (logger for logger in loggers if isinstance(logger, WandbTracker)):
-        tracker.check()
     trainer = instantiate(
-        trainer_cfg,
+        OmegaConf.merge(cfg.trainer, {"precision": choose_precision(cfg)}),
         "trainer",
         default_root_dir=cfg.run_dir,
-        callbacks=[record, *callbacks, preemption],
-        logger=[metrics, *loggers],
+        callbacks=[record, Watch(), *callbacks.values(), preemption],
+        logger=[metrics, *loggers.values()],
         plugins=[DurableCheckpointIO()],
         enable_checkpointing=True,
         enable_progress_bar=False,
     )
+    if cfg.compile:
+        lit.vae.encoder.compile()
+        lit.vae.decoder.compile()
     return Experiment(data, lit, trainer, record)
+
+
+def build_module(cfg: DictConfig) -> LitVAE:
+    """Build the model with all that trains it.
+
+    Raises:
+        ValueError: if a setting is out of range.
+    """
+    if not 0 <= cfg.seed < 2**32:
+        raise ValueError(f"seed must be a whole number in [0, 2**32), got {cfg.seed}")
+    seed_everything(cfg.seed, verbose=False)  # the initial weights
+    vae = build_vae(cfg)
+    warn_of_unused(cfg.loss, vae)
+    objective = instantiate(cfg.objective, "objective")
+    schedule = instantiate(cfg.optimizer.schedule, "optimizer.schedule") if cfg.optimizer.schedule else None
+    return LitVAE(vae, objective, build_optimizer(cfg.optimizer, vae), schedule, cfg.optimizer.lr, cfg.seed)
 
 
 def build_vae(cfg: DictConfig) -> VAE:
@@ -115,72 +130,107 @@ def build_data(cfg: DictConfig) -> ImageData:
     return ImageData(source, **{key: cfg.dataset[key] for key in keys}, seed=cfg.seed)
 
 
-def build_all(group: DictConfig, key: str) -> list:
+def build_optimizer(optimizer: DictConfig, vae: VAE) -> Callable:
+    """Build what makes an optimizer of parameters, and try it, because torch checks its settings only then.
+
+    Raises:
+        ValueError: naming the setting that torch refuses.
+    """
+    settings = [key for key in optimizer if key != "schedule"]
+    build = instantiate(OmegaConf.masked_copy(optimizer, settings), "optimizer")
+    if error := refusal(build, vae):
+        others = {key: {k: v for k, v in build.keywords.items() if k != key} for key in build.keywords}
+        blamed = [key for key in others if not refusal(partial(build.func, **others[key]), vae)]
+        named = " or ".join(f"optimizer.{key}={build.keywords[key]}" for key in blamed)
+        raise ValueError(f"{named or 'optimizer'}: {error}") from error
+    return build
+
+
+def refusal(build: Callable, vae: VAE) -> Exception | None:
+    """Why an optimizer cannot be built, or None if it can."""
+    try:
+        build(vae.parameters())
+    except (TypeError, ValueError, RuntimeError) as error:
+        return error
+    return None
+
+
+def build_members(group: DictConfig, key: str, kind: type) -> dict[str, Any]:
     """Build every member of a group that is not null.
 
     Raises:
-        ValueError: if a member has settings but no class, as when an experiment changes what the option lacks.
+        ValueError: if a member is not what the group is for.
     """
-    members = {name: member for name, member in instantiate(group, key).items() if member is not None}
+    members = {name: instantiate(group[name], f"{key}.{name}") for name in group if group[name] is not None}
     for name, member in members.items():
-        if isinstance(member, dict):
-            raise ValueError(f"{key}.{name} has settings, but the chosen {key}= option has no {name}; remove them")
-    return list(members.values())
+        if not isinstance(member, kind):
+            raise ValueError(f"{key}.{name} must be a {kind.__name__} of Lightning, got {type(member).__name__}")
+    return members
 
 
-def check_trainer(trainer: DictConfig) -> None:
-    """Refuse what Lightning accepts but this program cannot do.
-
-    Raises:
-        ValueError: naming the key and the value.
-    """
-    for key, least in (("max_epochs", 1), ("max_steps", 1), ("log_every_n_steps", 1), ("accumulate_grad_batches", 1)):
-        value = trainer[key]
-        if value in (None, -1) and key.startswith("max_"):
-            continue
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"trainer.{key} must be a whole number >= {least}, got {value!r}")
-    if trainer.precision not in PRECISIONS:
-        raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {trainer.precision!r}")
-    if trainer.overfit_batches:
-        raise ValueError("trainer.overfit_batches is not supported; use trainer.limit_train_batches")
-    if trainer.limit_train_batches == 0:
-        raise ValueError("trainer.limit_train_batches must be > 0, got 0")
+def names_of_metrics(vae: VAE, objective: Callable) -> set[str]:
+    """The keys of what an epoch logs, found by evaluating the untrained model; its parts have to fit each other."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        terms = objective(vae.eval(), torch.zeros(2, *vae.image_shape), None)
+    vae.train()
+    evaluation = ("mse", "active_units") if vae.posterior.is_stochastic else ("mse",)  # what LitVAE adds
+    return {f"{stage}/{key}" for stage in ("train", "val") for key in terms} | {f"val/{key}" for key in evaluation}
 
 
-def check_model_keys(model: DictConfig) -> None:
-    """Refuse keys that neither network reads, such as those that an experiment sets for another model.
+def check_monitors(cfg: DictConfig, callbacks: dict[str, Callback], metrics: set[str]) -> None:
+    """Refuse to monitor what will not be logged.
 
     Raises:
-        ValueError: naming the keys.
+        ValueError: naming the callback and what there is.
     """
-    read = OmegaConf.to_yaml(OmegaConf.masked_copy(model, ["encoder", "decoder"]))
-    unread = [f"model.{key}" for key in model if key not in ("encoder", "decoder") and f"${{model.{key}}}" not in read]
-    if unread:
-        raise ValueError(f"{', '.join(unread)} mean nothing to this model; they may belong to another model= option")
+    for name, callback in callbacks.items():
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in metrics and not are_foreign(callbacks):
+            known = ", ".join(sorted(metric for metric in metrics if metric.startswith("val/")))
+            raise ValueError(f"callbacks.{name}.monitor must be one of {known}, got {monitor!r}")
+        if isinstance(callback, EarlyStopping) and monitor.startswith("val/"):
+            check_validates(cfg, f"callbacks.{name}", monitor)
 
 
-def choose_precision(trainer: DictConfig) -> str:
-    """Translate `mixed` into the best precision the device has, and refuse what it cannot do.
+def check_validates(cfg: DictConfig, key: str, monitor: str) -> None:
+    """Refuse early stopping where no validation would tell it anything.
 
     Raises:
-        ValueError: if 16-mixed is asked for without a GPU.
+        ValueError: naming the setting.
     """
-    on_gpu = trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    if trainer.precision == "mixed":
-        if not on_gpu:
-            return "32-true"
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    if trainer.precision == "16-mixed" and not on_gpu:
-        raise ValueError("trainer.precision=16-mixed needs a GPU; use bf16-mixed, 32-true or mixed")
-    return trainer.precision
+    for size in ("dataset.val_size", "trainer.limit_val_batches"):
+        if OmegaConf.select(cfg, size) == 0:
+            raise ValueError(f"{size} must be > 0 with {key}, which watches {monitor}, got 0")
+    at_epoch_end = OmegaConf.select(cfg, f"{key}.check_on_train_epoch_end")
+    if at_epoch_end is not False and cfg.resume in (None, "auto"):  # trainer.max_steps may end an epoch without one
+        raise ValueError(f"{key}.check_on_train_epoch_end must be false to watch {monitor}, got {at_epoch_end}")
 
 
-def check_fused(cfg: DictConfig, precision: str) -> None:
-    """Refuse the one combination in which a fused optimizer cannot clip gradients.
+def check_end(trainer: DictConfig, callbacks: dict[str, Callback], schedule: Callable | None) -> None:
+    """Refuse training that nothing would end, and a schedule that needs to know the end where nothing tells.
 
     Raises:
-        ValueError: if gradients are both scaled for float16 and clipped.
+        ValueError: naming what can end it.
     """
-    if cfg.optimizer.get("fused") and precision == "16-mixed" and cfg.trainer.gradient_clip_val:
-        raise ValueError("trainer.gradient_clip_val with precision 16-mixed needs optimizer.fused=false")
+    if any(trainer[key] not in (None, -1) for key in ("max_epochs", "max_steps")):
+        return
+    has_ender = any(isinstance(callback, EarlyStopping | Timer) for callback in callbacks.values())
+    if trainer.max_time is None and not has_ender and not are_foreign(callbacks):
+        raise ValueError(
+            f"nothing ends the training, got trainer.max_epochs={trainer.max_epochs} and trainer.max_steps="
+            f"{trainer.max_steps}; set one of them, or trainer.max_time, or callbacks=early_stopping"
+        )
+    if schedule is not None:
+        schedule(sys.maxsize, math.inf)  # refuses, if it needs an end
+
+
+def are_foreign(callbacks: dict[str, Callback]) -> bool:
+    """Whether some are a user's own, which may log metrics and end the training themselves."""
+    return any(not type(callback).__module__.startswith(("vae_lab.", "lightning.")) for callback in callbacks.values())
+
+
+def warn_of_unused(loss: DictConfig, vae: VAE) -> None:
+    """Say so if the weight of a KL is set that does not exist."""
+    for key, neutral in (("KLD_weight", 1), ("warmup_steps", 0), ("free_bits", 0)):
+        if not vae.posterior.is_stochastic and key in loss and loss[key] != neutral:
+            log.warning("loss.%s=%s has no effect: a deterministic posterior has no KL", key, loss[key])

@@ -13,6 +13,7 @@ from torch import Tensor
 from vae_lab.images import Images, check_fit
 
 SMALLEST, LARGEST = 0.2, 0.4  # radius of the circle around a shape; the frame reaches from -1 to 1
+MAX_BYTES = 16_000_000_000
 MIN_SIZE = 16  # below it, the smallest shapes look the same in neighbouring orientations
 
 
@@ -39,7 +40,13 @@ class Sprites:
             raise ValueError(f"image_size must be >= {MIN_SIZE} for sprites, got {self.image_shape[1]}")
         for name, count in {"scales": scales, "orientations": orientations, "positions": positions}.items():
             if type(count) is not int or count < 1:
-                raise ValueError(f"{name} must be an integer >= 1, got {count}")
+                raise ValueError(f"dataset.source.{name} must be an integer >= 1, got {count}")
+        size = len(SHAPES) * scales * orientations * positions**2 * math.prod(self.image_shape)
+        if size > MAX_BYTES:
+            raise ValueError(
+                f"dataset.source.scales={scales}, orientations={orientations} and positions={positions} make "
+                f"{size / 1e9:.3g} GB of images, at most {MAX_BYTES / 1e9:.3g} GB are allowed"
+            )
         self.scales, self.orientations, self.positions = scales, orientations, positions
 
     def read(self) -> Images:

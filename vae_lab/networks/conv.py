@@ -56,7 +56,16 @@ class ConvEncoder(nn.Sequential):
     """
 
     def __init__(
-        self, image_shape, out_features, channels, kernel_sizes, strides, hidden_dims, norm, activation, dropout
+        self,
+        image_shape: Sequence[int],
+        out_features: int,
+        channels: Sequence[int],
+        kernel_sizes: Sequence[int],
+        strides: Sequence[int],
+        hidden_dims: Sequence[int],
+        norm: str | None,
+        activation: str,
+        dropout: float,
     ):
         check_lengths(channels, kernel_sizes, strides)
         check_positive("hidden_dims", hidden_dims)
@@ -108,16 +117,16 @@ class ConvDecoder(nn.Sequential):
 
     def __init__(
         self,
-        latent_dim,
-        image_shape,
-        channels,
-        kernel_sizes,
-        strides,
-        hidden_dims,
-        norm,
-        activation,
-        dropout,
-        upsample,
+        latent_dim: int,
+        image_shape: Sequence[int],
+        channels: Sequence[int],
+        kernel_sizes: Sequence[int],
+        strides: Sequence[int],
+        hidden_dims: Sequence[int],
+        norm: str | None,
+        activation: str,
+        dropout: float,
+        upsample: str,
     ):
         check_lengths(channels, kernel_sizes, strides)
         check_positive("hidden_dims", hidden_dims)

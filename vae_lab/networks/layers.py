@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -26,6 +27,19 @@ def activation_layer(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that takes a batch of one value per channel, which has no variance, as in evaluation.
+
+    It occurs where a 1x1 map meets a batch of one image, such as the last of an epoch, and torch would refuse it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W)."""
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
 def norm_layer(name: str | None, channels: int) -> list[nn.Module]:
     """Build a normalisation over (B, channels, H, W) as a list of at most one layer.
 
@@ -35,7 +49,7 @@ def norm_layer(name: str | None, channels: int) -> list[nn.Module]:
     if name is None:
         return []
     if name == "batch":
-        return [nn.BatchNorm2d(channels)]
+        return [BatchNorm(channels)]
     if name == "group":
         # Groups of at least four channels: one that holds a single channel would remove that channel's mean.
         return [nn.GroupNorm(math.gcd(8, channels, max(1, channels // 4)), channels)]

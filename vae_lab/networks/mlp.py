@@ -21,7 +21,7 @@ class MLPEncoder(nn.Sequential):
         ValueError: if a width or the activation is not valid.
     """
 
-    def __init__(self, image_shape, out_features: int, hidden_dims: Sequence[int], activation: str):
+    def __init__(self, image_shape: Sequence[int], out_features: int, hidden_dims: Sequence[int], activation: str):
         check_positive("hidden_dims", hidden_dims)
         sizes = [math.prod(image_shape), *hidden_dims]
         super().__init__(nn.Flatten(), *mlp(sizes, activation), nn.Linear(sizes[-1], out_features))
@@ -40,7 +40,7 @@ class MLPDecoder(nn.Sequential):
         ValueError: if a width or the activation is not valid.
     """
 
-    def __init__(self, latent_dim: int, image_shape, hidden_dims: Sequence[int], activation: str):
+    def __init__(self, latent_dim: int, image_shape: Sequence[int], hidden_dims: Sequence[int], activation: str):
         check_positive("hidden_dims", hidden_dims)
         sizes = [latent_dim, *reversed(hidden_dims)]
         super().__init__(

@@ -55,7 +55,16 @@ class ResNetEncoder(nn.Sequential):
         ValueError: if a value is out of range or the image cannot be halved that often.
     """
 
-    def __init__(self, image_shape, out_features, channels, num_blocks, norm, activation, dropout):
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        out_features: int,
+        channels: Sequence[int],
+        num_blocks: int,
+        norm: str | None,
+        activation: str,
+        dropout: float,
+    ):
         check_stages(channels, num_blocks)
         side = reduced_size(image_shape, [2] * len(channels))
         layers, n_in = [], image_shape[0]
@@ -83,7 +92,16 @@ class ResNetDecoder(nn.Sequential):
         ValueError: if a value is out of range or the image cannot be halved that often.
     """
 
-    def __init__(self, latent_dim, image_shape, channels, num_blocks, norm, activation, dropout):
+    def __init__(
+        self,
+        latent_dim: int,
+        image_shape: Sequence[int],
+        channels: Sequence[int],
+        num_blocks: int,
+        norm: str | None,
+        activation: str,
+        dropout: float,
+    ):
         check_stages(channels, num_blocks)
         side = reduced_size(image_shape, [2] * len(channels))
         widths = [*reversed(channels), channels[0]]
