@@ -8,21 +8,17 @@ from omegaconf import OmegaConf
 
 from vae_lab.build import build_data
 from vae_lab.errors import DataError, RunError
-from vae_lab.evaluation import evaluate, evaluate_runs, parse
-from vae_lab.runs import load_run
+from vae_lab.evaluation import DEFAULTS, evaluate, evaluate_runs
 from vae_lab.train import train
+from vae_lab.trained import load_run
 
-KEYS = {f"test/{key}" for key in ("loss", "elbo", "reconstruction", "kl", "mse", "active_units")}
+KEYS = {f"test/{key}" for key in ("loss", "elbo", "reconstruction", "kl", "mse", "active_units", "clamped")}
 
 
 @pytest.fixture
 def run_dir(config, tmp_path):
-    cfg = config("trainer.limit_val_batches=1.0")
-    train(cfg)
-    folder = tmp_path / "run"
-    (folder / ".hydra").mkdir()
-    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-    return folder
+    train(config("trainer.limit_val_batches=1.0"))
+    return tmp_path / "run"
 
 
 def read_result(folder) -> dict:
@@ -55,7 +51,8 @@ def test_the_mse_is_that_of_the_posterior_mean_over_the_whole_split(run_dir):
 def test_best_and_last_validation_agree_with_training(run_dir):
     """The evaluation of the best checkpoint, batched as in training, gives the numbers of the best validation."""
     before = read_result(run_dir)
-    assert evaluate(run_dir, parse(["split=val", "batch_size=16"]))["val/loss"] == pytest.approx(before["best_value"])
+    settings = {**DEFAULTS, "split": "val", "batch_size": 16}
+    assert evaluate(run_dir, settings)["val/loss"] == pytest.approx(before["best_value"])
     evaluate_runs([str(run_dir), "split=val"])
     assert read_result(run_dir) == before
 
@@ -68,11 +65,24 @@ def test_pictures_and_samples_on_demand(run_dir):
 
 
 @pytest.mark.parametrize(
-    "override", ["split=all", "checkpoint=first", "batch_size=0", "samples=-1", "pictures=perhaps"]
+    "override",
+    [
+        *("split=all", "split=", "checkpoint=first", "batch_size=0", "batch_size=1e3", "batch_size=true", "samples=-1"),
+        *("samples=[1", "pictures=perhaps", "pictures=1", "data_root=", "batch_size=!!python/name:os.system"),
+    ],
 )
 def test_wrong_settings_are_refused_by_name(override):
-    with pytest.raises(ValueError, match=override.split("=")[0]):
-        parse([override])
+    with pytest.raises(ValueError, match=override.split("=")[0]) as caught:
+        evaluate_runs(["run", override])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_stranger_does_not_choose_the_number_of_workers(run_dir):
+    cfg = OmegaConf.load(run_dir / ".hydra" / "config.yaml")
+    cfg.dataset.num_workers = 10**6  # processes
+    OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")
+    evaluate_runs([str(run_dir)])
+    assert "test/elbo" in read_result(run_dir)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

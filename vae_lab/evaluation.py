@@ -7,19 +7,20 @@ from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 from torchvision.transforms.functional import to_pil_image
 
+from vae_lab.arguments import check_choice, read_arguments
 from vae_lab.build import build_data
-from vae_lab.checkpoints import load_checkpoint
 from vae_lab.gallery import Painter, fixed_latents
 from vae_lab.instantiate import instantiate
 from vae_lab.module import LitVAE, check_same_images
 from vae_lab.result import print_result
-from vae_lab.runs import Run, load_run
+from vae_lab.runs import Run
 from vae_lab.train import quiet_lightning
+from vae_lab.trained import build_stored, read_stored
 from vae_lab.vae import VAE
 
 USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are added to their result.json.
 
-  vae-lab-eval RUN_DIR... [key=value]
+  vae-lab-eval RUN_DIR... [key=value]     a folder of a run, or of its export
 
   split=test         test, val or train
   checkpoint=best    best or last
@@ -49,59 +50,54 @@ def evaluate_runs(arguments: list[str]) -> None:
 
     Raises:
         ValueError: if a setting is wrong.
-        RunError: if a folder is not a run that can be loaded.
+        RunError: if a folder is neither a run nor an export that can be loaded.
     """
     if "--help" in arguments or "-h" in arguments:
         print(USAGE)
         return
-    is_setting = [argument.partition("=")[0] in DEFAULTS for argument in arguments]
-    folders = [Path(argument) for argument, yes in zip(arguments, is_setting, strict=True) if not yes]
+    folders, settings = read_arguments(arguments, DEFAULTS)
     if not folders:
         raise ValueError("no run folder given; usage: vae-lab-eval RUN_DIR... [key=value], or --help")
-    settings = parse([argument for argument, yes in zip(arguments, is_setting, strict=True) if yes])
+    check(settings)
     quiet_lightning()
     for folder in folders:
-        result = evaluate(folder, settings) | {f"{settings['split']}/checkpoint": settings["checkpoint"]}
+        result = evaluate(folder, settings)
         if settings["split"] == "test":  # the other splits have their values from training
             Run(folder).write_result(result)
         print_result(folder, result)
 
 
-def parse(overrides: list[str]) -> dict:
-    """Read key=value settings, whose keys are known, over the defaults.
+def check(settings: dict) -> None:
+    """Refuse what is not one of the values in `USAGE`.
 
     Raises:
-        ValueError: if a value is not one of those in `USAGE`.
+        ValueError: naming the key.
     """
-    settings = dict(DEFAULTS)
-    for override in overrides:
-        key, _, text = override.partition("=")
-        settings[key] = OmegaConf.from_dotlist([f"value={text}"]).value
-    for key, allowed in (("split", ("train", "val", "test")), ("checkpoint", ("best", "last"))):
-        if settings[key] not in allowed:
-            raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {settings[key]!r}")
+    check_choice(settings, "split", ("train", "val", "test"))
+    check_choice(settings, "checkpoint", ("best", "last"))
     for key, least in (("batch_size", 1), ("samples", 0)):
-        if not isinstance(settings[key], int) or settings[key] < least:
+        if type(settings[key]) is not int or settings[key] < least:
             raise ValueError(f"{key} must be a number >= {least}, got {settings[key]!r}")
     if not isinstance(settings["pictures"], bool):
         raise ValueError(f"pictures must be true or false, got {settings['pictures']!r}")
-    return settings
 
 
-def evaluate(folder: Path, settings: dict) -> dict[str, float]:
+def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
     """Compute the metrics of one run, with the objective it was trained with; draw what is asked for.
 
     Returns:
-        `{split}/{key}` in the units of `vae_lab.module`.
+        `{split}/{key}` in the units of `vae_lab.module`, and which checkpoint they belong to.
     """
-    vae, cfg = load_run(folder, settings["checkpoint"])
+    stored = read_stored(folder, settings["checkpoint"])
+    vae, cfg = build_stored(stored), stored.cfg
     for key in ("data_root", "dataset.root"):
         if settings[key] is not None:
             OmegaConf.update(cfg, key, settings[key])
     cfg.dataset.batch_size = settings["batch_size"]
+    cfg.dataset.num_workers = 0  # the images are in memory, and a stranger's number could be anything
     data = build_data(cfg)
     objective = instantiate(cfg.objective, "objective")
-    lit = LitVAE(vae, objective, optimizer=None, schedule=None, lr=cfg.optimizer.lr, seed=cfg.seed)
+    lit = LitVAE(vae, objective, optimizer=None, schedule=None, lr=1.0, seed=cfg.seed)  # which takes no steps
     trainer = Trainer(
         accelerator=settings["accelerator"],
         devices=1,
@@ -111,16 +107,15 @@ def evaluate(folder: Path, settings: dict) -> dict[str, float]:
         enable_model_summary=False,
     )
     data.prepare_data()
-    checkpoint = load_checkpoint(folder / "checkpoints" / f"{settings['checkpoint']}.ckpt")
-    check_same_images(data, checkpoint["vae_lab"]["images"])
+    check_same_images(data, stored.images)
     split = data.test_split = settings["split"]
     trainer.test(lit, datamodule=data, verbose=False)
     metrics = {key.replace("test/", f"{split}/"): float(value) for key, value in trainer.callback_metrics.items()}
     if settings["pictures"]:
-        Painter(vae.cpu(), data, folder).draw_all(checkpoint["vae_lab"]["epoch"])
+        Painter(vae.cpu(), data, folder).draw_all(stored.epoch)
     if settings["samples"]:
         write_samples(vae.cpu(), folder / "samples", settings["samples"])
-    return metrics
+    return {**metrics, f"{split}/checkpoint": stored.checkpoint}
 
 
 def write_samples(vae: VAE, folder: Path, num: int) -> None:

@@ -1,4 +1,4 @@
-"""The one door from config to objects: only classes of trusted packages are imported or called.
+"""The one door from config to objects: only trusted classes are imported or called.
 
 A config may come from a colleague or from a downloaded run, and `_target_` names what to call. Hydra refuses a list of
 known dangerous targets; here only what is listed may be named at all.
@@ -13,24 +13,41 @@ import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-TRUSTED_PACKAGES = (
-    "vae_lab",
-    "lightning.pytorch.callbacks",
-    "lightning.pytorch.loggers",
-    "torch.optim",
+# Modules that hold nothing but parts.
+PARTS = (
+    *("vae_lab.networks", "vae_lab.posteriors", "vae_lab.likelihoods", "vae_lab.objectives", "vae_lab.schedules"),
+    *("vae_lab.datasets", "vae_lab.image_folder", "vae_lab.sprites"),
 )
-TRUSTED_CLASSES = ("lightning.pytorch.Trainer", "lightning.pytorch.trainer.trainer.Trainer")
+# Single classes of packages that hold more. None of them calls what it is given, or writes where it is told to; loggers
+# are told to write into the run folder.
+CLASSES = {
+    "vae_lab": ("Checkpoints", "Gallery", "Progress", "CsvTracker", "TensorBoardTracker", "WandbTracker"),
+    "lightning.pytorch": ("Trainer",),
+    "lightning.pytorch.callbacks": (
+        *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "GradientAccumulationScheduler"),
+        *("LearningRateMonitor", "ModelPruning", "ModelSummary", "RichModelSummary", "StochasticWeightAveraging"),
+        *("Timer", "WeightAveraging"),
+    ),
+    "lightning.pytorch.loggers": ("CSVLogger", "TensorBoardLogger"),
+    "torch.optim": (
+        *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "Muon", "NAdam", "RAdam"),
+        *("RMSprop", "Rprop", "SGD", "SparseAdam"),
+    ),
+}
 
 
 def trusted_packages() -> tuple[str, ...]:
-    """What a `_target_` may start with: our own list and the user's packages in VAE_LAB_TRUST, separated by commas."""
+    """The packages of which a `_target_` may name any class: ours, and those in VAE_LAB_TRUST, separated by commas."""
     named = os.environ.get("VAE_LAB_TRUST", "").split(",")
-    return TRUSTED_PACKAGES + tuple(package.strip() for package in named if package.strip())
+    return PARTS + tuple(package.strip() for package in named if package.strip())
 
 
 def is_trusted(path: str) -> bool:
-    """Whether a dotted path lies inside a trusted package."""
-    return path in TRUSTED_CLASSES or any(path.startswith(package + ".") for package in trusted_packages())
+    """Whether a dotted path lies in a trusted package, or ends in the name of a trusted class of its package."""
+    name = path.rpartition(".")[2]
+    return any(path.startswith(f"{package}.") for package in trusted_packages()) or any(
+        path.startswith(f"{package}.") and name in names for package, names in CLASSES.items()
+    )
 
 
 def check_resolved(key: str, node: Any) -> None:
@@ -72,8 +89,8 @@ def check_target(key: str, target: Any) -> None:
     """
     if not isinstance(target, str) or not is_trusted(target):
         raise ValueError(
-            f"{key}: _target_ {target!r} is not trusted; allowed are {', '.join(trusted_packages())} "
-            "(add your own package with VAE_LAB_TRUST=my_package)"
+            f"{key}: _target_ {target!r} is not trusted: it is none of our parts and none of the classes listed in "
+            "vae_lab/instantiate.py (add your own package with VAE_LAB_TRUST=my_package)"
         )
     try:
         found = pydoc.locate(target)
@@ -83,7 +100,7 @@ def check_target(key: str, target: Any) -> None:
         raise ValueError(f"{key}: cannot import {target}: there is no such name")
     home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
     if not isinstance(found, type) or not is_trusted(home):
-        raise ValueError(f"{key}: _target_ {target} is not a class of a trusted package")
+        raise ValueError(f"{key}: _target_ {target} is not a trusted class")
 
 
 def instantiate(config: DictConfig | ListConfig, key: str, **kwargs: Any) -> Any:

@@ -1,0 +1,184 @@
+"""A checkpoint from a stranger executes nothing, whatever it is and wherever it comes in."""
+
+import io
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from strangers import DOORS, Payload
+
+pytestmark = pytest.mark.fault
+
+# G1: code in a checkpoint
+
+
+def in_weights(content, bad):
+    content["state_dict"][next(iter(content["state_dict"]))] = bad
+
+
+def in_optimizer(content, bad):
+    content["optimizer_states"][0]["state"][0]["exp_avg"] = bad
+
+
+PLACES = {
+    "weights": in_weights,
+    "weights as a whole": lambda content, bad: content.update(state_dict=bad),
+    "hparams": lambda content, bad: content.update(hyper_parameters={"model": bad}),
+    "data hparams": lambda content, bad: content.update(datamodule_hyper_parameters=bad),
+    "callbacks": lambda content, bad: content["callbacks"].update(Checkpoints={"best": bad}),
+    "optimizer": in_optimizer,
+    "schedules": lambda content, bad: content.update(lr_schedulers=[bad]),
+    "loops": lambda content, bad: content["loops"].update(fit_loop=bad),
+    "position": lambda content, bad: content["vae_lab"].update(images=bad),
+    "a new key": lambda content, bad: content.update(extra=bad),
+    "a key": lambda content, bad: content.update({(1, bad): 2}),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("door", DOORS)
+def test_g1_a_pickle_payload_in_a_checkpoint_is_refused(door, place, run_dir, marker, open_run):
+    path = run_dir / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    PLACES[place](content, Payload(marker))
+    torch.save(content, path)
+    code, message = open_run(door, run_dir)
+    assert not marker.exists()
+    assert code == 5
+    assert "last.ckpt" in message
+
+
+def as_pickle(path: Path, payload: Payload) -> None:
+    path.write_bytes(pickle.dumps(payload))
+
+
+def as_legacy_file(path: Path, payload: Payload) -> None:
+    torch.save({"state_dict": payload}, path, _use_new_zipfile_serialization=False)
+
+
+def as_legacy_tar(path: Path, payload: Payload) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            member = tarfile.TarInfo(name)
+            content = pickle.dumps(payload, protocol=2)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def as_plain_zip(path: Path, payload: Payload) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("data.pkl", "archive/data.pkl", "archive/constants.pkl", "archive/version", "archive/byteorder"):
+            archive.writestr(name, pickle.dumps(payload, protocol=2))
+
+
+def as_script(path: Path, payload: Payload) -> None:
+    torch.save(payload, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/constants.pkl", pickle.dumps(payload, protocol=2))
+
+
+FORMS = (as_pickle, as_legacy_file, as_legacy_tar, as_plain_zip, as_script)
+
+
+@pytest.mark.parametrize("write", FORMS)
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.filterwarnings("ignore:'torch.load' received a zip file:UserWarning")
+def test_g1_a_pickle_in_another_form_is_refused(door, write, run_dir, marker, open_run):
+    for name in ("last", "previous", "best"):
+        write(run_dir / "checkpoints" / f"{name}.ckpt", Payload(marker))
+    code, message = open_run(door, run_dir)
+    assert not marker.exists()
+    assert code == 5
+    assert "last.ckpt" in message
+
+
+def test_g1_the_payloads_would_run(tmp_path):
+    for number, write in enumerate((as_pickle, as_legacy_file)):
+        marker = tmp_path / f"marker_{number}"
+        write(tmp_path / "file", Payload(marker))
+        (pickle.loads if write is as_pickle else lambda _: torch.load(tmp_path / "file", weights_only=False))(
+            (tmp_path / "file").read_bytes()
+        )
+        assert marker.exists()
+
+
+# G2: names of code in a checkpoint of plain containers
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used:UserWarning")
+def test_g2_names_in_a_plain_checkpoint_import_nothing(door, run_dir, marker, open_run):
+    path = run_dir / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    names = {
+        "_instantiator": "hostile_module.Thing",
+        "_class_path": "hostile_module.Thing",
+        "_target_": "hostile_module.Thing",
+    }
+    content.update(names, hyper_parameters=names, hparams_name="kwargs", hparams_type="hostile_module.Thing")
+    content.update(datamodule_hyper_parameters=names, datamodule_hparams_type="hostile_module.Thing")
+    content["vae_lab"].update(names)
+    content["callbacks"]["hostile_module.Thing"] = names
+    torch.save(content, path)
+    code, message = open_run(door, run_dir)
+    assert not marker.exists()
+    assert code == 0, message
+
+
+def without(key):
+    return lambda content: content.pop(key)
+
+
+def other_shape(content):
+    name = next(iter(content["state_dict"]))
+    content["state_dict"][name] = torch.zeros(3, 3)
+
+
+def other_type(content):
+    name = next(iter(content["state_dict"]))
+    content["state_dict"][name] = content["state_dict"][name].double()
+
+
+def sparse(content):
+    name = next(iter(content["state_dict"]))
+    content["state_dict"][name] = content["state_dict"][name].to_sparse()
+
+
+def nowhere(content):
+    name = next(iter(content["state_dict"]))
+    content["state_dict"][name] = content["state_dict"][name].to("meta")
+
+
+MISFITS = {
+    "no weights": without("state_dict"),
+    "no position": without("vae_lab"),
+    "an empty checkpoint": lambda content: content.clear(),
+    "weights that are a list": lambda content: content.update(state_dict=[1]),
+    "weights under numbers": lambda content: content.update(state_dict={1: torch.zeros(1)}),
+    "a weight that is text": lambda content: content["state_dict"].update({next(iter(content["state_dict"])): "x"}),
+    "a weight too few": lambda content: content["state_dict"].popitem(),
+    "a weight too many": lambda content: content["state_dict"].update(extra=torch.zeros(1)),
+    "another shape": other_shape,
+    "another type": other_type,
+    "a sparse weight": sparse,
+    "a weight without a place": nowhere,
+    "a position that is a list": lambda content: content.update(vae_lab=[1, 2]),
+    "an epoch that is text": lambda content: content["vae_lab"].update(epoch="x" * 9),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
+@pytest.mark.parametrize("misfit", MISFITS)
+@pytest.mark.parametrize("door", DOORS)
+def test_g2_a_checkpoint_that_does_not_fit_is_refused_in_one_line(door, misfit, run_dir, open_run):
+    path = run_dir / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    MISFITS[misfit](content)
+    torch.save(content, path)
+    code, message = open_run(door, run_dir)
+    assert code == 5, message
+    assert "last.ckpt" in message
+    assert "\n" not in message

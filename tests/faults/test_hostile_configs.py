@@ -1,0 +1,237 @@
+"""A config from a stranger, in a run folder or in a file of its own, executes nothing and writes nowhere else."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import yaml
+from command import TINY
+from strangers import DOORS, Payload, change_config
+
+pytestmark = pytest.mark.fault
+
+# G3: code named in a config
+
+# A place for an object in every group.
+OBJECTS = (
+    *("trainer", "callbacks.progress", "callbacks.checkpoints", "dataset.source", "model.encoder", "model.decoder"),
+    *("loss.likelihood", "posterior", "optimizer", "objective"),
+)
+ALIASES = (
+    *("hostile_module.Thing", "logging.os.system", "vae_lab.runs.os.system", "torch.optim.adam.torch.load"),
+    *("lightning.pytorch.callbacks.LambdaCallback", "lightning.pytorch.callbacks.OnExceptionCheckpoint"),
+    *("lightning.pytorch.loggers.WandbLogger", "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint"),
+    *("vae_lab.runs.MetricsFile", "vae_lab.trackers.WandbProcess", "torch.optim.Optimizer", "builtins.open"),
+)
+
+
+def refused(code: int, message: str, key: str, marker: Path) -> None:
+    assert not marker.exists()
+    assert code == 2, message
+    assert message.startswith("vae-lab: ")
+    assert key in message
+
+
+@pytest.mark.parametrize("key", OBJECTS)
+def test_g3_a_hostile_target_in_every_group_is_refused(key, tmp_path, marker, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(*command("vae-lab", *TINY, f"{key}._target_=hostile_module.Thing"), key.partition(".")[0], marker)
+    assert not list(tmp_path.glob("outputs/**/checkpoints"))
+
+
+@pytest.mark.parametrize("target", ALIASES)
+def test_g3_a_class_that_calls_or_writes_what_it_is_told_is_refused_under_every_name(
+    target, tmp_path, marker, command, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    node = f"{{_target_: {target}, dirpath: '{tmp_path}', folder: '{tmp_path}', file: '{marker}', mode: w}}"
+    refused(*command("vae-lab", *TINY, f"+callbacks.guest={node}"), "callbacks.guest", marker)
+
+
+HIDDEN = {
+    "nested": "{_target_: vae_lab.progress.Progress, x: {y: [{_target_: hostile_module.Thing}]}}",
+    "partial": "{_target_: hostile_module.Thing, _partial_: true}",
+    "arguments": "{_target_: vae_lab.progress.Progress, _args_: [{_target_: hostile_module.Thing}]}",
+    "not recursive": "{_target_: vae_lab.progress.Progress, _recursive_: false, x: {_target_: hostile_module.Thing}}",
+    "not converted": "{_target_: hostile_module.Thing, _convert_: none}",
+    "interpolated": "{name: hostile_module.Thing, x: {_target_: '${callbacks.guest.name}'}}",
+    "from the environment": "{_target_: '${oc.env:HOSTILE}'}",
+    "decoded": "{_target_: '${oc.decode:${oc.env:HOSTILE}}'}",
+    "created": "{x: '${oc.create:${oc.env:HOSTILE_NODE}}'}",
+}
+
+
+@pytest.mark.parametrize("form", HIDDEN)
+def test_g3_a_hidden_target_is_refused(form, tmp_path, marker, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOSTILE", "hostile_module.Thing")
+    monkeypatch.setenv("HOSTILE_NODE", "{_target_: hostile_module.Thing}")
+    refused(*command("vae-lab", *TINY, f"+callbacks.guest={HIDDEN[form]}"), "callbacks.guest", marker)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("key", ["model.encoder", "posterior", "loss.likelihood"])
+def test_g3_a_hostile_target_in_a_saved_config_is_refused(key, door, run_dir, marker, open_run):
+    def change(config):
+        for name in key.split("."):
+            config = config[name]
+        config["_target_"] = "hostile_module.Thing"
+
+    change_config(run_dir, change)
+    code, message = open_run(door, run_dir)
+    assert not marker.exists()
+    assert code == 2, message
+    assert key in message
+
+
+# Hydra's own settings, which it obeys while it composes a config.
+OF_HYDRA = {
+    "callbacks": {"guest": {"_target_": "hostile_module.Thing"}},
+    "job_logging": {"root": {"handlers": ["x"]}, "handlers": {"x": {"class": "hostile_module.Thing"}}},
+    "hydra_logging": {"root": {"handlers": ["x"]}, "handlers": {"x": {"()": "hostile_module.Thing"}}},
+    "job": {"env_set": {"VAE_LAB_TRUST": "hostile_module"}},
+    "sweeper": {"params": {"seed": {"_target_": "hostile_module.Thing"}}},
+    "launcher": {"x": {"_target_": "hostile_module.Thing"}},
+    "searchpath": ["pkg://hostile_module"],
+}
+
+
+@pytest.mark.parametrize("multirun", [False, True])
+@pytest.mark.parametrize("key", OF_HYDRA)
+def test_g3_a_config_file_cannot_make_hydra_run_code(key, multirun, tmp_path, marker, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    content = {"hydra": {key: OF_HYDRA[key]}, "callbacks": {"guest": {"_target_": "hostile_module.Thing"}}}
+    header = "# @package _global_\n"
+    (tmp_path / "conf" / "experiment" / "evil.yaml").write_text(header + yaml.safe_dump(content))
+    (tmp_path / "conf" / "experiment" / "good.yaml").write_text(header + "seed: 1\n")
+    start = ["-m", "experiment=good,evil"] if multirun else ["experiment=evil"]
+    code, message = command("vae-lab", f"--config-dir={tmp_path / 'conf'}", *start, *TINY)
+    assert not marker.exists()
+    assert code == 2, message
+    assert f"hydra.{key}" in message
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("key", [*OF_HYDRA, "defaults"])
+def test_g3_a_saved_config_cannot_make_hydra_run_code(key, door, run_dir, marker, open_run):
+    if key == "defaults":
+        change_config(run_dir, lambda config: config.update(defaults=[{"override hydra/job_logging": "default"}]))
+    else:
+        change_config(run_dir, lambda config: config.update(hydra={key: OF_HYDRA[key]}))
+    code, message = open_run(door, run_dir)
+    assert not marker.exists()
+    assert code == 2, message
+    assert "config.yaml" in message
+
+
+@pytest.mark.parametrize("group", ["hydra/config", "hydra/env/default", "hydra/output/default", "hydra/launcher/basic"])
+def test_g3_a_file_beside_a_saved_config_is_not_read(group, run_dir, marker, open_run):
+    path = run_dir / ".hydra" / f"{group}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("# @package hydra.callbacks\nguest: {_target_: hostile_module.Thing}\n")
+    code, message = open_run("resume", run_dir)
+    assert not marker.exists()
+    assert code == 0, message
+
+
+def test_g3_a_pickle_that_hydra_would_run_is_refused(tmp_path, marker, command):
+    (tmp_path / "config.pickle").write_bytes(pickle.dumps(Payload(marker)))
+    for option in ("--experimental-rerun", "--exp"):
+        refused(*command("vae-lab", f"{option}={tmp_path / 'config.pickle'}"), "--experimental-rerun", marker)
+
+
+# G6: YAML that builds objects
+
+TAGS = ("!!python/object/apply:os.mkdir [MARKER]", "!!python/object/new:hostile_module.Thing []", "!!python/name:os.x")
+
+
+@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize("door", DOORS)
+def test_g6_a_yaml_tag_in_a_saved_config_is_refused(door, tag, run_dir, marker, open_run):
+    path = run_dir / ".hydra" / "config.yaml"
+    path.write_text(path.read_text() + f"extra: {tag.replace('MARKER', str(marker))}\n")
+    code, message = open_run(door, run_dir)
+    assert not marker.exists()
+    assert code == 2, message
+    assert "config.yaml" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_g6_a_yaml_tag_in_a_config_file_or_a_setting_is_refused(tag, run_dir, tmp_path, marker, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tag = tag.replace("MARKER", str(marker))
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "evil.yaml").write_text(f"# @package _global_\nseed: {tag}\n")
+    refused(*command("vae-lab", f"--config-dir={tmp_path / 'conf'}", *TINY, "experiment=evil"), "python/", marker)
+    refused(*command("vae-lab", *TINY, f"seed={tag}"), "seed", marker)
+    refused(*command("vae-lab", *TINY, f"seed='{tag}'"), "seed", marker)
+    refused(*command("vae-lab-eval", run_dir, f"batch_size={tag}"), "batch_size", marker)
+    refused(*command("vae-lab-eval", run_dir, f"split={tag}"), "split", marker)
+    refused(*command("vae-lab-export", run_dir, f"checkpoint={tag}"), "checkpoint", marker)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_g6_yaml_that_unfolds_without_end_is_refused(door, run_dir, open_run):
+    for text in (
+        "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}' if n else 'x'] * 9)}]\n" for n in range(12)),
+        "[" * 50_000,
+    ):
+        (run_dir / ".hydra" / "config.yaml").write_text(text)
+        code, message = open_run(door, run_dir)
+        assert code in (2, 5), message
+        assert "config.yaml" in message
+
+
+# A folder that leads elsewhere
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "train.log", "result.json", "checkpoints/last.ckpt", "pictures", "wandb"]
+)
+@pytest.mark.parametrize("door", DOORS)
+def test_g3_a_run_folder_with_a_link_out_of_it_is_refused(door, name, run_dir, tmp_path, open_run):
+    outside = tmp_path / "outside"
+    path = run_dir / name
+    if path.exists():
+        path.rename(outside)
+    else:
+        outside.mkdir()
+    path.symlink_to(outside)
+    before = outside.stat().st_mtime_ns
+    code, message = open_run(door, run_dir)
+    assert code == 5, message
+    assert name in message
+    assert outside.stat().st_mtime_ns == before
+
+
+def test_g3_a_saved_run_dir_does_not_say_where_a_resumed_run_writes(run_dir, tmp_path, open_run):
+    elsewhere = tmp_path / "elsewhere"
+    change_config(run_dir, lambda config: config.update(run_dir=str(elsewhere)))
+    open_run("resume", run_dir)
+    assert not elsewhere.exists()
+
+
+LOGGERS = {
+    "vae_lab.copies.CsvTracker": ["save_dir: ELSEWHERE", "save_dir: ../elsewhere"],
+    "vae_lab.copies.TensorBoardTracker": ["save_dir: ELSEWHERE"],
+    "lightning.pytorch.loggers.CSVLogger": [
+        "save_dir: ELSEWHERE",
+        "save_dir: '${run_dir}', name: ../../elsewhere",
+        "save_dir: '${run_dir}', version: ../../elsewhere",
+    ],
+    "lightning.pytorch.loggers.TensorBoardLogger": ["save_dir: '${run_dir}', sub_dir: ../../../../elsewhere"],
+}
+
+
+@pytest.mark.parametrize("logger", LOGGERS)
+def test_g3_a_logger_that_would_write_elsewhere_is_refused(logger, tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = [setting for setting in TINY if setting != "logger=none"]
+    for arguments in LOGGERS[logger]:
+        arguments = arguments.replace("ELSEWHERE", str(tmp_path / "elsewhere"))
+        node = f"{{_target_: {logger}, {arguments}}}"
+        refused(*command("vae-lab", *tiny, "logger=none", f"+logger.guest={node}"), "logger.guest", tmp_path / "x")
+        refused(*command("vae-lab", *tiny, "logger.wandb.save_dir=../elsewhere"), "logger.wandb", tmp_path / "x")
+        assert not list(tmp_path.rglob("elsewhere"))

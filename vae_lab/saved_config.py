@@ -1,0 +1,92 @@
+"""The config in a run folder, read as what it may be: somebody else's.
+
+A run writes its config as plain YAML. Whatever else YAML or Hydra would do with the file is refused: tags that build
+objects, anchors that unfold into gigabytes, and the sections with which Hydra itself is configured.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vae_lab.errors import RunError
+
+MAX_BYTES = 200_000  # a hundred times what a run writes
+MAX_DEPTH = 40
+OF_HYDRA = ("hydra", "defaults")  # keys that Hydra obeys before anything is checked
+_PACKAGE = re.compile(r"^\s*#\s*@package", re.MULTILINE)  # a comment that puts the file under such a key
+
+
+def saved_config(folder: str | Path) -> Path:
+    """Where a run folder keeps its config."""
+    return Path(folder) / ".hydra" / "config.yaml"
+
+
+def load_saved(folder: str | Path) -> DictConfig:
+    """Read the config of a run, unresolved.
+
+    Raises:
+        RunError: if the folder is not a run folder, leads elsewhere, or its config is damaged.
+        ValueError: if the config holds more than plain settings.
+    """
+    path = saved_config(folder)
+    if not path.is_file():
+        raise RunError(f"{folder} is not a run folder: there is no {path}")
+    check_links(Path(folder))
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RunError(f"{path} is not a config: it has more than {MAX_BYTES:,} bytes")
+        text = path.read_text(encoding="utf-8")
+        check_yaml(path, text)
+        config = OmegaConf.create(text)
+    except yaml.constructor.ConstructorError as error:
+        raise ValueError(f"{path} holds more than plain settings: {_one_line(error)}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise RunError(f"{path} is damaged: {_one_line(error)}") from error
+    if not isinstance(config, DictConfig):
+        raise RunError(f"{path} is not a config: it holds no keys")
+    for key in OF_HYDRA:
+        if key in config:
+            raise ValueError(f"{path} must not set {key}, which Hydra obeys; remove that key")
+    return config
+
+
+def check_yaml(path: Path, text: str) -> None:
+    """Refuse YAML that no run writes: aliases, which unfold, nesting without end, and headers, which move keys.
+
+    Raises:
+        ValueError: naming the file and what it holds.
+    """
+    if _PACKAGE.search(text):
+        raise ValueError(f"{path} holds more than plain settings: a @package header; remove it")
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"{path} holds more than plain settings: a YAML alias; write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"{path} holds more than plain settings: more than {MAX_DEPTH} levels")
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a run folder in which a link leads out of it: what is written there would change other files.
+
+    Inside `wandb/` there may be such links: W&B makes them itself, and writes to no file that is there already.
+
+    Raises:
+        RunError: naming the link.
+    """
+    inside = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent) / name for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise RunError(f"{path} is a link out of the run folder; replace it by what it leads to")
+        if Path(parent) == folder and "wandb" in folders:
+            folders.remove("wandb")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
