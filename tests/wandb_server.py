@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import struct
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+STATUS = {"error": 500, "unauthorized": 401, "forbidden": 403, "reject": 404, "busy": 429}
+PAGES = {"garbage": b"\x00\xff{]" * 100, "html": b"<html><body>Please log in to the hotel's network</body></html>"}
 
 
 @dataclass
@@ -24,14 +30,16 @@ class Run:
 class WandbServer:
     """Serves on a free port until the `with` block ends.
 
-    The modes are "ok", "error" (every answer is a 500), "reject" (a 404, which W&B does not retry) and "hang" (no
-    answer). `after_start` is the mode from the moment on when a run was started.
+    The modes are "ok", those of `STATUS`, "hang" (no answer), "slow" (one byte a second), "reset" (the connection is
+    cut), "garbage" and "html" (answers that are not W&B's). `after_start` is the mode from the moment on when a run was
+    started.
     """
 
     def __init__(self, mode: str = "ok", after_start: str = "ok"):
         self.mode, self.after_start = mode, after_start
         self.runs: dict[str, Run] = {}
         self.requests: list[str] = []
+        self.refused = 0  # requests that were not answered as W&B does
         self.closing = threading.Event()
         handler = type("Handler", (_Handler,), {"wandb": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -122,17 +130,26 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _reply(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.wandb.mode == "hang":
+        mode = self.wandb.mode
+        self.wandb.refused += mode != "ok"
+        if mode == "hang":
             self.wandb.closing.wait()
+        if mode in ("hang", "reset"):
+            self.close_connection = True
+            linger = struct.pack("ii", 1, 0)  # a reset instead of an orderly end
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             return
-        status = {"ok": 200, "error": 500, "reject": 404}[self.wandb.mode]
-        answer = self.wandb.answer(self.path, body, self.headers["Host"]) if status == 200 else {}
-        data = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        is_ours = mode in ("ok", "slow")
+        answer = json.dumps(self.wandb.answer(self.path, body, self.headers["Host"]) if is_ours else {}).encode()
+        data = PAGES.get(mode, answer)
+        self.send_response(STATUS.get(mode, 200))
+        self.send_header("Content-Type", "text/html" if mode == "html" else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        for start in range(0, len(data), 1) if mode == "slow" else (0,):
+            self.wfile.write(data[start : start + 1] if mode == "slow" else data)
+            if mode == "slow" and self.wandb.closing.wait(1):
+                return
 
     do_GET = do_POST = do_PUT = _reply  # noqa: N815
 

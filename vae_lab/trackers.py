@@ -2,31 +2,31 @@
 
 import logging
 import os
+import re
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vae_lab.secrets import redact
+from vae_lab.wandb_process import WandbProcess, obstacle
 
 log = logging.getLogger(__name__)
-wandb_log = logging.getLogger("vae_lab.wandb")
-wandb_log.setLevel(logging.WARNING)
 
 MODES = ("auto", "online", "offline", "disabled")
-FINISH_TIMEOUT = 8  # seconds
+OTHER_NAMES = {"": "auto", "dryrun": "offline", "run": "online", "shared": "online"}  # of modes, in WANDB_MODE
 
 
 class WandbTracker(Logger):
     """Logs one run to W&B, and never stops, blocks or asks.
 
-    Nothing happens before the first use: no import, no file, no connection. Then one run is started, on rank zero only.
-    If that fails the run is tracked offline, if that fails too it is not tracked; an error later on ends the tracking.
-    Each of these is one warning. A server that is dead, hangs or dies costs at most `init_timeout` + 10 seconds in all;
-    what was not uploaded stays on disk for `wandb sync`.
+    W&B lives in a process of its own, see `vae_lab.wandb_worker`, that is started at the first use, on rank zero only.
+    If the run cannot be online it is tracked offline, if that fails too it is not tracked; an error later on ends the
+    tracking. Each of these is one warning. The training never waits; only its end does, for at most 10 seconds, and
+    not before `init_timeout` has passed since the start: a server that is dead, hangs or dies costs at most
+    `init_timeout` + 10 seconds in all. What was not uploaded stays on disk for `wandb sync`.
 
     Resuming a run folder continues the same W&B run: the id is kept in the file `wandb_id`. An offline run cannot ask
     the server where it stood, so every start writes a part of its own, `wandb/offline-run-*`, with the same id.
@@ -72,7 +72,7 @@ class WandbTracker(Logger):
         self._labels = redact(labels)
         self._mode = mode
         self._init_timeout = float(init_timeout)
-        self._run = None
+        self._process: WandbProcess | None = None
         self._is_over = False
 
     @property
@@ -81,68 +81,43 @@ class WandbTracker(Logger):
 
     @property
     def version(self) -> str | None:
-        """The W&B run id, None before the first start."""
+        """The W&B run id, None before the first start or where its file is damaged."""
         path = self._folder / "wandb_id"
-        return (path.read_text().strip() or None) if path.exists() else None
+        text = path.read_text(errors="replace").strip() if path.exists() else ""
+        return text if re.fullmatch(r"[\w-]{1,64}", text, re.ASCII) else None
 
     @property
     def save_dir(self) -> str:
         return str(self._folder)
 
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """The `wandb.Run`, started now if it was not."""
-        if self._run is None and not self._is_over:
-            self._run = self._start()
-            self._is_over = self._run is None
-        return self._run
-
     @rank_zero_only
     def check(self) -> None:
-        """Find out before training whether the run can be online if that was asked for. No connection is made.
+        """Find out before training whether there is an API key if `mode` is online. No connection is made.
 
         Raises:
-            ValueError: if WANDB_MODE is unknown, or the mode is online and there is no API key.
+            ValueError: if there is none, or the environment is such that W&B does not start.
         """
-        if self._wanted_mode() != "online":
-            return
-        try:
-            has_api_key = self._has_api_key()
-        except Exception as error:  # W&B raises all kinds for a broken environment
-            raise ValueError(f"logger.wandb.mode=online, but W&B does not start: {_one_line(error)}") from error
-        if not has_api_key:
-            raise ValueError(
-                "logger.wandb.mode=online needs an API key: set WANDB_API_KEY, run `wandb login`, "
-                "or choose logger.wandb.mode=offline"
-            )
+        if self._mode == "online" and (reason := obstacle(self._init_timeout)):
+            raise ValueError(f"logger.wandb.mode=online is not possible: {reason}")
 
     def log_config(self, config: dict) -> None:
         """Store the resolved config, a plain nested dict; secrets are replaced."""
-        self._tell(lambda run: run.config.update(redact(config), allow_val_change=True))
+        self._tell("config", redact(config))
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: `log_config` stores the whole config."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Store values of one step."""
-        self._tell(lambda run: run.log({**metrics, **_at(step)}))
+        self._tell("metrics", metrics if step is None else {**metrics, "step": step})
 
     def log_picture(self, key: str, path: str | Path, step: int) -> None:
         """Store a PNG or GIF file under a key."""
-
-        def store(run: Any) -> None:
-            import wandb
-
-            is_gif = Path(path).suffix == ".gif"
-            picture = wandb.Video(str(path), format="gif") if is_gif else wandb.Image(str(path))
-            run.log({key: picture, **_at(step)})
-
-        self._tell(store)
+        self._tell("picture", [key, str(Path(path).resolve()), step])
 
     def summarize(self, values: dict) -> None:
         """Set final values in the run's summary."""
-        self._tell(lambda run: run.summary.update(redact(values)))
+        self._tell("summary", redact(values))
 
     def finalize(self, status: str) -> None:
         """Nothing to do: pictures and results follow after Lightning is done, see `finish`."""
@@ -154,110 +129,51 @@ class WandbTracker(Logger):
         Args:
             exit_code: 0 if the run was completed, else W&B marks it as failed.
         """
-        run, self._run = self._run, None
-        has_warned, self._is_over = self._is_over, True
-        if run is None:
-            return
-        try:
-            run.finish(exit_code=exit_code)
-        except Exception as error:  # tracking must not change how a run ends
-            if not has_warned:
-                log.warning("W&B: %s Upload the rest with: wandb sync %s", _one_line(error), run.settings.sync_dir)
+        self._is_over = True
+        if self._process is not None:
+            self._process.finish(exit_code)
 
     @rank_zero_only
-    def _tell(self, action: Callable[[Any], None]) -> None:
-        if self._is_over or (run := self.experiment) is None:
+    def _tell(self, order: str, value: Any) -> None:
+        if self._is_over:
             return
-        try:
-            action(run)
-        except Exception as error:  # tracking must not stop the training
-            self._is_over = True
-            log.warning("W&B tracking ends here, the run goes on: %s", _one_line(error))
+        if self._process is None:
+            self._process = self._start()
+        if self._process is not None:
+            self._process.send(order, value)
+        self._is_over = self._process is None or self._process.has_ended
 
-    def _start(self) -> Any:
-        modes: dict[str, tuple[str, ...]] = {"online": ("online", "offline"), "offline": ("offline",), "disabled": ()}
-        try:
-            mode = self._wanted_mode()
-            if mode == "auto":
-                mode = "online" if self._has_api_key() else "offline"
-        except Exception as error:  # no wandb, or an environment it does not accept
-            log.warning("W&B does not start, this run is not tracked: %s", _one_line(error))
+    def _start(self) -> WandbProcess | None:
+        mode = self._wanted_mode()
+        if mode == "disabled":
             return None
-        for attempt in modes[mode]:
-            try:
-                return self._init(attempt)
-            except Exception as error:  # W&B raises all kinds
-                fallback = "tracking offline instead" if attempt == "online" else "this run is not tracked"
-                log.warning("W&B does not start %s, %s: %s", attempt, fallback, _one_line(error))
-        return None
-
-    def _init(self, mode: str) -> Any:
-        wandb = self._load_wandb()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        run_id = self.version or uuid.uuid4().hex[:8]
-        (self._folder / "wandb_id").write_text(run_id + "\n")
-        settings = wandb.Settings(
-            init_timeout=self._init_timeout,
-            finish_timeout=FINISH_TIMEOUT,
-            finish_timeout_raises=True,
-            console="off",  # train.log has it, without secrets
-            x_disable_meta=True,  # would store sys.argv
-            disable_git=True,
-            save_code=False,
-            symlink=False,
-        )
         try:
-            run = wandb.init(
-                dir=self.save_dir,
-                id=run_id,
-                resume="allow",
+            return WandbProcess(
+                folder=str(self._folder.resolve()),
+                run_id=self.version or self._new_id(),
                 name=self._name,
+                labels=self._labels,
                 mode=mode,
-                reinit="create_new",
-                settings=settings,
-                **self._labels,
+                init_timeout=self._init_timeout,
             )
-        except Exception:
-            wandb.teardown()  # else the failed attempt keeps the run id in use
-            raise
-        run.define_metric("*", step_metric="step")
-        folder = run.settings.sync_dir
-        log.info("W&B: %s", run.url if mode == "online" else f"offline, upload with: wandb sync {folder}")
-        return run
+        except OSError as error:
+            log.warning("W&B does not start, this run is not tracked: %s", error)
+            return None
 
-    def _load_wandb(self) -> Any:
-        # Its telemetry goes to the same server: against one that hangs, it delays the end of the program by 20 seconds.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        import wandb
-
-        # Silent also means that no request is made just to print who is logged in, which takes 10 seconds if it fails.
-        setup = wandb.setup(wandb.Settings(silent=True, x_service_wait=self._init_timeout))
-        wandb.termsetup(setup.settings, wandb_log)
-        return wandb
+    def _new_id(self) -> str:
+        run_id = uuid.uuid4().hex[:8]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "wandb_id").write_text(run_id + "\n")
+        return run_id
 
     def _wanted_mode(self) -> str:
-        mode = os.environ.get("WANDB_MODE", self._mode) if self._mode == "auto" else self._mode
+        if self._mode != "auto":
+            return self._mode
+        if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+            return "disabled"
+        named = os.environ.get("WANDB_MODE", "").strip().lower()
+        mode = OTHER_NAMES.get(named, named)
         if mode not in MODES:
-            raise ValueError(f"WANDB_MODE must be one of {', '.join(MODES)}, got {mode!r}")
+            log.warning("WANDB_MODE must be one of %s, got %r: tracking offline", ", ".join(MODES), named)
+            return "offline"
         return mode
-
-    def _has_api_key(self) -> bool:
-        wandb = self._load_wandb()
-        try:
-            from wandb.sdk.lib.wbauth import authenticate_session
-
-            host = wandb.setup().settings.base_url
-            found = authenticate_session(host=host, source="vae_lab", prompt=False, update_session=False)
-            return found is not None
-        except wandb.errors.AuthenticationError:
-            return True  # malformed; wandb.init will say what is wrong with it
-        except (ImportError, TypeError):  # private, so it may move; then only the environment is asked
-            return bool(os.environ.get("WANDB_API_KEY"))
-
-
-def _at(step: int | None) -> dict[str, int]:
-    return {} if step is None else {"step": step}
-
-
-def _one_line(error: Exception) -> str:
-    return redact(" ".join(str(error).split()) or type(error).__name__)

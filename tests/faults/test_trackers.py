@@ -1,0 +1,558 @@
+"""Tracker outages: the training does not notice, nothing is asked, and what W&B did not get is on disk."""
+
+import json
+import logging
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import wandb
+from command import TINY, record, status
+from forks import train_in_fork
+from lightning.pytorch.loggers import CSVLogger
+from tracking import CONFIG, KEY, METRICS, alone, go_online, history, log_run, parts, read_back, said, tracker
+from wandb_server import WandbServer
+
+from vae_lab import wandb_process
+from vae_lab.module import LitVAE
+from vae_lab.trackers import WandbTracker
+from vae_lab.train import train
+
+pytestmark = pytest.mark.fault
+
+# What a bound in seconds is exceeded by at most: the bounds are kept by a process that waits, not by one that works.
+BUSY_MACHINE = 15
+SMALL = [setting for setting in TINY if setting != "logger=none"]
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path, caplog):
+    alone(monkeypatch, tmp_path / "home")
+    caplog.set_level(logging.INFO)
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """For tests of what is kept, not of the time: on a busy machine W&B takes long to start even where all is well."""
+    monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 100)
+    monkeypatch.setattr(wandb_process, "UPLOAD_TIMEOUT", 1)
+
+
+def warnings_in(caplog) -> list[str]:
+    return [line for line in said(caplog) if not line.startswith("INFO")]
+
+
+def log_two(folder: Path, **changes) -> None:
+    log_run(folder, metrics=METRICS[:2], **changes)
+
+
+@contextmanager
+def outage(kind: str):
+    """The address of a server that cannot be used."""
+    with socket.socket() as listener, socket.socket() as client, WandbServer(kind) as server:
+        listener.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        if kind == "black hole":  # a queue of one, and full: further connections are never answered
+            listener.listen(0)
+            client.connect(listener.getsockname())
+        yield {"refused": address, "black hole": address, "no such name": "http://nowhere.invalid"}.get(
+            kind, server.url
+        )
+
+
+# --- E1: nothing is asked
+
+
+@pytest.mark.slow
+def test_e1_nothing_is_asked_on_a_terminal(tmp_path, config):
+    train(config("logger=none", tiny=SMALL, run_dir="plain"))
+    main, terminal = pty.openpty()
+    command = [sys.executable, "-m", "vae_lab", "logger=wandb", *SMALL, "hydra.run.dir=run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+    )
+    os.close(terminal)
+    try:
+        printed = read_all(main, 120)
+        assert process.wait(10) == 0, printed
+    finally:
+        process.kill()
+        os.close(main)
+    assert "wandb sync" in printed
+    assert "choice" not in printed
+    assert "API key" not in printed
+    assert record(tmp_path / "run") == record(tmp_path / "plain")
+
+
+def read_all(descriptor: int, timeout: float) -> str:
+    """What is written to a terminal until its last user is gone."""
+    deadline, content = time.monotonic() + timeout, b""
+    while (seconds := deadline - time.monotonic()) > 0:
+        if select.select([descriptor], [], [], seconds)[0]:
+            try:
+                content += os.read(descriptor, 65536)
+            except OSError:  # EIO, how a terminal ends
+                return content.decode()
+    raise TimeoutError(content.decode())
+
+
+def damage_home(home: Path, monkeypatch, how: str) -> None:
+    settings = home / ".config" / "wandb" / "settings"
+    settings.parent.mkdir(parents=True)
+    match how:
+        case "netrc":
+            (home / ".netrc").write_bytes(b"\x00\xffmachine machine password\n'")
+        case "netrc is a folder":
+            (home / ".netrc").mkdir()
+        case "settings":
+            settings.write_bytes(b"[default\n\xff\x00 = [[ = base_url\nmode = 7")
+        case "settings are a folder":
+            settings.mkdir()
+        case "a wrong setting":
+            settings.write_text("[default]\nbase_url = not-a-url\n")
+        case "no home":
+            monkeypatch.delenv("HOME")
+        case "home cannot be written":
+            monkeypatch.setenv("HOME", "/proc/nobody")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("netrc", "netrc is a folder", "settings", "settings are a folder", "a wrong setting"),
+        *("no home", "home cannot be written"),
+    ],
+)
+def test_e1_a_damaged_home(tmp_path, monkeypatch, caplog, patient, how):
+    damage_home(tmp_path / "home", monkeypatch, how)
+    log_run(tmp_path / "run")
+    (line,) = said(caplog)
+    assert "upload with: wandb sync" in line
+    (part,) = parts(tmp_path / "run", "offline-run-*")
+    assert history(read_back(part)) == METRICS
+
+
+# --- E2: a server that is not there, or no server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind",
+    ["refused", "black hole", "no such name", "hang", "slow", "reset", "error", "unauthorized", "garbage", "html"],
+)
+def test_e2_without_a_server_the_run_is_kept_offline(tmp_path, monkeypatch, caplog, patient, kind):
+    with outage(kind) as url:
+        go_online(monkeypatch, url)
+        log_run(tmp_path / "run", init_timeout=1)
+    (line,) = said(caplog)
+    assert line.startswith("WARNING W&B does not start online, tracking offline, upload with: wandb sync "), line
+    (part,) = parts(tmp_path / "run", "offline-run-*")
+    assert str(part) in line
+    assert history(read_back(part)) == METRICS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hang", "slow", "reset", "error", "busy", "forbidden", "html"])
+def test_e2_after_the_server_dies_the_run_is_kept_on_disk(tmp_path, monkeypatch, caplog, patient, kind):
+    with WandbServer(after_start=kind) as server:
+        go_online(monkeypatch, server.url)
+        log_run(tmp_path / "run")
+    (part,) = parts(tmp_path / "run")
+    (warning,) = warnings_in(caplog)
+    assert warning.startswith("WARNING W&B: ")
+    assert warning.endswith(f"; upload the rest with: wandb sync {part}")
+    assert history(read_back(part)) == METRICS
+
+
+def test_e2_a_server_that_recovers_gets_everything(tmp_path, monkeypatch, caplog, patient):
+    monkeypatch.setattr(wandb_process, "UPLOAD_TIMEOUT", 60)
+    with WandbServer(after_start="error") as server:
+        go_online(monkeypatch, server.url)
+        run = tracker(tmp_path / "run")
+        run.log_metrics({"loss": 1.0}, 0)
+        wait_for(lambda: server.refused)
+        server.mode = server.after_start = "ok"
+        run.log_metrics({"loss": 2.0}, 1)
+        run.finish(0)
+        (received,) = server.runs.values()
+    assert [item["loss"] for item in received.history] == [1.0, 2.0]
+    assert warnings_in(caplog) == []
+
+
+def wait_for(condition, timeout: float = 60) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
+
+
+def measured(monkeypatch) -> list[float]:
+    """The seconds that each call of the tracker takes; it grows."""
+    seconds = []
+
+    def timed(method):
+        def call(*arguments):
+            began = time.monotonic()
+            try:
+                return method(*arguments)
+            finally:
+                seconds.append(time.monotonic() - began)
+
+        return call
+
+    for name in ("_tell", "finish"):
+        monkeypatch.setattr(WandbTracker, name, timed(getattr(WandbTracker, name)))
+    return seconds
+
+
+@pytest.mark.slow
+def test_e2_a_hanging_server_changes_neither_the_training_nor_its_length(tmp_path, monkeypatch, config):
+    train(config("logger=none", tiny=SMALL, run_dir="plain"))
+    seconds = measured(monkeypatch)
+    monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 4)
+    with WandbServer("hang") as server:
+        go_online(monkeypatch, server.url)
+        train(config("logger=wandb", "logger.wandb.init_timeout=2", tiny=SMALL, run_dir="run"))
+    assert record(tmp_path / "run") == record(tmp_path / "plain")
+    assert len(seconds) > 3
+    assert sum(seconds) < 2 + 4 + BUSY_MACHINE
+
+
+GARBAGE = {
+    "what is settled otherwise": {
+        "WANDB_SILENT": "",
+        "WANDB_DIR": "/proc/nowhere",
+        "WANDB_PROJECT": "a project / with ? odd # characters",
+        "WANDB_RUN_ID": "a/b",
+        "WANDB_RESUME": "must",
+        "WANDB_SERVICE": "3-1-tcp-localhost-1",
+    },
+    "folders": dict.fromkeys(
+        ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "TMPDIR", "NETRC"), "/proc/nowhere"
+    ),
+    "entity": {"WANDB_ENTITY": "an entity / with ? odd # characters"},
+    "mode": {"WANDB_MODE": "foo", "WANDB_DISABLED": "perhaps"},
+    "url": {"WANDB_BASE_URL": "not-a-url"},
+    "key": {"WANDB_API_KEY": "short\nand-broken"},
+    "timeout": {"WANDB_HTTP_TIMEOUT": "soon", "WANDB_API_KEY": KEY},
+    "tags": {"WANDB_TAGS": ",,"},
+    "identity": {"WANDB_IDENTITY_TOKEN_FILE": "/proc/nowhere"},
+    "proxy": {"HTTP_PROXY": "nonsense:::", "HTTPS_PROXY": "http://127.0.0.1:9"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GARBAGE)
+def test_e2_garbage_in_the_environment(tmp_path, monkeypatch, caplog, patient, name):
+    for variable, value in GARBAGE[name].items():
+        monkeypatch.setenv(variable, value)
+    log_two(tmp_path / "run")
+    assert len(warnings_in(caplog)) <= 1
+    assert "short" not in caplog.text
+    (part,) = parts(tmp_path / "run", "offline-run-*")
+    assert history(read_back(part)) == METRICS[:2]
+
+
+@pytest.mark.slow
+def test_e2_much_garbage_changes_nothing_in_a_run(tmp_path, monkeypatch, caplog, config, patient):
+    train(config("logger=none", tiny=SMALL, run_dir="plain"))
+    for variables in GARBAGE.values():
+        for variable, value in variables.items():
+            monkeypatch.setenv(variable, value)
+    train(config("logger=wandb", tiny=SMALL, run_dir="run"))
+    assert record(tmp_path / "run") == record(tmp_path / "plain")
+    assert status(tmp_path / "run")["state"] == "completed"
+    assert len(parts(tmp_path / "run", "offline-run-*")) == 1
+
+
+# --- E2: W&B's own processes
+
+
+def processes(run: WandbTracker) -> dict[str, int]:
+    """W&B's process, and the one that that has started."""
+    pid = run._process._process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {"worker": pid, **dict(zip(["core"], map(int, children), strict=False))}
+
+
+def started(folder: Path, caplog) -> WandbTracker:
+    """A run that W&B tracks."""
+    run = tracker(folder)
+    run.log_config(CONFIG)
+    wait_for(lambda: run.log_metrics({"loss": 1.0}, 0) or said(caplog))
+    return run
+
+
+needs_proc = pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="needs /proc")
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.parametrize("when", ["starting", "running"])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+@pytest.mark.parametrize("which", ["worker", "core"])
+def test_e2_a_process_of_w_and_b_is_killed_or_frozen(tmp_path, monkeypatch, caplog, which, signum, when):
+    monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 2)
+    if when == "running":
+        run = started(tmp_path / "run", caplog)
+    else:
+        run = tracker(tmp_path / "run", init_timeout=2)
+        run.log_config(CONFIG)
+        wait_for(lambda: which in processes(run))
+    caplog.clear()
+    pids = processes(run)
+    os.kill(pids[which], signum)
+    began = time.monotonic()
+    for step in range(1, 20000):  # more than a pipe holds
+        run.log_metrics({"loss": 1.0}, step)
+    run.finish(0)
+    assert time.monotonic() - began < 2 + 2 + BUSY_MACHINE
+    (warning,) = warnings_in(caplog)
+    assert warning.startswith("WARNING W&B")
+    wait_for(lambda: not any(is_running(pid) for pid in pids.values()))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@needs_proc
+def test_e2_what_nobody_takes_does_not_fill_the_memory(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(wandb_process, "MAX_WAITING", 2**20)
+    run = tracker(tmp_path / "run")
+    run.log_config(CONFIG)
+    os.kill(processes(run)["worker"], signal.SIGSTOP)
+    for step in range(3):
+        run.log_metrics({"x" * 2**20: 1.0}, step)
+    run.finish(0)
+    (warning,) = warnings_in(caplog)
+    assert warning == "WARNING W&B takes nothing any more, tracking ends here, the run goes on"
+
+
+def with_core(folder: Path, monkeypatch, core: str | None, mode: int = 0o755) -> None:
+    """W&B as installed, but with another program as its core."""
+    package = folder / "packages" / "wandb"
+    (package / "bin").mkdir(parents=True)
+    for path in Path(wandb.__file__).parent.iterdir():
+        if path.name != "bin":
+            (package / path.name).symlink_to(path)
+    if core is not None:
+        (package / "bin" / "wandb-core").write_text(core)
+        (package / "bin" / "wandb-core").chmod(mode)
+    monkeypatch.syspath_prepend(package.parent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "core",
+    [(None,), ("#!/bin/sh\n", 0o644), ("\0garbage",), ("#!/bin/sh\nexit 3\n",), ("#!/bin/sh\nexec sleep 1000\n",)],
+    ids=["missing", "not executable", "damaged", "failing", "silent"],
+)
+def test_e2_a_broken_core(tmp_path, monkeypatch, caplog, core):
+    monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 3)
+    with_core(tmp_path, monkeypatch, *core)
+    began = time.monotonic()
+    log_two(tmp_path / "run", init_timeout=1)
+    assert time.monotonic() - began < 1 + 3 + BUSY_MACHINE
+    (warning,) = warnings_in(caplog)
+    assert "this run is not tracked" in warning
+
+
+# --- E3 and E5: kill -9 of an offline run, and the same folder again
+
+
+def kill_at(number: int) -> None:
+    original, calls = LitVAE.training_step, iter(range(10**9))
+
+    def step(*arguments):
+        if next(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments)
+
+    LitVAE.training_step = step
+
+
+@pytest.mark.slow
+def test_e3_e5_a_killed_offline_run_loses_nothing_and_continues_as_a_second_part(tmp_path, config, patient):
+    settings = ["trainer.max_steps=-1", "trainer.max_epochs=3", "trainer.limit_train_batches=3"]
+    settings += ["trainer.log_every_n_steps=1", "callbacks.checkpoints.every_n_minutes=1e-9"]
+    train(config("logger=none", *settings, tiny=SMALL, run_dir="plain"))
+    cfg, run = config("logger=wandb", *settings, tiny=SMALL), tmp_path / "run"
+    assert train_in_fork(cfg, lambda: kill_at(5)) == -signal.SIGKILL
+    killed = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(killed) > 3
+    wait_for(lambda: ended(run))
+    (first,) = parts(run, "offline-run-*")
+    assert [step for step, _ in history(read_back(first))] == killed
+
+    cfg.resume = cfg.run_dir
+    train(cfg)
+    assert record(run) == record(tmp_path / "plain")
+    (_, second) = parts(run, "offline-run-*")
+    assert first.name.rpartition("-")[2] == second.name.rpartition("-")[2] == (run / "wandb_id").read_text().strip()
+    both = {step for part in (first, second) for step, _ in history(read_back(part))}
+    assert both == {row["step"] for row in record(run)[1]}
+
+
+def ended(run: Path) -> bool:
+    """Whether W&B has stored all of a run's first part."""
+    files = list(run.glob("wandb/*run-*/*.wandb"))
+    return bool(files) and any(record["type"] == "exit" for record in read_back(files[0].parent))
+
+
+# --- E4: no W&B
+
+
+@pytest.mark.parametrize("code", ["raise ImportError('gone')", "raise SystemError('broken')", "1 +", ""])
+def test_e4_without_w_and_b_there_is_one_line(tmp_path, monkeypatch, caplog, patient, code):
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "wandb.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    log_two(tmp_path / "run")
+    (line,) = said(caplog)
+    assert line.startswith("WARNING W&B does not start, this run is not tracked: ")
+
+
+def test_e4_a_run_without_w_and_b_ends_well(tmp_path, monkeypatch, caplog, patient, config):
+    train(config("logger=none", tiny=SMALL, run_dir="plain"))
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "wandb.py").write_text("raise ImportError('gone')")
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    train(config("logger=wandb", tiny=SMALL, run_dir="run"))
+    assert record(tmp_path / "run") == record(tmp_path / "plain")
+
+
+def test_an_error_later_on_is_one_warning_and_the_run_is_marked_as_failed(tmp_path, caplog, patient):
+    run = tracker(tmp_path)
+    run.log_metrics({"loss": 1.0}, 0)
+    run.log_picture("samples", tmp_path / "missing.png", 1)
+    run.log_metrics({"loss": 2.0}, 2)
+    run.finish(1)
+    (warning,) = warnings_in(caplog)
+    assert "tracking ends here, the run goes on" in warning
+    records = read_back(parts(tmp_path)[0])
+    assert history(records) == [(0, {"loss": 1.0})]
+    assert records[-1]["exit"]["exit_code"] == 1
+
+
+# --- disks
+
+
+def test_a_wandb_folder_that_cannot_be_written(tmp_path, caplog, patient):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "wandb").write_text("in the way")
+    log_two(tmp_path / "run")
+    (line,) = said(caplog)
+    assert line.startswith("WARNING W&B does not start, this run is not tracked: ")
+    assert str(tmp_path / "run" / "wandb") in line
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"a/b", b"x" * 1000])
+def test_a_damaged_id_is_replaced(tmp_path, caplog, patient, content):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "wandb_id").write_bytes(content)
+    log_two(tmp_path / "run")
+    (part,) = parts(tmp_path / "run")
+    assert part.name.endswith(f"-{tracker(tmp_path / 'run').version}")
+
+
+def can_mount() -> bool:
+    try:
+        return subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+# In a mount namespace of its own: W&B's folder is on a disk of 128 kB.
+FULL_DISK = """
+mount -t tmpfs -o size=128k tmpfs run/wandb
+"$1" -c "
+import logging
+from pathlib import Path
+from tracking import log_run
+from vae_lab import wandb_process
+logging.basicConfig(level=logging.INFO)
+wandb_process.FINISH_TIMEOUT = 100
+log_run(Path('run'), metrics=[(step, {'loss': step / 7, 'kl': step / 3}) for step in range(3000)])
+"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_mount(), reason="needs unshare -m")
+def test_a_full_disk_under_w_and_b_is_one_line(tmp_path):
+    (tmp_path / "run" / "wandb").mkdir(parents=True)
+    command = ["unshare", "-m", "sh", "-c", FULL_DISK, "sh", sys.executable]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    (warning,) = [line for line in done.stderr.splitlines() if line.startswith("WARNING")]
+    assert "no space left on device" in warning
+
+
+# --- the other copies
+
+
+def unreachable(*_):
+    raise ConnectionError("no route to\n host")
+
+
+@pytest.mark.parametrize("kind", ["csv", "tensorboard", "another"])
+def test_e2_a_copy_that_cannot_be_written_ends_alone(tmp_path, monkeypatch, caplog, config, kind):
+    train(config("logger=none", tiny=SMALL, run_dir="plain"))
+    monkeypatch.setattr(CSVLogger, "log_metrics", unreachable)
+    cfg = config(f"logger={'csv' if kind == 'another' else kind}", tiny=SMALL)
+    if kind == "another":
+        cfg.logger = {"another": {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": cfg.run_dir}}
+    Path(cfg.run_dir).mkdir()
+    (Path(cfg.run_dir) / kind).write_text("in the way")
+    train(cfg)
+    (line,) = warnings_in(caplog)
+    assert line.startswith(f"WARNING logger.{kind} ends here, the run and metrics.jsonl go on: ")
+    assert record(tmp_path / "run") == record(tmp_path / "plain")
+    assert status(tmp_path / "run")["state"] == "completed"
+
+
+def test_e4_without_tensorboard_the_run_does_not_start(tmp_path, monkeypatch, config):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    cfg = config("logger=tensorboard", tiny=SMALL)
+    with pytest.raises(
+        ValueError, match="logger.tensorboard needs the package tensorboard .*: pip install tensorboard"
+    ):
+        train(cfg)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+# --- secrets that only W&B knows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ok", "unauthorized", "offline"])
+def test_g4_no_secret_of_w_and_b_is_in_any_byte(tmp_path, monkeypatch, caplog, patient, kind):
+    with WandbServer("ok" if kind == "offline" else kind) as server:
+        host = server.url.removeprefix("http://")
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://me:plantedpassword@{host}" if kind == "ok" else server.url)
+        monkeypatch.setenv("HTTP_PROXY", "http://me:plantedproxy@127.0.0.1:9")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        netrc = tmp_path / "home" / ".netrc"
+        netrc.write_text(f"machine {host}\nlogin user\npassword planted{KEY}\n")
+        netrc.chmod(0o600)
+        log_two(tmp_path / "run", init_timeout=2, mode="offline" if kind == "offline" else "auto")
+    netrc.unlink()
+    assert parts(tmp_path / "run")
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in written if b"planted" in path.read_bytes()] == []
+    assert "planted" not in caplog.text
