@@ -1,0 +1,115 @@
+"""The benchmarks run, and the judgements of `benchmarks/faults.py` are those that it states."""
+
+import json
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Import one of the scripts, which import each other by their bare names."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+    def load(name: str):
+        spec = spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_checkpoints_measures_every_size_and_both_directions(benchmark, capsys, tmp_path):
+    benchmark("checkpoints").main(["--sizes", "0.01", "0.1", "--rounds", "2", "--folder", str(tmp_path)])
+    rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("| 0")]
+    assert rows == [[f" {size} ", f" {action} "] for size in ("0.01", "0.1") for action in ("save", "load")]
+    assert list(tmp_path.iterdir()) == []
+
+
+# Programs that a fault meets; the harness must tell them apart without knowing them.
+CARELESS = "import pathlib, sys; [pathlib.Path(a.split('=')[1]).touch() for a in sys.argv if 'mine.file=' in a]"
+CRASHING = "raise RuntimeError('something is wrong')"
+CAREFUL = 'import sys; sys.exit(f\'refused: {[a for a in sys.argv if "mine" in a or "latnt" in a]}\')'
+
+
+@pytest.fixture
+def trial(benchmark, tmp_path):
+    """A trial of a program that is one line of Python."""
+    programs = benchmark("programs")
+
+    def make(code: str):
+        (tmp_path / "program.py").write_text(code)
+        program = programs.LAB._replace(target=(str(tmp_path / "program.py"),))
+        return benchmark("trial").Trial(program, tmp_path / "trial", tmp_path, tmp_path)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict"), [(CARELESS, "SILENT"), (CRASHING, "failed loudly"), (CAREFUL, "survived")]
+)
+def test_a_setting_must_be_refused_by_name(code, verdict, benchmark, trial):
+    outcome = benchmark("inputs").setting(trial(code), "latnt_dim", unknown="8")
+    assert outcome.verdict == verdict, outcome
+
+
+@pytest.mark.parametrize(("code", "words"), [(CARELESS, "EXECUTED"), (CAREFUL, "exit 1: refused")])
+def test_what_a_stranger_wrote_must_not_be_executed(code, words, benchmark, trial):
+    outcome = benchmark("inputs").target(trial(code), "builtins.open", ["+callbacks.mine.file={}"])
+    assert outcome.evidence.startswith(words), outcome
+    assert (outcome.verdict == "SILENT") == (code == CARELESS)
+
+
+def test_a_frame_and_an_echo_of_the_command_line_name_no_cause(benchmark):
+    errors = (
+        "continuing from KLD_weight.ckpt\n"
+        "Error executing job with overrides: ['KLD_weight=-1']\n"
+        "Traceback (most recent call last):\n"
+        '  File "KLD_weight.py", line 1\n'
+        "ValueError: negative\n"
+    )
+    done = benchmark("programs").Done(1, "KLD_weight", errors)
+    assert done.line_with("KLD_weight") == ""
+    assert done.line_with("negative") == done.reason == "ValueError: negative"
+
+
+@pytest.mark.parametrize(
+    ("errors", "reason"),
+    [
+        ("reading\nprogram: no such file x\n", "program: no such file x"),
+        ("Error executing job with overrides: ['x=1']\nKey 'x' is not in struct\n    full_key: x\n", "Key 'x' is"),
+        ("", "no word"),
+    ],
+)  # fmt: skip
+def test_the_reason_of_a_failure_is_found(errors, reason, benchmark):
+    assert benchmark("programs").Done(1, "", errors).reason.startswith(reason)
+
+
+def test_pixels_are_compared_with_what_the_picture_shows(benchmark):
+    inputs = benchmark("inputs")
+    truth = np.full((3, 4, 4), 0.5)
+    truth[:, :, 2:] = np.nan  # transparent: any one colour will do
+    for background, error in ((0.0, 0.0), (1.0, 0.0), (np.linspace(0, 0.8, 8).reshape(4, 2), 0.8)):
+        pixels = np.full((3, 4, 4), 0.5)
+        pixels[:, :, 2:] = background
+        assert inputs.largest_error(pixels, truth) == pytest.approx(error)
+    assert inputs.largest_error(np.full((3, 4, 4), 0.25), truth) == pytest.approx(0.25)
+
+
+@pytest.mark.slow
+def test_faults_compares_the_two_programs(benchmark, capsys, tmp_path):
+    file = tmp_path / "outcomes.json"
+    assert benchmark("faults").main(["--only", "unknown key", "--json", str(file)]) == 0
+    outcomes = json.loads(file.read_text())
+    assert {name: found["unknown key"]["verdict"] for name, found in outcomes.items()} == {
+        "plain": "survived",
+        "vae-lab": "survived",
+    }
+    table = capsys.readouterr().out
+    assert "| **survived** | **1 of 1** | **1 of 1** |" in table
+    assert "| **SILENT** | **0 of 1** | **0 of 1** |" in table
