@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test test-faults lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,8 +19,11 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## train the default experiment on the bundled digits, about a minute
 	$(BIN)/vae-lab
 
-test: $(STAMP)  ## run all tests
-	$(BIN)/python -m pytest -n 2 -q
+test: $(STAMP)  ## run the tests, a few minutes
+	$(BIN)/python -m pytest -n 2 -q -m 'not slow'
+
+test-faults: $(STAMP)  ## kill, corrupt and starve real runs in every way we know (docs/reliability.md), some minutes
+	$(BIN)/python -m pytest -n 2 -q -m 'fault or slow'
 
 lint: $(STAMP)  ## check style
 	$(BIN)/ruff check .

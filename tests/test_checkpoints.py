@@ -1,120 +1,13 @@
 import errno
 import os
-import pickle
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from vae_lab.checkpoints import (
-    Checkpoints,
-    DurableCheckpointIO,
-    is_safe_point,
-    load_checkpoint,
-    save_last,
-    set_position,
-)
-from vae_lab.errors import NumericsError, RunError
-
-FULL = OSError(errno.ENOSPC, "No space left on device")
-
-
-# Saving and loading
-
-
-def test_a_checkpoint_comes_back_as_it_was(tmp_path):
-    saved = {"a": torch.randn(3), "b": [1, 2.5, None, "c"], "d": {"e": (True, torch.tensor(4))}}
-    path = tmp_path / "checkpoints" / "last.ckpt"
-    DurableCheckpointIO().save_checkpoint(saved, path)
-    loaded = DurableCheckpointIO().load_checkpoint(path)
-    assert torch.equal(loaded["a"], saved["a"])
-    assert loaded["b"] == saved["b"]
-    assert loaded["d"] == saved["d"]
-    DurableCheckpointIO().remove_checkpoint(path)
-    assert os.listdir(path.parent) == []
-
-
-def test_a_save_that_torch_cannot_finish_keeps_the_old_checkpoint(tmp_path, monkeypatch):
-    path = tmp_path / "last.ckpt"
-    DurableCheckpointIO().save_checkpoint({"step": 1}, path)
-
-    def fail(checkpoint, file):
-        file.write(b"half")
-        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos\nframe #0: ...")
-
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(RunError, match=rf"cannot write {path}: .*disk full") as caught:
-        DurableCheckpointIO().save_checkpoint({"step": 2}, path)
-    assert len(str(caught.value).splitlines()) == 1
-    assert load_checkpoint(path) == {"step": 1}
-    assert os.listdir(tmp_path) == ["last.ckpt"]
-
-
-class Payload:
-    """Pickles to a call that makes a folder."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("as_file", ["zip", "legacy", "pickle"])
-def test_a_checkpoint_from_a_stranger_executes_nothing(tmp_path, as_file):
-    marker, path = tmp_path / "marker", tmp_path / "stranger.ckpt"
-    content = {"state_dict": {"weight": torch.zeros(2)}, "extra": Payload(marker)}
-    if as_file == "pickle":
-        path.write_bytes(pickle.dumps(Payload(marker), protocol=2))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=as_file == "zip")
-    for load in (load_checkpoint, DurableCheckpointIO().load_checkpoint):
-        with pytest.raises(RunError, match=rf"cannot load {path}") as caught:
-            load(path)
-        assert not marker.exists()
-        assert len(str(caught.value).splitlines()) == 1
-        with pytest.raises(RunError):  # whatever Lightning asks for
-            DurableCheckpointIO().load_checkpoint(path, weights_only=False)
-        assert not marker.exists()
-    if as_file == "pickle":
-        pickle.loads(path.read_bytes())
-    else:
-        torch.load(path, weights_only=False)
-    assert marker.exists()  # the attack is real
-
-
-def test_the_refusal_does_not_recommend_to_run_the_strangers_code(tmp_path):
-    # As torch's own message does, which also speaks of an argument that no user of ours can set.
-    path = tmp_path / "stranger.ckpt"
-    torch.save({"extra": Payload(tmp_path / "marker")}, path)
-    with pytest.raises(RunError, match=rf"cannot load {path}") as caught:
-        load_checkpoint(path)
-    assert "weights_only" not in str(caught.value)
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.99])
-def test_a_truncated_checkpoint_is_named(tmp_path, keep):
-    path = tmp_path / "last.ckpt"
-    torch.save({"weight": torch.randn(1000)}, path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keep * len(whole))])
-    with pytest.raises(RunError, match=rf"cannot load {path}: .") as caught:
-        load_checkpoint(path)
-    assert len(str(caught.value).splitlines()) == 1
-
-
-def test_a_file_of_something_else_is_named(tmp_path):
-    path = tmp_path / "last.ckpt"
-    path.write_bytes(os.urandom(1000))
-    with pytest.raises(RunError, match=rf"cannot load {path}: ."):
-        load_checkpoint(path)
-
-
-def test_a_missing_checkpoint_is_named(tmp_path):
-    for path in (tmp_path / "none.ckpt", tmp_path):
-        with pytest.raises(RunError, match=rf"no checkpoint at {path}"):
-            load_checkpoint(path)
-
+from vae_lab.checkpoint_files import DurableCheckpointIO, load_checkpoint
+from vae_lab.checkpoints import Checkpoints, is_safe_point, save_last, set_position
+from vae_lab.errors import NumericsError
 
 # The place in training
 
@@ -231,7 +124,7 @@ def test_best_is_the_best_and_last_is_the_last(fit, mode, best):
         fake.validate(callback, lit, step, value)
     assert load_checkpoint(folder / "best.ckpt") == {"step": best}
     assert load_checkpoint(folder / "last.ckpt") == {"step": 40}
-    assert sorted(os.listdir(folder)) == ["best.ckpt", "last.ckpt"]
+    assert sorted(os.listdir(folder)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     assert callback.best["step"] == best
     assert callback.best["metrics"].keys() == {"val/loss", "val/kl"}
 
@@ -265,7 +158,7 @@ def test_a_file_system_without_links_gets_a_copy(fit, monkeypatch):
     for step, value in ((10, 1.0), (20, 2.0)):
         fake.validate(callback, lit, step, value)
     assert load_checkpoint(folder / "best.ckpt") == {"step": 10}
-    assert sorted(os.listdir(folder)) == ["best.ckpt", "last.ckpt"]
+    assert sorted(os.listdir(folder)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import shutil
+import subprocess
 
 import pytest
 
-from vae_lab.durable import durable_open
+from vae_lab.durable import durable_link, durable_open, read_json, remove_leftovers, write_json
 from vae_lab.errors import RunError
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -86,3 +88,51 @@ def test_a_folder_that_cannot_be_written_is_a_run_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "unlink", read_only)
     with pytest.raises(RunError, match="Read-only file system"), durable_open(tmp_path / "file"):
         pytest.fail("there is nothing to write to")
+
+
+def test_a_link_replaces_its_target_and_outlives_its_source(tmp_path):
+    (tmp_path / "last").write_bytes(b"new")
+    (tmp_path / "best").write_bytes(b"old")
+    durable_link(tmp_path / "last", tmp_path / "best")
+    with durable_open(tmp_path / "last") as file:
+        file.write(b"newer")
+    assert (tmp_path / "best").read_bytes() == b"new"
+    assert sorted(os.listdir(tmp_path)) == ["best", "last"]
+
+
+def test_a_link_that_fails_keeps_the_target(tmp_path, monkeypatch):
+    (tmp_path / "last").write_bytes(b"new")
+    (tmp_path / "best").write_bytes(b"old")
+
+    def full(*args):
+        raise FULL
+
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr(shutil, "copy2", full)
+    message = r"cannot write .*best: No space left on device \(3 bytes needed, [\d,]+ bytes free"
+    with pytest.raises(RunError, match=message):
+        durable_link(tmp_path / "last", tmp_path / "best")
+    assert (tmp_path / "best").read_bytes() == b"old"
+
+
+def test_leftovers_of_the_dead_go_and_everything_else_stays(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / "checkpoints").mkdir()
+    gone = [tmp_path / f"status.json.tmp.{dead.pid}", tmp_path / "checkpoints" / f"last.ckpt.tmp.{dead.pid}"]
+    kept = [tmp_path / f"a.tmp.{os.getpid()}", tmp_path / "b.tmp.notes", tmp_path / "c.tmp.", tmp_path / "d.tmp.1.png"]
+    for path in (*gone, *kept):
+        path.touch()
+    assert set(remove_leftovers(tmp_path)) == set(gone)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+
+
+def test_json_comes_back_and_damage_is_named(tmp_path):
+    path = tmp_path / "status.json"
+    assert read_json(path) == {}
+    write_json(path, {"state": "running"})
+    assert read_json(path) == {"state": "running"}
+    for damaged in ('{"state": "run', "", "[1]", "\x00\x00"):
+        path.write_text(damaged)
+        with pytest.raises(RunError, match=rf"{path} is damaged \(.*\): delete it"):
+            read_json(path)

@@ -1,34 +1,15 @@
 """The command line: quick answers, one line for every failure, a folder of its own for every run."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from command import TINY, vae_lab
 
 from vae_lab.__main__ import CONF
-
-TINY = [
-    "logger=none", "callbacks.gallery=null", "callbacks.summary=null", "trainer=cpu", "trainer.max_steps=2",
-    "trainer.limit_val_batches=1", "model.hidden_dims=[8]", "latent_dim=2",
-]  # fmt: skip
-
-
-def vae_lab(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    variables = {k: v for k, v in os.environ.items() if not k.startswith(("VAE_LAB", "WANDB", "HYDRA"))}
-    return subprocess.run(
-        [sys.executable, "-m", "vae_lab", *arguments],
-        cwd=cwd,
-        env=variables | {"OMP_NUM_THREADS": "1"} | environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("question", [["--help"], ["--cfg", "job"], ["--info", "defaults-tree"]], ids=" ".join)
@@ -69,7 +50,7 @@ def test_a_run_writes_below_outputs_only_and_two_runs_never_share_a_folder(tmp_p
     for result in map(Path, printed):
         assert json.loads((result.parent / "status.json").read_text())["state"] == "completed"
         assert {path.name for path in result.parent.iterdir()} == {
-            ".hydra", "status.json", "metrics.jsonl", "result.json", "checkpoints", "train.log",
+            ".hydra", ".lock", "status.json", "metrics.jsonl", "result.json", "checkpoints", "train.log",
         }  # fmt: skip
         cfg = yaml.safe_load((result.parent / ".hydra" / "config.yaml").read_text())
         assert cfg["latent_dim"] == 2

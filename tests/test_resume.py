@@ -3,18 +3,18 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
+from pathlib import Path
 
 import pytest
+from command import finish, record, start, status, vae_lab, wait_until
 from omegaconf import OmegaConf
 
-from vae_lab.checkpoints import load_checkpoint
+from vae_lab.__main__ import CONF
+from vae_lab.checkpoint_files import load_checkpoint
 from vae_lab.errors import RunError
 from vae_lab.objectives import ELBO
 from vae_lab.progress import Progress
-from vae_lab.resume import resume_arguments
+from vae_lab.resume import continues_run, resume_arguments
 from vae_lab.runs import Run
 from vae_lab.train import train
 
@@ -57,13 +57,6 @@ VARIANTS = {
 
 class Killed(BaseException):
     """Stands for the moment at which a process disappears."""
-
-
-def record(folder) -> tuple[str, list[dict]]:
-    """The parameter hash of a run and its metrics without the times."""
-    result = json.loads((folder / "result.json").read_text())
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return result["parameters_sha256"], [{k: v for k, v in line.items() if k != "time"} for line in lines]
 
 
 def kill_at(monkeypatch, evaluation: int) -> None:
@@ -154,29 +147,14 @@ def test_a_signal_while_the_last_pictures_are_drawn_is_not_lost(config, monkeypa
     assert Run(cfg.run_dir).status["state"] == "preempted"
 
 
-def start(arguments: list[str], **popen) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "vae_lab", *arguments]
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen
-    )
-
-
-def wait_for(path, process) -> None:
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-
-
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory):
     """A run of some seconds, undisturbed."""
-    folder = tmp_path_factory.mktemp("long") / "undisturbed"
+    parent = tmp_path_factory.mktemp("long")
     arguments = [*EVERYTHING, "trainer.max_epochs=40", "callbacks.checkpoints.every_n_minutes=0.003"]
-    process = start([*arguments, f"hydra.run.dir={folder}"])
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return arguments, record(folder), folder.parent
+    done = vae_lab(*arguments, "hydra.run.dir=undisturbed", cwd=parent)
+    assert done.returncode == 0, done.stderr
+    return arguments, record(parent / "undisturbed"), parent
 
 
 @pytest.mark.parametrize(
@@ -186,49 +164,129 @@ def long_run(tmp_path_factory):
 def test_signals_on_the_command_line(number, exit_code, state, long_run):
     arguments, undisturbed, parent = long_run
     folder = parent / f"signal_{number.name}"
-    process = start([*arguments, f"hydra.run.dir={folder}"])
-    wait_for(folder / "checkpoints" / "last.ckpt", process)
-    time.sleep(0.2)
+    process = start(*arguments, f"hydra.run.dir={folder}", cwd=parent)
+    metrics = folder / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 10, process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == exit_code, errors
-    status = Run(folder).status
-    assert status["state"] == state
+    done = finish(process)
+    assert done.returncode == exit_code, done.stderr
+    assert status(folder)["state"] == state
     if state == "preempted":
-        assert status["reason"] == f"signal {int(number)}"
-        assert "continue with: vae-lab resume=" in errors
-    process = start([f"resume={folder}"])
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
+        assert status(folder)["reason"] == f"signal {int(number)}"
+        assert "continue with: vae-lab resume=" in done.stderr
+    done = vae_lab(f"resume={folder}", cwd=parent)
+    assert done.returncode == 0, done.stderr
     assert record(folder) == undisturbed
-    assert Run(folder).status["state"] == "completed"
-    assert len(Run(folder).status["times"]) == 2
+    assert status(folder)["state"] == "completed"
+    assert len(status(folder)["times"]) == 2
 
 
-def test_resuming_a_completed_run_does_nothing_and_says_so(long_run):
-    _, _, parent = long_run
-    folder = parent / "undisturbed"
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    process = start([f"resume={folder}"])
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert "already complete" in output
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+@pytest.mark.parametrize(
+    "ask", [["resume=undisturbed"], ["resume=auto", "hydra.run.dir=undisturbed"]], ids=["path", "auto"]
+)
+def test_c11_resuming_a_completed_run_does_nothing_and_says_so(ask, long_run):
+    arguments, _, parent = long_run
+    before = {path: path.stat().st_mtime_ns for path in (parent / "undisturbed").rglob("*")}
+    done = vae_lab(*ask, *(arguments if "resume=auto" in ask else []), cwd=parent)
+    assert done.returncode == 0, done.stderr
+    assert "already complete" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (parent / "undisturbed").rglob("*")} == before
 
 
-def test_resuming_nothing_is_an_error(tmp_path):
+def test_c9_resuming_nothing_is_an_error(tmp_path):
     with pytest.raises(RunError, match=r"cannot resume .*missing.*: there is no"):
-        resume_arguments([f"resume={tmp_path / 'missing'}"])
+        resume_arguments([f"resume={tmp_path / 'missing'}"], CONF)
+    with pytest.raises(ValueError, match="resume=auto needs the run's folder"):
+        resume_arguments(["resume=auto"], CONF)
 
 
-def test_resuming_refuses_what_would_change_the_result(tmp_path):
-    (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra" / "config.yaml").touch()
-    for override in ("model.hidden_dims=[3]", "loss.KLD_weight=2", "seed=1", "trainer.precision=bf16", "logger=none"):
-        with pytest.raises(ValueError, match=f"{override.split('=')[0]} cannot change"):
-            resume_arguments([f"resume={tmp_path}", override])
-    assert "trainer.max_epochs=9" in resume_arguments([f"resume={tmp_path}", "trainer.max_epochs=9"])
+def test_c9_auto_starts_where_there_is_nothing_and_says_so_and_goes_on_where_there_is(
+    config, monkeypatch, capsys, caplog
+):
+    cfg = config("resume=auto", tiny=EVERYTHING, run_dir="auto")
+    with monkeypatch.context() as context:
+        kill_at(context, 20)
+        with pytest.raises(Killed):
+            train(cfg)
+    assert "no checkpoint yet: starting from the beginning" in caplog.text
+    caplog.clear()
+    train(config("resume=auto", tiny=EVERYTHING, run_dir="auto"))
+    assert "starting from the beginning" not in caplog.text
+    undisturbed = config(tiny=EVERYTHING, run_dir="undisturbed")
+    train(undisturbed)
+    assert record(Path(cfg.run_dir)) == record(Path(undisturbed.run_dir))
+    train(config("resume=auto", tiny=EVERYTHING, run_dir="auto"))
+    assert "already complete" in capsys.readouterr().out
+
+
+def test_a_new_run_never_overwrites_another(config):
+    cfg = config("callbacks.checkpoints.every_n_minutes=1")
+    train(cfg)
+    with pytest.raises(RunError, match=r"already holds a run \(completed\): continue it with resume="):
+        train(cfg)
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_is_in_nobodys_way(config):
+    with pytest.raises(ValueError, match="loss.KLD_weight"):
+        train(config("loss.KLD_weight=-1"))
+    cfg = config()
+    train(cfg)
+    assert status(Path(cfg.run_dir))["state"] == "completed"
+
+
+DIFFERENT = {
+    "model.hidden_dims=[3]": r"model.hidden_dims was \[8\] and would be \[3\]",
+    "loss.KLD_weight=2": "loss.KLD_weight was 1.0 and would be 2",
+    "seed=1": "seed was 0 and would be 1",
+    "trainer.precision=bf16-mixed": "trainer.precision was 32-true and would be bf16-mixed",
+    "dataset.flip=false": "dataset.flip was True and would be False",
+    "optimizer.lr=1": "optimizer.lr was 0.001 and would be 1",
+    "loss=mse": "loss.likelihood._target_ was vae_lab.likelihoods.Bernoulli and would be vae_lab.likelihoods.Gaussian",
+}
+
+
+def test_c10_resuming_refuses_what_would_change_the_result_and_allows_the_rest(config):
+    cfg = config(tiny=EVERYTHING)
+    train(cfg)
+    for override, difference in DIFFERENT.items():
+        with pytest.raises(
+            ValueError, match=f"cannot continue with other settings: {difference}; only these may change"
+        ):
+            continues_run(config(override, f"resume={cfg.run_dir}", tiny=EVERYTHING))
+    with pytest.raises(ValueError, match="dataset.flip was .*loss.KLD_weight was "):
+        continues_run(config("dataset.flip=false", "loss.KLD_weight=2", f"resume={cfg.run_dir}", tiny=EVERYTHING))
+    for override in ("trainer.max_epochs=9", "dataset.num_workers=2", "logger=csv", "callbacks.gallery=null"):
+        assert continues_run(config(override, f"resume={cfg.run_dir}", tiny=EVERYTHING))
+    folder = f"resume={cfg.run_dir}"
+    with pytest.raises(ValueError, match="model cannot change when a run continues"):
+        resume_arguments([folder, "model=conv"], CONF)
+    arguments = resume_arguments([folder, "trainer.max_epochs=9", "logger=csv"], CONF)
+    assert "trainer.max_epochs=9" in arguments
+    assert any(argument.startswith("+logger={csv:{_target_:") for argument in arguments)
+
+
+def test_a_damaged_config_or_status_is_named(config):
+    cfg = config(tiny=EVERYTHING)
+    train(cfg)
+    folder = Path(cfg.run_dir)
+    for name, content in ((".hydra/config.yaml", "a: [1"), ("status.json", '{"state": "comp')):
+        whole = (folder / name).read_text()
+        (folder / name).write_text(content)
+        with pytest.raises(RunError, match=f"{name} is damaged"):
+            resume_arguments([f"resume={folder}"], CONF)
+        (folder / name).write_text(whole)
+
+
+def test_folders_with_odd_names_are_resumed(config):
+    for name in ("it's", "two words", "a,b=c", "größe"):
+        cfg = config("trainer.max_epochs=1", tiny=EVERYTHING)
+        parent = Path(cfg.run_dir).parent
+        cfg.run_dir = str(parent / name)
+        train(cfg)
+        done = vae_lab(f"resume={name}", "trainer.max_epochs=2", "logger=csv", cwd=parent)
+        assert done.returncode == 0, done.stderr
+        assert (parent / name / "csv" / "metrics.csv").exists()
 
 
 def test_other_command_lines_are_left_alone():
-    assert resume_arguments(["model=conv", "resume=null", "-m"]) == ["model=conv", "resume=null", "-m"]
+    assert resume_arguments(["model=conv", "resume=null", "-m"], CONF) == ["model=conv", "resume=null", "-m"]

@@ -15,7 +15,7 @@ from vae_lab.record import parameters_sha256
 from vae_lab.runs import Run
 from vae_lab.train import train
 
-KEYS = {"loss", "elbo", "reconstruction", "kl", "mse", "active_units"}
+KEYS = {"loss", "elbo", "reconstruction", "kl", "mse", "active_units", "clamped"}
 
 
 def read_result(cfg) -> dict:
@@ -24,6 +24,10 @@ def read_result(cfg) -> dict:
 
 def read_metrics(cfg) -> list[dict]:
     return [json.loads(line) for line in (Run(cfg.run_dir).folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def last_checkpoint(cfg):
+    return Run(cfg.run_dir).folder / "checkpoints" / "last.ckpt"
 
 
 def test_a_run_leaves_the_whole_folder(config):
@@ -152,7 +156,7 @@ def test_a_run_that_diverges_in_its_first_step_leaves_finite_weights(config):
     cfg = config("optimizer.lr=1e12", "optimizer.fused=false")
     with pytest.raises(NumericsError, match="lower optimizer.lr"):
         train(cfg)
-    state = torch.load(Run(cfg.run_dir).last_checkpoint, weights_only=True)
+    state = torch.load(last_checkpoint(cfg), weights_only=True)
     assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
 
 
@@ -174,7 +178,7 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_a_finite_checkpoint(v
     status = Run(cfg.run_dir).status
     assert status["state"] == "failed"
     assert "NumericsError" in status["reason"]
-    state = torch.load(Run(cfg.run_dir).last_checkpoint, weights_only=True)
+    state = torch.load(last_checkpoint(cfg), weights_only=True)
     assert state["global_step"] == 3
     assert all(tensor.isfinite().all() for tensor in state["state_dict"].values())
 
@@ -251,7 +255,7 @@ def test_a_run_without_validation_keeps_its_last_weights_as_best(config):
 
 
 def test_a_monitor_that_is_not_measured_is_refused_with_those_that_are(config):
-    with pytest.raises(ValueError, match="must be one of val/active_units, val/elbo, .*got 'val/elb'"):
+    with pytest.raises(ValueError, match="must be one of val/active_units, val/clamped, val/elbo, .*got 'val/elb'"):
         train(config("callbacks.checkpoints.monitor=val/elb"))
 
 

@@ -1,4 +1,4 @@
-"""The commands `vae-lab` and `vae-lab-eval`.
+"""The commands `vae-lab`, `vae-lab-eval` and `vae-lab-export`.
 
 Nothing here imports torch, so that `--help`, `--cfg` and completion answer at once.
 """
@@ -17,17 +17,23 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_lab.errors import DataError, NumericsError, Preempted, RunError
+from vae_lab.errors import DataError, NumericsError, OutOfMemoryError, Preempted, RunError
+from vae_lab.names import folder_name
 from vae_lab.resume import resume_arguments
-from vae_lab.secrets import refuse_secrets
+from vae_lab.secrets import redact, refuse_secrets
+from vae_lab.suggestions import explain, refuse_flags
 
 PACKAGE = Path(__file__).parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 
 # A suffix for folder names: two runs that start in the same second must not share one.
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
+SETTING_ERRORS = (ValueError, HydraException, OmegaConfBaseException)
+# An OSError is a full disk or a folder without permission: the message names the file.
+USER_ERRORS = (*SETTING_ERRORS, DataError, NumericsError, OutOfMemoryError, RunError, OSError)
 failures: list[Exception] = []  # of a single run, kept from Hydra, which would print a line of its own before ours
 
 
@@ -48,9 +54,14 @@ def run(cfg: DictConfig) -> float | None:
 
 
 def one_line(error: Exception) -> str:
-    """What an exception says, on one line; with the override that a syntax error is about."""
-    override = getattr(error, "override", None)
-    return " ".join(f"{f'{override}: ' if override else ''}{error}".split())
+    """What an exception says, on one line."""
+    return redact(" ".join(explain(error, sys.argv[1:], CONF).split()))
+
+
+def exit_code(error: Exception) -> int:
+    """What to end with; see `vae_lab.errors`."""
+    is_setting = isinstance(error, SETTING_ERRORS)  # some of Hydra's are an OSError too
+    return getattr(error, "exit_code", 2 if is_setting else RunError.exit_code)
 
 
 @contextmanager
@@ -59,24 +70,30 @@ def one_line_errors() -> Iterator[None]:
 
     HYDRA_FULL_ERROR=1 shows the traceback, as it does for Hydra.
     """
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # The further processes of a run on several devices inherit the variable from the first.
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1" and "LOCAL_RANK" not in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to here
     try:
         yield
-    except (ValueError, HydraException, OmegaConfBaseException, DataError, NumericsError, RunError) as error:
+    except USER_ERRORS as error:
         if wants_traceback:
             raise
         print(f"vae-lab: {one_line(error)}", file=sys.stderr)
-        sys.exit(getattr(error, "exit_code", 2))
+        sys.exit(exit_code(error))
     except KeyboardInterrupt as error:
         raise Preempted(130) from error
+    except Preempted:
+        if os.environ.get("LOCAL_RANK", "0") != "0":  # Lightning would kill the first process, which tells the end
+            sys.exit(0)
+        raise
 
 
 def main() -> None:
     """Run `vae-lab`."""
     with one_line_errors():
         refuse_secrets(sys.argv[1:])
-        sys.argv[1:] = resume_arguments(sys.argv[1:])
+        refuse_flags(sys.argv[1:])
+        sys.argv[1:] = resume_arguments(sys.argv[1:], CONF)
         run()
         if failures:
             raise failures[0]
@@ -88,6 +105,14 @@ def evaluate() -> None:
         from vae_lab.evaluation import evaluate_runs
 
         evaluate_runs(sys.argv[1:])
+
+
+def export() -> None:
+    """Run `vae-lab-export`."""
+    with one_line_errors():
+        from vae_lab.export import export_run
+
+        export_run(sys.argv[1:])
 
 
 if __name__ == "__main__":

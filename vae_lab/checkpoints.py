@@ -1,63 +1,12 @@
-"""Checkpoints that survive a crash, and the exact place in training that each of them stands for."""
+"""When a run saves, and the exact place in training that each checkpoint stands for."""
 
-import logging
-import os
-import shutil
 import time
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
-from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from vae_lab.durable import durable_open, sync_folder
-from vae_lab.errors import NumericsError, RunError
-
-log = logging.getLogger(__name__)
-
-
-class DurableCheckpointIO(CheckpointIO):
-    """Writes checkpoints with `durable_open` and reads them without executing anything they contain."""
-
-    def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            RunError: if it cannot be written.
-        """
-        with durable_open(Path(path)) as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:  # torch reports a full disk as an internal assertion
-                raise RunError(f"cannot write {path}: {str(error).splitlines()[0]}; is the disk full?") from error
-
-    def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict:
-        """Read a checkpoint; see `load_checkpoint`."""
-        return load_checkpoint(Path(path), map_location or "cpu")
-
-    def remove_checkpoint(self, path) -> None:
-        """Delete a checkpoint."""
-        Path(path).unlink(missing_ok=True)
-
-
-def load_checkpoint(path: Path, map_location: str = "cpu") -> dict:
-    """Read a checkpoint that holds tensors and plain containers only; anything else is refused unexecuted.
-
-    Raises:
-        RunError: if the file is missing, damaged or holds other objects.
-    """
-    if not Path(path).is_file():
-        raise RunError(f"no checkpoint at {path}")
-    try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except UnpicklingError as error:
-        raise RunError(f"cannot load {path}: it holds more than tensors and plain containers") from error
-    except Exception as error:  # a damaged file raises one of half a dozen unrelated types
-        raise RunError(f"cannot load {path}: {str(error).splitlines()[0] if str(error) else repr(error)}") from error
-    if not isinstance(checkpoint, dict):
-        raise RunError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
-    return checkpoint
+from vae_lab.durable import durable_link
+from vae_lab.errors import NumericsError
 
 
 def set_position(checkpoint: dict, epoch: int, batch: int, batches_seen: int) -> None:
@@ -104,8 +53,9 @@ def is_safe_point(trainer, batch_idx: int) -> bool:
 class Checkpoints(Checkpoint):
     """Keeps `last.ckpt`, to resume from, and `best.ckpt`, to use.
 
-    `last.ckpt` is written after every validation and epoch and every few minutes in between; `best.ckpt` is the one
-    with the best monitored value. They lie in `checkpoints/` in the run folder.
+    `last.ckpt` is written after every validation and epoch and every few minutes in between; `previous.ckpt` is the
+    one before, in case the last one is damaged; `best.ckpt` is the one with the best monitored value. They lie in
+    `checkpoints/` in the run folder.
 
     Args:
         monitor: key of the validation metric that decides which is best; without validation the last one is.
@@ -183,21 +133,13 @@ class Checkpoints(Checkpoint):
             self._link_best(trainer)
 
     def _link_best(self, trainer) -> None:
-        """Make `best.ckpt` the present `last.ckpt`, which is never written to again, only replaced."""
-        if not trainer.is_global_zero:
-            return
-        folder = Path(trainer.default_root_dir) / "checkpoints"
-        temporary = folder / f"best.ckpt.tmp.{os.getpid()}"
-        try:
-            os.link(folder / "last.ckpt", temporary)
-        except OSError:  # a file system without hard links
-            shutil.copy2(folder / "last.ckpt", temporary)
-        os.replace(temporary, folder / "best.ckpt")
-        sync_folder(folder)
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir) / "checkpoints"
+            durable_link(folder / "last.ckpt", folder / "best.ckpt")
 
 
 def save_last(trainer, lit) -> None:
-    """Write `checkpoints/last.ckpt` in the run folder.
+    """Write `checkpoints/last.ckpt` in the run folder; the one before becomes `previous.ckpt`.
 
     Raises:
         NumericsError: if a parameter is not finite; the previous checkpoint stays.
@@ -208,4 +150,7 @@ def save_last(trainer, lit) -> None:
             f"{broken[0]} is not finite at step {trainer.global_step}; the last checkpoint was kept. "
             "Lower optimizer.lr or set trainer.gradient_clip_val=1.0"
         )
-    trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt", weights_only=False)
+    path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+    if trainer.is_global_zero and path.exists():
+        durable_link(path, path.with_name("previous.ckpt"))
+    trainer.save_checkpoint(path, weights_only=False)

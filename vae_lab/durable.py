@@ -4,6 +4,7 @@ The temporary file is `NAME.tmp.PID` in the same folder, because a rename is ato
 """
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -42,6 +43,54 @@ def durable_open(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
         raise RunError(cannot_write(path, error, size)) from error
     finally:
         with suppress(OSError):  # where it could not be written, there is nothing to remove
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a JSON file whole or not at all.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    with durable_open(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON file that holds an object; a missing one is empty.
+
+    Raises:
+        RunError: if it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        return content
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}): delete it to go on without it") from error
+
+
+def durable_link(source: Path, target: Path) -> None:
+    """Make `target` another name of a file that is never written to again, only replaced.
+
+    Raises:
+        RunError: if that cannot be done; the previous `target` is then intact.
+    """
+    temporary = target.with_name(f"{target.name}.tmp.{os.getpid()}")
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copy2(source, temporary)
+        os.replace(temporary, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise RunError(cannot_write(target, error, source.stat().st_size)) from error
+    finally:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 

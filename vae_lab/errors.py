@@ -23,6 +23,12 @@ class RunError(RuntimeError):
     exit_code = 5
 
 
+class OutOfMemoryError(RuntimeError):
+    """A step needs more memory than the device has."""
+
+    exit_code = 1
+
+
 class Preempted(SystemExit):
     """The process was asked to stop by a signal; the exit code is 128 + the signal's number.
 

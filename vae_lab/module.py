@@ -178,8 +178,15 @@ class LitVAE(LightningModule):
             "lr": self.lr,
             "validated_at": self.validated_at,
             "images": self.trainer.datamodule.fingerprint,
-            "means": self.means.state_dict(),
+            "means": self._gathered_means(),
         }
+
+    def _gathered_means(self) -> dict:
+        """The state of the means; under several processes with one row of sums for each."""
+        state = self.means.state_dict()
+        if self.trainer.world_size > 1 and state["sums"] is not None:
+            state["sums"] = self.all_gather(state["sums"].to(self.device)).cpu()  # (processes, keys)
+        return state
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Continue where the checkpoint stands."""
@@ -188,7 +195,10 @@ class LitVAE(LightningModule):
         self.batches_seen = state["batches_seen"]
         self.lr = state["lr"]
         self.validated_at = state["validated_at"]
-        self.means.load_state_dict(state["means"])
+        means = state["means"]
+        if means["sums"] is not None and means["sums"].ndim == 2:
+            means = {**means, "sums": means["sums"][self.global_rank]}
+        self.means.load_state_dict(means)
         self.trainer.datamodule.start_at(state["epoch"], state["batch"])
 
     def _position(self) -> tuple[int, int]:

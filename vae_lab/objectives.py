@@ -52,8 +52,8 @@ class ELBO:
             step: optimizer steps taken so far, or None for evaluation.
 
         Returns:
-            `loss` and `reconstruction`, and with a stochastic posterior `kl` and `elbo`: a plain autoencoder has
-            neither a finite KL nor a bound on log p(x).
+            `loss` and `reconstruction`, and with a stochastic posterior `kl` and `elbo`, because a plain autoencoder
+            has neither a finite KL nor a bound on log p(x), and `clamped`, latents per image on the bound of log_var.
         """
         posterior = vae.encode(x)
         params = vae.decode(posterior.rsample())
@@ -68,4 +68,5 @@ class ELBO:
             "elbo": -(reconstruction + kl),
             "reconstruction": reconstruction,
             "kl": kl,
+            "clamped": posterior.clamped().mean(),
         }

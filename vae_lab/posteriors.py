@@ -1,7 +1,7 @@
 """Approximate posteriors q(z given x): from encoder outputs to a distribution over latents.
 
 A posterior is a small object with `params_per_latent` and `is_stochastic`; calling it with the encoder's output returns
-a distribution with `mean`, `rsample()` and `kl()`.
+a distribution with `mean`, `rsample()` and, where the posterior is stochastic, `kl()` and `clamped()`.
 
 Shapes: B batch, D latent_dim.
 """
@@ -19,10 +19,12 @@ class DiagonalGaussian:
     Args:
         mean: (B, D), float32.
         log_var: (B, D), float32, already clamped.
+        max_log_var: the bound on |log_var| that was applied.
     """
 
     mean: Tensor
     log_var: Tensor
+    max_log_var: float = float("inf")
 
     def rsample(self) -> Tensor:
         """Draw z = mean + sigma * eps with eps ~ N(0, I), differentiable in mean and log_var, (B, D).
@@ -38,6 +40,10 @@ class DiagonalGaussian:
         """
         # expm1, because exp(log_var) - 1 rounds below log_var near 0 and the KL would become negative.
         return 0.5 * (self.mean.square() + torch.expm1(self.log_var) - self.log_var)
+
+    def clamped(self) -> Tensor:
+        """How many latents lie on the bound, where log_var gets no gradient, (B,), float32."""
+        return (self.log_var.abs() >= self.max_log_var).sum(1, dtype=torch.float32)
 
 
 @dataclass
@@ -78,7 +84,7 @@ class Gaussian:
     def __call__(self, params: Tensor) -> DiagonalGaussian:
         """Turn encoder outputs (B, 2D) into a distribution over (B, D), in float32 under every precision."""
         mean, log_var = params.float().chunk(2, dim=1)
-        return DiagonalGaussian(mean, log_var.clamp(-self.max_log_var, self.max_log_var))
+        return DiagonalGaussian(mean, log_var.clamp(-self.max_log_var, self.max_log_var), self.max_log_var)
 
 
 class Deterministic:

@@ -1,6 +1,7 @@
 """Stopping on a signal: finish the batch, save, say so in the exit code."""
 
 import logging
+import os
 import signal
 
 from lightning.pytorch.callbacks import Checkpoint
@@ -9,11 +10,12 @@ from vae_lab.checkpoints import is_safe_point, save_last
 from vae_lab.errors import Preempted
 
 log = logging.getLogger(__name__)
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# What schedulers, a closed terminal and Ctrl-C send before they kill.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU)
 
 
 class Preemption(Checkpoint):
-    """Turns SIGTERM and SIGINT into a checkpoint and a `Preempted` exception.
+    """Turns the signals that announce an end into a checkpoint and a `Preempted` exception.
 
     During training the first signal takes effect at the next place from which a run continues exactly: the end of the
     batch or, where a validation is due, the end of that. A second signal, or one outside training, stops at once.
@@ -25,14 +27,19 @@ class Preemption(Checkpoint):
         self.training = False
 
     def __enter__(self):
-        self.previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self.process = os.getpid()
+        ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # under nohup
+        self.signals = [number for number in SIGNALS if not (number == signal.SIGHUP and ignores_hangup)]
+        self.previous = {number: signal.signal(number, self._handle) for number in self.signals}
         return self
 
     def __exit__(self, *exception) -> None:
         for number, handler in self.previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
     def _handle(self, signum: int, frame) -> None:
+        if os.getpid() != self.process:
+            return  # a worker, to which a signal to the whole group came too: the main process ends it
         if self.signum is not None or not self.training:
             raise Preempted(128 + signum)
         self.signum = signum
@@ -40,27 +47,30 @@ class Preemption(Checkpoint):
 
     def on_train_start(self, trainer, lit) -> None:
         # Lightning has put a handler of its own in front, which would end the run with exit code 0.
-        for number in SIGNALS:
+        for number in self.signals:
             signal.signal(number, self._handle)
         self.training = True
 
     def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
-        if self.signum is not None and is_safe_point(trainer, batch_idx):
-            self._stop(trainer, lit)
+        if is_safe_point(trainer, batch_idx):
+            self._stop_if_asked(trainer, lit)
 
     def on_validation_end(self, trainer, lit) -> None:
-        if self.signum is not None and lit.batches_seen % trainer.num_training_batches:
-            self._stop(trainer, lit)
+        if trainer.state.fn == "fit" and lit.batches_seen % trainer.num_training_batches:
+            self._stop_if_asked(trainer, lit)
 
     def on_train_epoch_end(self, trainer, lit) -> None:
-        if self.signum is not None:
-            self._stop(trainer, lit)
+        self._stop_if_asked(trainer, lit)
 
     def on_train_end(self, trainer, lit) -> None:
         self.training = False
         if self.signum is not None:  # came after the last save, while the final pictures were drawn
             raise Preempted(128 + self.signum)
 
-    def _stop(self, trainer, lit) -> None:
-        save_last(trainer, lit)
-        raise Preempted(128 + self.signum)
+    def _stop_if_asked(self, trainer, lit) -> None:
+        asked = self.signum is not None
+        if trainer.world_size > 1:  # a signal to one process stops all of them, at the same batch
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            save_last(trainer, lit)
+            raise Preempted(128 + (self.signum or signal.SIGTERM))

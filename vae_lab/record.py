@@ -28,7 +28,7 @@ class Record(Callback):
 
     def state_dict(self) -> dict:
         """Counts, and the length of the metrics file."""
-        return {"metrics_bytes": self.metrics.size(), "images": self.images, "seconds": self._seconds()}
+        return {"metrics_bytes": self.metrics.sync(), "images": self.images, "seconds": self._seconds()}
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from `state_dict`."""

@@ -12,6 +12,7 @@ UNITS = {
     "kl": "nats per image",
     "mse": "per pixel",
     "active_units": "latents",
+    "clamped": "latents per image",
     "images_per_second": "images per second",
     "train_seconds": "seconds",
     "peak_memory_mb": "MB",

@@ -1,10 +1,15 @@
-"""`vae-lab resume=RUN_DIR`: the run's own config, in the run's own folder."""
+"""`vae-lab resume=RUN_DIR`: the run's own config, in its own folder. `resume=auto`: the same where there is a run."""
 
 import json
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab.durable import read_json
 from vae_lab.errors import RunError
 
 # What may change when a run continues, because the numbers up to here do not depend on it.
@@ -16,53 +21,156 @@ CHANGEABLE = (
     "dataset.num_workers",
     "dataset.root",
     "data_root",
-    "logger.*",
-    "callbacks.*",
+    "logger",
+    "callbacks",
 )
+OWN = ("resume", "run_dir", "run_name")  # of every start
 
 
-def resume_arguments(arguments: list[str]) -> list[str]:
+def resume_arguments(arguments: list[str], conf: Path) -> list[str]:
     """Rewrite a command line with `resume=RUN_DIR` into one that composes that run's saved config.
 
-    Other command lines are returned as they are. Exits with code 0 if the run is complete and nothing is to change.
+    Other command lines are returned as they are.
 
     Args:
         arguments: of the command, without its name.
+        conf: the folder of the config groups.
 
     Raises:
         RunError: if the folder is not a run folder.
-        ValueError: if an override would change what was already computed.
+        ValueError: if another part was chosen, or `resume=auto` stands without a folder.
     """
     named = [a for a in arguments if a.startswith("resume=") and a not in ("resume=null", "resume=")]
     if not named:
         return arguments
+    if any(argument.startswith("--config-path=") for argument in arguments):
+        # A child of a run on several devices, given the rewritten line; by now the saved config has the overrides.
+        return [argument for argument in arguments if argument.startswith(("--", "hydra", "resume="))]
+    if named[-1] == "resume=auto":
+        if not any(argument.startswith("hydra.run.dir=") for argument in arguments):
+            raise ValueError("resume=auto needs the run's folder: add hydra.run.dir=RUN_DIR")
+        return arguments
     folder = Path(named[-1].removeprefix("resume=").strip("'\""))
-    config = folder / ".hydra" / "config.yaml"
-    if not config.is_file():
-        raise RunError(f"cannot resume {folder}: there is no {config}")
-    overrides = [argument for argument in arguments if argument not in named]
-    for override in overrides:
-        key = override.lstrip("+~").split("=")[0]
-        if not key.startswith("-") and not any(fnmatch(key, pattern) for pattern in CHANGEABLE):
-            raise ValueError(f"{key} cannot change when a run continues; allowed: {', '.join(CHANGEABLE)}")
-    if not overrides and is_complete(folder):
+    load_saved(folder)
+    overrides = []
+    for argument in arguments:
+        key, _, value = argument.lstrip("+~").partition("=")
+        if key == "logger":
+            overrides += replace_logger(value, conf)
+        elif (conf / key).is_dir() and key:
+            raise ValueError(f"{key} cannot change when a run continues; {allowed()}")
+        elif argument not in named:
+            overrides.append(argument)
+    if not overrides and is_completed(folder):
         print(f"{folder} is already complete; nothing to do (more epochs: trainer.max_epochs=N)")
         sys.exit(0)
     absolute = folder.resolve()
     return [
         f"--config-path={absolute / '.hydra'}",
         "--config-name=config",
-        f"hydra.run.dir='{absolute}'",
+        f"hydra.run.dir={quote(absolute)}",
         "hydra.output_subdir=null",  # the saved config stays as it is
         "hydra.job.chdir=false",
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
-        f"resume='{absolute}'",
+        f"resume={quote(absolute)}",
         *overrides,
     ]
 
 
-def is_complete(folder: Path) -> bool:
+def replace_logger(option: str, conf: Path) -> list[str]:
+    """Overrides that put another option of the group `logger` in the place of the saved one."""
+    with initialize_config_dir(config_dir=str(conf), version_base="1.3"):
+        chosen = compose("config", [f"logger={option}"]).logger
+    return ["~logger", f"+logger={quote_node(OmegaConf.to_container(chosen))}"]
+
+
+def quote_node(node: Any) -> str:
+    """Write nested containers in Hydra's grammar of overrides."""
+    if isinstance(node, dict):
+        return "{" + ",".join(f"{key}:{quote_node(value)}" for key, value in node.items()) + "}"
+    if isinstance(node, list):
+        return "[" + ",".join(map(quote_node, node)) + "]"
+    return quote(node) if isinstance(node, str) else json.dumps(node)
+
+
+def quote(text: str | Path) -> str:
+    """Write text in Hydra's grammar of overrides."""
+    escaped = str(text).replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def continues_run(cfg: DictConfig) -> bool:
+    """Whether a config continues the run in its folder, instead of starting one there.
+
+    Raises:
+        RunError: if there is nothing to resume, or its config cannot be read.
+        ValueError: naming the settings that would change what was already computed, with their old and new values.
+    """
+    if not cfg.resume:
+        return False
+    if cfg.resume == "auto" and not saved_config(cfg.run_dir).is_file():
+        return False
+    saved, wanted = (leaves(OmegaConf.to_container(config)) for config in (load_saved(cfg.run_dir), cfg))
+    missing = "(not set)"
+    differing = [
+        f"{key} was {saved.get(key, missing)} and would be {wanted.get(key, missing)}"
+        for key in {**saved, **wanted}
+        if saved.get(key, missing) != wanted.get(key, missing) and not is_changeable(key)
+    ]
+    if differing:
+        raise ValueError(f"{cfg.run_dir} cannot continue with other settings: {'; '.join(differing)}; {allowed()}")
+    return True
+
+
+def is_complete(cfg: DictConfig) -> bool:
+    """Whether the run has ended by itself, and its limits are those it ended at."""
+    saved = load_saved(cfg.run_dir)
+    limits = (f"trainer.{limit}" for limit in ("max_epochs", "max_steps", "max_time"))
+    same = all(OmegaConf.select(saved, key) == OmegaConf.select(cfg, key) for key in limits)
+    return same and is_completed(Path(cfg.run_dir))
+
+
+def is_completed(folder: Path) -> bool:
     """Whether `status.json` says so."""
-    status = folder / "status.json"
-    return status.is_file() and json.loads(status.read_text()).get("state") == "completed"
+    return read_json(folder / "status.json").get("state") == "completed"
+
+
+def saved_config(folder: str | Path) -> Path:
+    """Where the config of a run is kept."""
+    return Path(folder) / ".hydra" / "config.yaml"
+
+
+def load_saved(folder: str | Path) -> DictConfig:
+    """The config of a run, unresolved.
+
+    Raises:
+        RunError: if there is none, or it is damaged.
+    """
+    path = saved_config(folder)
+    if not path.is_file():
+        raise RunError(f"cannot resume {folder}: there is no {path}")
+    try:
+        return OmegaConf.load(path)
+    except Exception as error:  # damaged YAML raises many types
+        raise RunError(f"{path} is damaged ({' '.join(str(error).split())})") from error
+
+
+def leaves(node: Any, path: str = "") -> dict[str, Any]:
+    """Nested dicts as one: dotted keys and their values."""
+    if not isinstance(node, dict) or not node:
+        return {path: node}
+    found = {}
+    for key, child in node.items():
+        found |= leaves(child, f"{path}.{key}" if path else str(key))
+    return found
+
+
+def is_changeable(key: str) -> bool:
+    """Whether a setting may change when a run continues."""
+    return key in OWN or any(fnmatch(key, pattern) or key.startswith(f"{pattern}.") for pattern in CHANGEABLE)
+
+
+def allowed() -> str:
+    """What may change, for messages."""
+    return f"only these may change: {', '.join(CHANGEABLE)}"

@@ -1,10 +1,10 @@
-"""The run folder: what it holds, who writes it, and how to get a model back out of it.
+"""The run folder: what it holds, and who writes it.
 
     .hydra/           the composed config, as Hydra writes it
     status.json       state, reason, times, pid, versions
     metrics.jsonl     one JSON object for each log event: step, epoch, time and metrics
     result.json       final values
-    checkpoints/      last.ckpt, best.ckpt
+    checkpoints/      last.ckpt, previous.ckpt, best.ckpt
     pictures/         PNG files and training.gif
     train.log         what was printed, and the traceback of a failure
 
@@ -22,17 +22,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from vae_lab.checkpoints import load_checkpoint
-from vae_lab.durable import durable_open
+from vae_lab.durable import cannot_write, durable_open, read_json, remove_leftovers, write_json
 from vae_lab.errors import Preempted, RunError
-from vae_lab.secrets import RedactSecrets
+from vae_lab.lock import locked
+from vae_lab.secrets import RedactSecrets, redact
 
 log = logging.getLogger(__name__)
 
@@ -40,26 +39,6 @@ log = logging.getLogger(__name__)
 def now() -> str:
     """The time in UTC, ISO 8601 to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file whole or not at all."""
-    with durable_open(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
-
-
-def read_json(path: Path) -> dict:
-    """Read a JSON file of a run folder; a missing one is empty.
-
-    Raises:
-        RunError: if the file is not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise RunError(f"{path} is not valid JSON: {error}") from error
 
 
 def versions() -> dict[str, str]:
@@ -85,32 +64,61 @@ class Run:
         return read_json(self.folder / "status.json")
 
     @property
-    def last_checkpoint(self) -> Path | None:
-        """The checkpoint to resume from, if there is one."""
-        path = self.folder / "checkpoints" / "last.ckpt"
-        return path if path.exists() else None
+    def result(self) -> dict:
+        """What `result.json` says; empty before the end."""
+        return read_json(self.folder / "result.json")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the folder, and clear away what killed ones left in it.
+
+        Raises:
+            RunError: if another process works there, or the folder cannot be written.
+        """
+        if rank_zero_only.rank:  # the first process of the run holds the lock for all of them
+            yield
+            return
+        with locked(self.folder / ".lock"):
+            remove_leftovers(self.folder)
+            yield
+
+    def check_start(self, resumes: bool) -> None:
+        """Refuse what could not be recorded at the end, and what would overwrite another run.
+
+        Raises:
+            RunError: if there is a run that did not fail at once, or a file of the record is damaged.
+        """
+        state, result = self.status.get("state"), self.result
+        has_run = result or any((self.folder / "checkpoints").glob("*.ckpt"))
+        if has_run and not resumes and not rank_zero_only.rank:
+            raise RunError(
+                f"{self.folder} already holds a run ({state}): continue it with resume={self.folder}, "
+                "or choose another hydra.run.dir"
+            )
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Keep `status.json` and `train.log` while the run goes on, however it ends."""
-        handlers = self._start_logging()
+        """Keep `status.json` while the run goes on, however it ends."""
         self._write_status("running")
         try:
             yield
         except Preempted as stop:
-            self._write_status("preempted", reason=f"signal {stop.code - 128}")
+            self._end("preempted", reason=f"signal {stop.code - 128}")
             log.warning("stopped by a signal; continue with: vae-lab resume=%s", self.folder)
             raise
         except BaseException as error:
             logging.getLogger("train.log").error("failed", exc_info=error)
-            self._write_status("failed", reason=f"{type(error).__name__}: {error}")
+            self._end("failed", reason=f"{type(error).__name__}: {error}")
             raise
         else:
             self._write_status("completed")
-        finally:
-            for handler in handlers:
-                logging.getLogger().removeHandler(handler)
-                handler.close()
+
+    def _end(self, state: str, reason: str) -> None:
+        """Say how a run ended; where even that cannot be written, the reason itself must still be told."""
+        try:
+            self._write_status(state, reason=redact(reason))
+        except RunError as error:
+            log.error("%s", error)
 
     @rank_zero_only
     def _write_status(self, state: str, **fields) -> None:
@@ -119,10 +127,11 @@ class Run:
         content = {"state": state, "pid": os.getpid(), "times": times, "versions": versions(), **fields}
         write_json(self.folder / "status.json", content)
 
-    def _start_logging(self) -> list[logging.Handler]:
+    @contextmanager
+    def train_log(self) -> Iterator[None]:
         """Send log records to the terminal, short, and to `train.log`, with time and traceback."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        console, file = logging.StreamHandler(sys.stderr), logging.FileHandler(self.folder / "train.log")
+        console, file = logging.StreamHandler(sys.stderr), LogFile(self.folder / "train.log")
         console.addFilter(lambda record: record.name != "train.log" and rank_zero_only.rank == 0)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
@@ -130,21 +139,34 @@ class Run:
         for handler in (console, file):
             handler.addFilter(RedactSecrets())
             root.addHandler(handler)
-        return [console, file]
+        try:
+            yield
+        finally:
+            for handler in (console, file):
+                root.removeHandler(handler)
+                handler.close()
 
     @rank_zero_only
-    def write_config(self, cfg: DictConfig) -> None:
-        """Keep what a resume changed, such as the number of epochs, for the next one."""
-        saved = cfg.copy()
-        saved.resume = None
-        with durable_open(self.folder / ".hydra" / "config.yaml") as file:
-            file.write(OmegaConf.to_yaml(saved).encode())
+    def write_config(self, **files: DictConfig | ListConfig) -> None:
+        """Write composed configs to `.hydra/NAME.yaml`, interpolations as they are, secrets replaced."""
+        for name, config in files.items():
+            plain = redact(OmegaConf.to_container(config))
+            with durable_open(self.folder / ".hydra" / f"{name}.yaml") as file:
+                file.write(OmegaConf.to_yaml(OmegaConf.create(plain)).encode())
 
     @rank_zero_only
     def write_result(self, result: dict) -> None:
         """Write `result.json`, adding to what it holds."""
-        path = self.folder / "result.json"
-        write_json(path, {**read_json(path), **result})
+        write_json(self.folder / "result.json", {**self.result, **result})
+
+
+class LogFile(logging.FileHandler):
+    """A log file that, where it cannot be written, says so once instead of printing a traceback for every record."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Report the failure and stop writing."""
+        logging.getLogger().removeHandler(self)
+        log.warning("cannot write %s any more: %s", self.baseFilename, sys.exc_info()[1])
 
 
 class MetricsFile(Logger):
@@ -172,61 +194,27 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Append one line."""
-        with open(self.path, "a") as file:
-            file.write(json.dumps({"step": step, **metrics, "time": round(time.time(), 3)}) + "\n")
+        try:
+            with open(self.path, "a") as file:
+                file.write(json.dumps({"step": step, **metrics, "time": round(time.time(), 3)}) + "\n")
+        except OSError as error:
+            raise RunError(cannot_write(self.path, error)) from error
 
-    def size(self) -> int:
-        """Bytes written so far."""
-        return self.path.stat().st_size if self.path.exists() else 0
+    def sync(self) -> int:
+        """Make what was written so far survive a power cut; returns its size in bytes."""
+        if not self.path.exists():
+            return 0
+        with open(self.path, "rb") as file:
+            os.fsync(file.fileno())
+        return self.path.stat().st_size
 
     @rank_zero_only
     def truncate(self, size: int) -> None:
         """Drop what was logged after a checkpoint; the continued run logs it again."""
-        if size > self.size():
-            raise RunError(f"{self.path} is shorter than when the checkpoint was saved ({self.size()} < {size} bytes)")
-        if self.path.exists():
+        present = self.path.stat().st_size if self.path.exists() else 0
+        if size > present:
+            log.warning(
+                "%s has only %d of %d bytes: earlier metrics are lost, the model is not", self.path, present, size
+            )
+        elif present:
             os.truncate(self.path, size)
-
-
-class TrainedRun(NamedTuple):
-    """A trained model with the config it was built from."""
-
-    vae: "vae_lab.vae.VAE"  # noqa: F821
-    cfg: DictConfig
-
-
-def load_config(run_dir: str | Path) -> DictConfig:
-    """The config a run was started with.
-
-    Raises:
-        RunError: if the folder is not a run folder.
-    """
-    path = Path(run_dir) / ".hydra" / "config.yaml"
-    if not path.is_file():
-        raise RunError(f"{run_dir} is not a run folder: there is no {path}")
-    cfg = OmegaConf.load(path)
-    cfg.run_dir = str(run_dir)  # where it is now; it may have been moved, and there is no Hydra to ask
-    return cfg
-
-
-def load_run(run_dir: str | Path, checkpoint: str = "best") -> TrainedRun:
-    """Load a trained model and its config.
-
-    Args:
-        run_dir: the run folder.
-        checkpoint: `best` or `last`.
-
-    Returns:
-        The model on the CPU, in evaluation mode and without gradients, and its config.
-
-    Raises:
-        RunError: if the folder or the checkpoint is missing or damaged.
-        ValueError: if the config names a class that is not trusted.
-    """
-    from vae_lab.build import build_vae  # build builds on this module
-
-    cfg = load_config(run_dir)
-    vae = build_vae(cfg)
-    state = load_checkpoint(Path(run_dir) / "checkpoints" / f"{checkpoint}.ckpt")["state_dict"]
-    vae.load_state_dict({name.removeprefix("vae."): value for name, value in state.items()})
-    return TrainedRun(vae.eval().requires_grad_(False), cfg)

@@ -4,13 +4,17 @@ import logging
 import warnings
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.tuner import Tuner
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vae_lab.build import Experiment, build
-from vae_lab.checkpoints import Checkpoints, load_checkpoint
+from vae_lab.checkpoint_files import load_checkpoint, newest_checkpoint
+from vae_lab.checkpoints import Checkpoints
+from vae_lab.diagnosis import diagnosed
 from vae_lab.preemption import Preemption
 from vae_lab.result import print_result
+from vae_lab.resume import continues_run, is_complete
 from vae_lab.runs import Run
 from vae_lab.trackers import WandbTracker
 
@@ -32,33 +36,54 @@ def train(cfg: DictConfig) -> float | None:
     """
     quiet_lightning()
     run = Run(cfg.run_dir)
-    checkpoint = run.last_checkpoint if cfg.resume else None
-    if checkpoint is not None:
-        check_goes_on(cfg, checkpoint)
-    with Preemption() as preemption, run.recording():
-        experiment = build(cfg, preemption)
-        if cfg.resume:
-            run.write_config(cfg)
+    continues = continues_run(cfg)
+    if continues and is_complete(cfg):
+        print(f"{run.folder} is already complete; nothing to do (more epochs: trainer.max_epochs=N)")
+        return run.result.get("best_value")
+    with run.locked(), run.train_log(), Preemption() as preemption:
+        run.check_start(continues)
+        checkpoint = newest_checkpoint(run.folder / "checkpoints") if continues else None
+        if checkpoint is not None:
+            check_goes_on(cfg, checkpoint)
+        elif cfg.resume:
+            log.warning("%s has no checkpoint yet: starting from the beginning", run.folder)
+        with run.recording(), diagnosed(cfg):
+            run.write_config(**composition(cfg, continues))
+            experiment = build(cfg, preemption)
             if checkpoint is None:
-                log.warning("%s has no checkpoint yet: starting from the beginning", cfg.resume)
                 experiment.record.metrics.truncate(0)
-        trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbTracker)]
-        exit_code = 1
-        try:
-            for tracker in trackers:
-                tracker.log_config(OmegaConf.to_container(cfg, resolve=True))
-            fit(cfg, experiment, checkpoint)
-            result = collect_result(experiment)
-            run.write_result(result)
-            for tracker in trackers:
-                tracker.summarize(result)
-            exit_code = 0
-        finally:
-            for tracker in trackers:
-                tracker.finish(exit_code)
+            result = fit_tracked(run, cfg, experiment, checkpoint)
     if experiment.trainer.is_global_zero:
         print_result(run.folder, result)
     return result.get("best_value")
+
+
+def composition(cfg: DictConfig, continues: bool) -> dict[str, DictConfig | ListConfig]:
+    """What Hydra composed, to be kept: the config and, of a run that begins, the overrides and Hydra's own settings."""
+    saved = cfg.copy()
+    saved.resume = None
+    if continues or not HydraConfig.initialized():
+        return {"config": saved}
+    return {"config": saved, "overrides": HydraConfig.get().overrides.task, "hydra": HydraConfig.instance().cfg}
+
+
+def fit_tracked(run: Run, cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> dict:
+    """Train and record the result; the trackers learn of it, and of a failure."""
+    trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbTracker)]
+    exit_code = 1
+    try:
+        for tracker in trackers:
+            tracker.log_config(OmegaConf.to_container(cfg, resolve=True))
+        fit(cfg, experiment, checkpoint)
+        result = collect_result(experiment)
+        run.write_result(result)
+        for tracker in trackers:
+            tracker.summarize(result)
+        exit_code = 0
+    finally:
+        for tracker in trackers:
+            tracker.finish(exit_code)
+    return result
 
 
 def check_goes_on(cfg: DictConfig, checkpoint: Path) -> None:
@@ -97,7 +122,7 @@ def collect_result(experiment: Experiment) -> dict:
     if best:
         result |= {"best_value": best["value"], "best_step": best["step"], "best_epoch": best["epoch"]}
     metrics = best.get("metrics") or {key: float(value) for key, value in trainer.callback_metrics.items()}
-    return {**metrics, **result, "lr": experiment.lit.lr}
+    return {**metrics, **result, "lr": experiment.lit.lr, "skipped_files": experiment.data.num_skipped}
 
 
 def quiet_lightning() -> None:

@@ -1,0 +1,59 @@
+"""A run in a forked process, so that it can be killed for real without the seconds that a new interpreter takes."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+
+from omegaconf import DictConfig
+
+from vae_lab.train import train
+
+
+def fork(action: Callable[[], object]) -> int:
+    """Call something in a child process; returns its pid. The exit code is that of `SystemExit`, or 1 for an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks where there are threads; this child needs none
+        pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        action()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(pid: int, timeout: float = 60) -> int:
+    """The exit code of a child process, or minus the signal that ended it."""
+    deadline = time.monotonic() + timeout
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise TimeoutError("the run did not end")
+        time.sleep(0.005)
+
+
+def train_in_fork(cfg: DictConfig, prepare: Callable[[], object] = lambda: None) -> int:
+    """Train in a child process after `prepare` was called there; returns the exit code."""
+
+    def action():
+        prepare()
+        train(cfg)
+
+    return wait(fork(action))

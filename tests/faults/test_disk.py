@@ -1,0 +1,239 @@
+"""Full disks, folders without permission, and two processes in one folder: nothing lost, one line that says why."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from command import finish, message, record, start, status, wait_until
+from forks import fork, train_in_fork, wait
+
+from vae_lab.__main__ import main
+from vae_lab.checkpoint_files import DurableCheckpointIO, load_checkpoint
+from vae_lab.errors import RunError
+from vae_lab.lock import locked
+from vae_lab.module import LitVAE
+from vae_lab.runs import MetricsFile
+from vae_lab.train import train
+
+pytestmark = pytest.mark.fault
+NOBODY = 65534
+
+
+def test_h1_a_folder_in_use_is_refused_and_free_again_when_its_user_is_killed(config):
+    cfg = config()
+    folder = Path(cfg.run_dir)
+    reading, writing = os.pipe()
+
+    def hold():
+        with locked(folder / ".lock"):
+            os.write(writing, b"!")
+            signal.pause()
+
+    pid = fork(hold)
+    os.read(reading, 1)
+    try:
+        with pytest.raises(RunError, match=rf"{folder} is locked by process {pid} on "):
+            train(cfg)
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        wait(pid)
+    train(cfg)
+    assert status(folder)["state"] == "completed"
+
+
+@pytest.mark.slow
+def test_h1_the_same_command_twice(tmp_path):
+    endless = ["logger=none", "callbacks.gallery=null", "trainer=cpu", "trainer.max_epochs=100000"]
+    process = start(*endless, "hydra.run.dir=run", cwd=tmp_path)
+    try:
+        wait_until((tmp_path / "run" / "metrics.jsonl").exists, process)
+        for arguments in ([*endless, "hydra.run.dir=run"], ["resume=run"]):
+            second = finish(start(*arguments, cwd=tmp_path))
+            assert second.returncode == 5
+            assert f"is locked by process {process.pid} on " in message(second)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert finish(process).returncode == 143
+    assert status(tmp_path / "run")["state"] == "preempted"
+
+
+@pytest.fixture
+def folder_of_nobody():
+    """A folder of a user for whom folders can be read-only; root may write everywhere."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if os.geteuid() == 0:
+            os.chown(folder, NOBODY, NOBODY)
+        yield folder
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o755)
+
+
+@contextmanager
+def as_nobody():
+    """Give up the rights of root for a while."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+def test_h2_a_read_only_folder_is_refused_at_the_start(folder_of_nobody, config):
+    cfg = config()
+    cfg.run_dir = str(folder_of_nobody / "run")
+    folder_of_nobody.chmod(0o555)
+    refusal = r"cannot write .*run/\.lock: Permission denied; check the permissions of"
+    with as_nobody(), pytest.raises(RunError, match=refusal):
+        train(cfg)
+
+
+def test_h2_a_folder_that_becomes_read_only_stops_the_run_at_the_next_save(folder_of_nobody, config, monkeypatch):
+    cfg = config()
+    folder = folder_of_nobody / "run"
+    cfg.run_dir = str(folder)
+    original = LitVAE.on_validation_epoch_start
+
+    def closing(lit):
+        if lit.current_epoch == 1:
+            (folder / "checkpoints").chmod(0o555)
+        original(lit)
+
+    monkeypatch.setattr(LitVAE, "on_validation_epoch_start", closing)
+    refusal = r"cannot write .*\.ckpt: Permission denied; check the permissions of"
+    with as_nobody(), pytest.raises(RunError, match=refusal):
+        train(cfg)
+    assert status(folder)["state"] == "failed"
+    assert load_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 3
+
+
+def test_h2_on_the_command_line(folder_of_nobody, monkeypatch, capfd):
+    folder_of_nobody.chmod(0o555)
+    monkeypatch.chdir(folder_of_nobody)
+    monkeypatch.setattr(sys, "argv", ["vae-lab", "logger=none", "hydra.run.dir=run"])
+    with as_nobody():
+        code = wait(fork(main))
+    assert code == 5
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("vae-lab: ")]
+    assert "Permission denied" in line
+    assert "run" in line
+    assert list(folder_of_nobody.iterdir()) == []
+
+
+MODEL = ["model.hidden_dims=[300]", "latent_dim=8"]  # checkpoints of 0.6 MB
+
+# In a mount namespace of its own: a disk of 4 MB; a run that meets a full disk, and goes on when there is space again.
+FULL_DISK = """
+set -e
+mount -t tmpfs -o size=4m tmpfs disk
+python="$1"; shift
+run() { set +e; "$python" -m vae_lab "$@" 2>> errors; code=$?; set -e; echo "code $code"; }
+run "$@" hydra.run.dir=disk/run trainer.max_epochs=1
+head -c 100000000 /dev/zero > disk/filler 2> /dev/null || true
+run resume=disk/run trainer.max_epochs=3
+ls -A disk/run/checkpoints
+"$python" -c "
+from pathlib import Path
+from vae_lab.__main__ import main
+from vae_lab.checkpoint_files import DurableCheckpointIO, load_checkpoint
+print('step', load_checkpoint(Path('disk/run/checkpoints/last.ckpt'))['global_step'])"
+rm disk/filler
+run resume=disk/run trainer.max_epochs=3
+cp -r disk/run copy
+"""
+
+
+def can_mount() -> bool:
+    try:
+        return subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_mount(), reason="needs unshare -m")
+def test_h3_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_when_there_is_space(tmp_path):
+    tiny = ["logger=none", "callbacks.gallery=null", "callbacks.summary=null", "trainer=cpu", *MODEL]
+    tiny += ["trainer.limit_train_batches=4", "trainer.limit_val_batches=2"]
+    undisturbed = finish(start(*tiny, "trainer.max_epochs=3", "hydra.run.dir=undisturbed", cwd=tmp_path))
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    (tmp_path / "disk").mkdir()
+    command = ["unshare", "-m", "sh", "-c", FULL_DISK, "sh", sys.executable, *tiny]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("VAE_LAB", "WANDB", "HYDRA"))}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=150, check=False,
+    )  # fmt: skip
+    errors = (tmp_path / "errors").read_text()
+    assert done.returncode == 0, done.stdout + done.stderr + errors
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("code ")] == ["code 0", "code 5", "code 0"], errors
+    assert "step 4" in lines
+    assert not any(".tmp." in line for line in lines)
+    assert "Traceback" not in errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("vae-lab: ")]
+    assert "No space left on device" in line
+    assert "bytes free" in line
+    assert record(tmp_path / "copy") == record(tmp_path / "undisturbed")
+
+
+def test_a_full_disk_names_the_bytes_needed_and_free(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        RunError, match=r"No space left on device \(4,000 bytes needed, [\d,]+ bytes free\); free space"
+    ):
+        DurableCheckpointIO().save_checkpoint({"w": torch.zeros(1000)}, tmp_path / "last.ckpt")
+
+
+def test_metrics_that_cannot_be_written_stop_the_run(config, monkeypatch):
+    monkeypatch.setattr(MetricsFile, "__init__", lambda self, folder: setattr(self, "path", Path("/dev/full")))
+    monkeypatch.setattr(MetricsFile, "truncate", lambda self, size: None)
+    monkeypatch.setattr(MetricsFile, "sync", lambda self: 0)
+    with pytest.raises(RunError, match="cannot write /dev/full: No space left on device"):
+        train(config())
+
+
+def test_h4_a_missing_or_full_tmpdir_does_not_matter(config, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    cfg = config()
+    assert train_in_fork(cfg) == 0
+    assert load_checkpoint(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")["global_step"] == 6
+
+
+def test_h5_leftovers_of_dead_processes_are_cleared_and_those_of_live_ones_stay(config):
+    cfg = config()
+    checkpoints = Path(cfg.run_dir) / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    dead = wait(pid := fork(lambda: None)) or pid
+    leftovers = [checkpoints / f"last.ckpt.tmp.{dead}", checkpoints.parent / f"status.json.tmp.{dead}"]
+    alive = checkpoints / f"export.tmp.{os.getpid()}"
+    for path in (*leftovers, alive):
+        path.write_bytes(b"half")
+    train(cfg)
+    assert not any(path.exists() for path in leftovers)
+    assert alive.read_bytes() == b"half"
+
+
+@pytest.mark.slow
+def test_d5_runs_that_start_in_the_same_instant_have_folders_of_their_own(tmp_path):
+    tiny = ["logger=none", "callbacks.gallery=null", "trainer=cpu", "trainer.max_steps=1", "model.hidden_dims=[4]"]
+    processes = [start(*tiny, cwd=tmp_path) for _ in range(4)]
+    assert [finish(process).returncode for process in processes] == [0] * 4
+    folders = list(tmp_path.glob("outputs/*/*"))
+    assert len(folders) == 4
+    assert {status(folder)["pid"] for folder in folders} == {process.pid for process in processes}

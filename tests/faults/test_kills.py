@@ -1,0 +1,327 @@
+"""A run that is killed at any moment and resumed ends as one that was not: the same parameters, the same metrics."""
+
+import io
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from command import finish, message, record, start, status, wait_until
+from forks import fork, train_in_fork, wait
+
+import vae_lab
+from vae_lab.checkpoint_files import DurableCheckpointIO, load_checkpoint
+from vae_lab.checkpoints import Checkpoints
+from vae_lab.durable import is_alive
+from vae_lab.errors import RunError
+from vae_lab.module import LitVAE
+from vae_lab.train import train
+
+pytestmark = pytest.mark.fault
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+# Shuffling, noise, dropout, batch norm, flips, a learning-rate schedule and a KL warm-up, all on; saved at every batch.
+SMALL = [
+    "logger=none",
+    "callbacks.gallery=null",
+    "callbacks.summary=null",
+    "callbacks.progress=null",
+    "callbacks.checkpoints.every_n_minutes=1e-9",
+    "trainer=cpu",
+    "trainer.max_epochs=3",
+    "trainer.limit_train_batches=8",
+    "trainer.limit_val_batches=2",
+    "trainer.log_every_n_steps=3",
+    "dataset.batch_size=16",
+    "dataset.flip=true",
+    "dataset.binarize=dynamic",
+    "model=conv",
+    "model.channels=[4,4]",
+    "model.hidden_dims=[8]",
+    "model.dropout=0.2",
+    "latent_dim=2",
+    "optimizer/schedule=cosine",
+    "loss.warmup_steps=20",
+]
+
+
+@pytest.fixture
+def undisturbed(config):
+    cfg = config(tiny=SMALL, run_dir="undisturbed")
+    train(cfg)
+    return record(Path(cfg.run_dir))
+
+
+def resume(cfg) -> tuple[str, list[dict]]:
+    cfg.resume = cfg.run_dir
+    train(cfg)
+    assert status(Path(cfg.run_dir))["state"] == "completed"
+    assert not list(Path(cfg.run_dir).rglob("*.tmp.*"))
+    return record(Path(cfg.run_dir))
+
+
+def at_call(owner, hook: str, number: int, action) -> None:
+    """Call `action` just before the n-th call of a method, counted from 0."""
+    original, calls = getattr(owner, hook), iter(range(10**9))
+
+    def acting(*args, **kwargs):
+        if next(calls) == number:
+            action()
+        return original(*args, **kwargs)
+
+    setattr(owner, hook, acting)
+
+
+def send(*numbers: int):
+    def action():
+        for number in numbers:
+            os.kill(os.getpid(), number)
+
+    return action
+
+
+MOMENTS = {
+    "while the data is read": ("vae_lab.data.ImageData", "setup", 0),
+    "before the first checkpoint": (LitVAE, "on_fit_start", 0),
+    "in the first batch": (LitVAE, "training_step", 0),
+    "within an epoch": (LitVAE, "training_step", 13),
+    "before an epoch's last batch": (LitVAE, "training_step", 7),
+    "before a validation": (LitVAE, "on_validation_epoch_start", 1),
+    "in a validation": (LitVAE, "validation_step", 3),
+    "after a validation": (Checkpoints, "on_validation_end", 1),
+    "at an epoch's end": (Checkpoints, "on_train_epoch_end", 0),
+    "while a checkpoint is put together": (LitVAE, "on_save_checkpoint", 5),
+    "between the bytes and the name of a checkpoint": (os, "replace", 11),
+    "while bytes go to the disk": (os, "fsync", 17),
+    "at the very end": (Checkpoints, "on_train_end", 0),
+    "before the result is written": ("vae_lab.runs.Run", "write_result", 0),
+}
+
+
+def locate(owner):
+    if not isinstance(owner, str):
+        return owner
+    import pydoc
+
+    return pydoc.locate(owner)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_c3_a_kill_at_any_moment_changes_nothing(moment, config, undisturbed):
+    owner, hook, number = MOMENTS[moment]
+    cfg = config(tiny=SMALL)
+    code = train_in_fork(cfg, lambda: at_call(locate(owner), hook, number, send(signal.SIGKILL)))
+    assert code == -signal.SIGKILL
+    assert resume(cfg) == undisturbed
+
+
+@pytest.mark.slow
+def test_c1_kills_at_random_moments_change_nothing(config, undisturbed):
+    began = time.monotonic()
+    assert train_in_fork(config(tiny=SMALL, run_dir="timed")) == 0
+    seconds = time.monotonic() - began
+    moments, killed = random.Random(0), 0
+    for number in range(20):
+        cfg = config(tiny=SMALL, run_dir=f"killed_{number}")
+        pid = fork(lambda cfg=cfg: train(cfg))
+        time.sleep(moments.uniform(0, 0.7 * seconds))
+        os.kill(pid, signal.SIGKILL)
+        killed += wait(pid) == -signal.SIGKILL
+        if not (Path(cfg.run_dir) / ".hydra" / "config.yaml").exists():
+            train(cfg)  # killed before it began: there is nothing to resume, and nothing in the way
+            assert record(Path(cfg.run_dir)) == undisturbed
+        else:
+            assert resume(cfg) == undisturbed, number
+    assert killed >= 5  # the others had ended in time
+
+
+@pytest.mark.slow
+def test_c1_a_run_that_is_killed_again_and_again_gets_there(config, undisturbed):
+    cfg = config(tiny=SMALL)
+    for number in (3, 2, 4, 1):
+        cfg.resume = cfg.run_dir if (Path(cfg.run_dir) / ".hydra").exists() else None
+        prepare = lambda number=number: at_call(LitVAE, "training_step", number, send(signal.SIGKILL))  # noqa: E731
+        assert train_in_fork(cfg, prepare) == -signal.SIGKILL
+    assert resume(cfg) == undisturbed
+
+
+@pytest.mark.slow
+def test_c2_a_kill_within_a_write_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/dev/shm")  # another file system, where Lightning would write first
+    path = tmp_path / "last.ckpt"
+    weights = torch.randn(12_500_000)  # 50 MB
+    DurableCheckpointIO().save_checkpoint({"step": 0, "w": weights}, path)
+    moments = random.Random(0)
+
+    def save_for_ever():
+        for step in range(1, 10**6):
+            DurableCheckpointIO().save_checkpoint({"step": step, "w": weights}, path)
+
+    half_written = 0
+    for _ in range(20):
+        pid = fork(save_for_ever)
+        time.sleep(moments.uniform(0.02, 0.3))
+        os.kill(pid, signal.SIGKILL)
+        assert wait(pid) == -signal.SIGKILL
+        assert torch.equal(load_checkpoint(path)["w"], weights)
+        half_written += bool(list(tmp_path.glob("*.tmp.*")))
+    assert half_written > 0  # some kills hit a write
+
+
+# Signals that ask
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
+@pytest.mark.parametrize("hook", ["training_step", "validation_step"])
+def test_c5_c6_c7_a_signal_saves_and_stops(number, hook, config, undisturbed):
+    cfg = config(tiny=[*SMALL, "callbacks.checkpoints.every_n_minutes=10"])
+    code = train_in_fork(cfg, lambda: at_call(LitVAE, hook, 3, send(number)))
+    assert code == 128 + number
+    folder = Path(cfg.run_dir)
+    assert status(folder)["state"] == "preempted"
+    assert status(folder)["reason"] == f"signal {int(number)}"
+    # The batch in which it came is done and saved, or the epoch that the validation closes.
+    assert load_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == {"t": 4, "v": 16}[hook[0]]
+    cfg.callbacks.checkpoints.every_n_minutes = 1e-9
+    assert resume(cfg) == undisturbed
+
+
+def test_c6_a_second_signal_stops_at_once(config, undisturbed):
+    cfg = config(tiny=[*SMALL, "callbacks.checkpoints.every_n_minutes=10"])
+    code = train_in_fork(cfg, lambda: at_call(LitVAE, "training_step", 11, send(signal.SIGINT, signal.SIGINT)))
+    assert code == 130
+    folder = Path(cfg.run_dir)
+    assert status(folder)["state"] == "preempted"
+    assert load_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 8  # of the epoch before
+    assert resume(cfg) == undisturbed
+
+
+def test_a_signal_that_nohup_ignores_is_ignored(config, undisturbed):
+    def prepare():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        at_call(LitVAE, "training_step", 3, send(signal.SIGHUP))
+
+    cfg = config(tiny=SMALL)
+    assert train_in_fork(cfg, prepare) == 0
+    assert record(Path(cfg.run_dir)) == undisturbed
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+ENDLESS = [*SMALL, "trainer.max_epochs=100000", "dataset.num_workers=2", "callbacks.checkpoints.every_n_minutes=10"]
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers through /proc")
+
+
+@pytest.mark.slow
+@needs_proc
+def test_c5_a_signal_to_the_whole_process_group_is_the_same(tmp_path):
+    process = start(*ENDLESS, "hydra.run.dir=run", cwd=tmp_path, start_new_session=True)
+    wait_until(lambda: (tmp_path / "run/metrics.jsonl").exists() and len(children(process.pid)) >= 2, process)
+    workers = children(process.pid)
+    os.killpg(process.pid, signal.SIGTERM)
+    done = finish(process, timeout=30)
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.count("SIGTERM: saving a checkpoint") == 1
+    assert status(tmp_path / "run")["state"] == "preempted"
+    assert not any(map(is_alive, workers))
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["global_step"] > 0
+
+
+@pytest.mark.slow
+@needs_proc
+def test_c12_a_killed_worker_is_one_line_and_leaves_nobody(tmp_path):
+    process = start(*ENDLESS, "hydra.run.dir=run", cwd=tmp_path)
+    wait_until(lambda: (tmp_path / "run/metrics.jsonl").exists() and len(children(process.pid)) >= 2, process)
+    workers = children(process.pid)
+    os.kill(workers[0], signal.SIGKILL)
+    done = finish(process, timeout=30)
+    assert done.returncode == 5, done.stderr
+    assert "a worker of dataset.num_workers=2 died" in message(done)
+    assert "dataset.num_workers=0" in message(done)
+    assert status(tmp_path / "run")["state"] == "failed"
+    assert not any(map(is_alive, workers))
+
+
+@pytest.mark.slow
+def test_c5_two_processes_stop_together_and_go_on(tmp_path):
+    ddp = [*SMALL, "trainer=ddp", "trainer.accelerator=cpu", "callbacks.checkpoints.every_n_minutes=10"]
+    done = finish(start(*ddp, "hydra.run.dir=undisturbed", cwd=tmp_path))
+    assert done.returncode == 0, done.stderr
+    stop = "+callbacks.stop={_target_:signal_at.SignalAt,batch:11,number:15}"
+    trust = {"VAE_LAB_TRUST": "signal_at", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = finish(start(*ddp, stop, "hydra.run.dir=run", cwd=tmp_path, env=trust))
+    assert done.returncode == 143, done.stderr
+    assert status(tmp_path / "run")["state"] == "preempted"
+    assert load_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 12
+    done = finish(start("resume=run", "~callbacks.stop", cwd=tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert record(tmp_path / "run") == record(tmp_path / "undisturbed")
+
+
+# Damaged checkpoints
+
+
+def flip_in_a_weight(content: bytes) -> bytes:
+    """Flip one bit where torch itself would notice nothing."""
+    weights = torch.load(io.BytesIO(content), weights_only=True)["state_dict"].values()
+    start = content.index(max(weights, key=lambda value: value.nbytes).numpy().tobytes())
+    return content[: start + 3] + bytes([content[start + 3] ^ 1]) + content[start + 4 :]
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "short of 50 bytes": lambda content: content[:-50],
+    "one bit": flip_in_a_weight,
+    "zeros at the end": lambda content: content[:-4096] + bytes(4096),
+    "text": lambda content: b"<html>not found</html>",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_c8_a_damaged_checkpoint_is_named_and_the_one_before_used(damage, config, undisturbed, caplog):
+    cfg = config(tiny=SMALL)
+    code = train_in_fork(cfg, lambda: at_call(LitVAE, "training_step", 13, send(signal.SIGKILL)))
+    assert code == -signal.SIGKILL
+    last = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
+    with open(last, "r+b") as file:  # in place, as a bad disk does
+        damaged = DAMAGE[damage](file.read())
+        file.seek(0)
+        file.truncate()
+        file.write(damaged)
+    assert resume(cfg) == undisturbed
+    assert f"{last} is damaged" in caplog.text
+    assert "using previous.ckpt of step" in caplog.text
+
+
+def test_c8_without_any_good_checkpoint_nothing_is_overwritten(config):
+    cfg = config(tiny=SMALL)
+    train_in_fork(cfg, lambda: at_call(LitVAE, "training_step", 13, send(signal.SIGKILL)))
+    checkpoints = sorted((Path(cfg.run_dir) / "checkpoints").iterdir())
+    for path in checkpoints:
+        path.write_bytes(path.read_bytes()[:-50])
+    before = [path.read_bytes() for path in checkpoints]
+    with pytest.raises(RunError, match=r"no checkpoint can be read: .*last\.ckpt is damaged"):
+        resume(cfg)
+    assert [path.read_bytes() for path in checkpoints] == before
+
+
+def test_c13_a_run_of_an_earlier_release_loads_and_goes_on(tmp_path):
+    folder = tmp_path / "run_0_1"
+    shutil.copytree(FIXTURES / "run_0_1", folder)
+    saved = load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    vae, cfg = vae_lab.load_run(folder, "last")
+    assert {f"vae.{name}" for name in vae.state_dict()} == set(saved)
+    assert all(torch.equal(value, saved[f"vae.{name}"]) for name, value in vae.state_dict().items())
+    cfg.resume, cfg.trainer.max_epochs = str(folder), 2
+    train(cfg)
+    assert status(folder)["state"] == "completed"
+    _, rows = record(folder)
+    assert [row["step"] for row in rows if "val/loss" in row] == [4, 8]

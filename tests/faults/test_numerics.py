@@ -1,0 +1,152 @@
+"""Numbers that break, and memory that is not enough: caught at once, told in one line, the last good weights kept."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from command import message, status, vae_lab
+
+from vae_lab.checkpoint_files import load_checkpoint
+from vae_lab.errors import NumericsError, OutOfMemoryError
+from vae_lab.module import LitVAE
+from vae_lab.objectives import ELBO
+from vae_lab.posteriors import Gaussian
+from vae_lab.train import train
+
+pytestmark = pytest.mark.fault
+
+
+def last_step(cfg) -> int:
+    state = load_checkpoint(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")
+    assert all(value.isfinite().all() for value in state["state_dict"].values())
+    return state["global_step"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("term", ["kl", "reconstruction"])
+def test_f1_a_loss_that_is_not_finite_stops_within_the_step_and_names_the_term(value, term, config, monkeypatch):
+    original = ELBO.__call__
+
+    def broken(self, vae, x, step):
+        terms = original(self, vae, x, step)
+        return terms | {term: terms[term] * value, "loss": terms["loss"] * value} if step == 4 else terms
+
+    monkeypatch.setattr(ELBO, "__call__", broken)
+    cfg = config()
+    with pytest.raises(
+        NumericsError, match=rf"train loss became -?(nan|inf) at step 4 of epoch 1 .*{term}=-?(nan|inf).*lr=0.001"
+    ):
+        train(cfg)
+    assert last_step(cfg) == 3
+    assert status(Path(cfg.run_dir))["state"] == "failed"
+
+
+def test_f1_a_weight_that_breaks_while_the_loss_is_finite_never_reaches_a_checkpoint(config, monkeypatch):
+    def breaking(lit, outputs, batch, batch_idx):
+        if lit.batches_seen == 6:
+            with torch.no_grad():
+                next(iter(lit.vae.decoder.parameters())).view(-1)[0] = math.nan
+
+    monkeypatch.setattr(LitVAE, "on_train_batch_end", breaking)
+    cfg = config()
+    with pytest.raises(NumericsError, match=r"(not finite|became nan)"):
+        train(cfg)
+    assert last_step(cfg) == 3
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_f2_an_overflowing_log_var_is_clamped_counted_and_told(precision, config, monkeypatch, caplog):
+    original = LitVAE.on_fit_start
+
+    def overflow(lit):
+        original(lit)
+        last = [m for m in lit.vae.encoder.modules() if isinstance(m, torch.nn.Linear)][-1]
+        with torch.no_grad():
+            last.bias.view(2, -1)[1] = 1000.0  # log_var: exp would overflow
+
+    monkeypatch.setattr(LitVAE, "on_fit_start", overflow)
+    cfg = config(f"trainer.precision={precision}", "loss=mse", "optimizer.lr=1e-9")
+    try:
+        train(cfg)
+    except NumericsError:
+        pytest.fail("the clamp must keep the loss finite")
+    assert "log_var of 3 latents per image lies on its bound" in caplog.text
+    text = (Path(cfg.run_dir) / "metrics.jsonl").read_text()
+    assert '"val/clamped": 3.0' in text
+    assert '"train/clamped": 3.0' in text
+
+
+def test_f2_the_bound_is_counted_in_both_directions():
+    params = torch.tensor([[0.0, 0.0, 0.0, 50.0, -50.0, 1.0]])  # mean, then log_var, of three latents
+    distribution = Gaussian()(params)
+    assert distribution.clamped().tolist() == [2.0]
+    assert distribution.kl().isfinite().all()
+    assert distribution.rsample().isfinite().all()
+
+
+@pytest.mark.slow
+def test_f3_an_absurd_learning_rate_never_ends_well_with_broken_weights(tmp_path):
+    for lr in ("1e6", "1e30"):
+        done = vae_lab(
+            "logger=none", "callbacks.gallery=null", "trainer=cpu", "trainer.max_epochs=2", f"optimizer.lr={lr}",
+            f"hydra.run.dir=lr_{lr}", cwd=tmp_path,
+        )  # fmt: skip
+        state = load_checkpoint(tmp_path / f"lr_{lr}" / "checkpoints" / "last.ckpt")["state_dict"]
+        assert all(value.isfinite().all() for value in state.values())
+        if done.returncode:
+            assert done.returncode == 4, done.stderr
+            assert "lower optimizer.lr" in message(done)
+
+
+def test_f4_a_collapsed_posterior_is_told_once_and_the_run_goes_on(config, caplog):
+    cfg = config(
+        "loss.KLD_weight=1e4", "trainer.max_epochs=20", "optimizer.lr=0.01",
+        "trainer.limit_train_batches=20", "dataset.batch_size=32",
+    )  # fmt: skip
+    train(cfg)
+    told = [record.getMessage() for record in caplog.records if "posterior collapse" in record.getMessage()]
+    assert len(told) == 1
+    assert "0/3 active units" in told[0]
+    assert "KLD_weight" in told[0]
+    assert status(Path(cfg.run_dir))["state"] == "completed"
+    assert '"val/active_units": 0.0' in (Path(cfg.run_dir) / "metrics.jsonl").read_text()
+
+
+OUT_OF_MEMORY = {
+    "GPU": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ..."),
+    "CPU": RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried"),
+    "Python": MemoryError(),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+}
+
+
+@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
+def test_f5_out_of_memory_names_the_batch_size_to_try(kind, config, monkeypatch):
+    original, calls = LitVAE.training_step, []
+
+    def greedy(lit, batch, batch_idx):
+        calls.append(batch_idx)
+        if len(calls) == 5:
+            raise OUT_OF_MEMORY[kind]
+        return original(lit, batch, batch_idx)
+
+    monkeypatch.setattr(LitVAE, "training_step", greedy)
+    cfg = config()
+    with pytest.raises(
+        OutOfMemoryError, match=r"^out of memory \(.*\): in a new run try dataset.batch_size=8 "
+    ) as caught:
+        train(cfg)
+    assert "trainer.accumulate_grad_batches=2" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(calls) == 5  # no second try
+    assert last_step(cfg) == 3
+
+
+def test_b11_a_last_batch_of_one_image_is_no_trouble_for_batch_norm(config):
+    cfg = config(
+        "model=conv", "dataset.image_size=4", "model.channels=[4,4]", "model.hidden_dims=[]", "dataset.batch_size=1",
+        tiny=["logger=none", "callbacks.gallery=null", "callbacks.summary=null", "trainer=cpu", "trainer.max_steps=20"],
+    )  # fmt: skip
+    train(cfg)
+    assert last_step(cfg) == 20
