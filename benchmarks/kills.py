@@ -35,7 +35,7 @@ WIDE = {"width": 2048, "epochs": 200, "steps": 2, "lr": "1e-5"}
 
 def stop(trial: Trial, number: signal.Signals) -> Outcome:
     """A signal that asks to stop, in the middle of an epoch."""
-    done = trial.train(plan={"step": MIDDLE, "signal": number})
+    done = trial.train(plan=trial.final | {"step": MIDDLE, "signal": number})
     lost = max(0, MIDDLE - step_of(trial.checkpoint))
     evidence = f"{done.ending}, {lost} of {MIDDLE} steps lost"
     if done.exit_code == 0:
@@ -54,7 +54,7 @@ def kill(trial: Trial) -> Outcome:
 
 def kill_at_epoch_end(trial: Trial) -> Outcome:
     """SIGKILL in the first batch of an epoch."""
-    done = trial.train(plan={"step": LATE + 1, "signal": signal.SIGKILL})
+    done = trial.train(plan=trial.final | {"step": LATE + 1, "signal": signal.SIGKILL})
     if done.exit_code != -signal.SIGKILL:
         raise NotTried(done.reason, BROKEN)
     return continued(trial, trial.resume())

@@ -117,6 +117,7 @@ def test_nothing_of_the_machine_is_in_the_files(make_run, monkeypatch, tmp_path)
         "a_third": "..\\x",
         "words": "${oc.env:MY_WORDS}",
         "same_words": "${dataset.words}",
+        "more_words": "some ${oc.env:MY_WORDS}",
         "secret": "${oc.env:MY_API_KEY}",
         "url": "https://me:hunter2@host",
         "listed": ["${oc.env:MY_WORDS}", "${run_dir}"],

@@ -212,6 +212,27 @@ def test_norms_take_any_width(norm, channels):
     assert layer(torch.rand(4, channels, 3, 3)).shape == (4, channels, 3, 3)
 
 
+def test_batch_norm_takes_one_value_per_channel_as_in_evaluation():
+    # A 1x1 map and a batch of one image, such as the last of an epoch.
+    (layer,) = norm_layer("batch", 3)
+    layer(torch.randn(16, 3, 1, 1))
+    statistics = copy.deepcopy(layer.state_dict())
+    x = torch.randn(1, 3, 1, 1, requires_grad=True)
+    y = layer(x)
+    assert y.sum().backward() is None
+    assert x.grad.any()
+    torch.testing.assert_close(layer.state_dict(), statistics)
+    torch.testing.assert_close(y, layer.eval()(x))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 2, 2), (2, 3, 1, 1)])
+def test_batch_norm_is_otherwise_that_of_torch(shape):
+    (layer,), reference = norm_layer("batch", 3), nn.BatchNorm2d(3)
+    x = torch.randn(shape)
+    torch.testing.assert_close(layer(x), reference(x))
+    torch.testing.assert_close(layer.state_dict(), reference.state_dict())
+
+
 def test_dropout_is_active_in_training_only():
     encoder, _ = networks("conv", (1, 8, 8), dropout=0.5, norm=None)
     x = torch.rand(4, 1, 8, 8)

@@ -4,7 +4,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
@@ -39,6 +38,7 @@ def test_constructing_and_finishing_writes_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_w_and_b_is_not_imported_here():
     script = "import vae_lab.trackers, sys; print('wandb' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120)
@@ -142,9 +142,17 @@ def test_without_a_key_the_run_is_offline_and_complete(tmp_path, caplog):
     assert said(caplog) == [f"INFO W&B: offline, upload with: wandb sync {part}"]
 
 
+def test_labels_may_come_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    monkeypatch.setenv("WANDB_ENTITY", "us")
+    log_run(tmp_path / "run", group=None)
+    (part,) = parts(tmp_path / "run")
+    (start,) = [record["run"] for record in read_back(part) if record["type"] == "run"]
+    assert (start["run_group"], start["entity"]) == ("mine", "us")
+
+
 def test_offline_parts_merge_into_one_run(server, tmp_path):
     log_run(tmp_path / "run", 1, METRICS[:6], mode="offline")
-    time.sleep(1.1)  # the parts are named by the second
     log_run(tmp_path / "run", 0, METRICS[4:], mode="offline")
     assert len(parts(tmp_path / "run")) == 2
     command = [sys.executable, "-m", "wandb", "sync", *map(str, parts(tmp_path / "run"))]

@@ -10,7 +10,6 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-
 STATUS = {"error": 500, "unauthorized": 401, "forbidden": 403, "reject": 404, "busy": 429}
 PAGES = {"garbage": b"\x00\xff{]" * 100, "html": b"<html><body>Please log in to the hotel's network</body></html>"}
 
@@ -146,9 +145,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/html" if mode == "html" else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        for start in range(0, len(data), 1) if mode == "slow" else (0,):
-            self.wfile.write(data[start : start + 1] if mode == "slow" else data)
-            if mode == "slow" and self.wandb.closing.wait(1):
+        if mode != "slow":
+            self.wfile.write(data)
+            return
+        for number in data:
+            self.wfile.write(bytes([number]))
+            if self.wandb.closing.wait(1):
                 return
 
     do_GET = do_POST = do_PUT = _reply  # noqa: N815

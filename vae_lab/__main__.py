@@ -17,10 +17,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vae_lab.composition import refuse_pickles
 from vae_lab.errors import DataError, NumericsError, OutOfMemoryError, Preempted, RunError
 from vae_lab.names import folder_name
 from vae_lab.resume import resume_arguments
-from vae_lab.secrets import redact, refuse_secrets
+from vae_lab.secrets import print_redacted, redact, refuse_secrets
 from vae_lab.suggestions import explain, refuse_flags
 
 PACKAGE = Path(__file__).parent
@@ -71,6 +72,7 @@ def one_line_errors() -> Iterator[None]:
     HYDRA_FULL_ERROR=1 shows the traceback, as it does for Hydra.
     """
     # The further processes of a run on several devices inherit the variable from the first.
+    sys.excepthook = print_redacted  # of what nobody thought of
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1" and "LOCAL_RANK" not in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to here
     try:
@@ -93,6 +95,7 @@ def main() -> None:
     with one_line_errors():
         refuse_secrets(sys.argv[1:])
         refuse_flags(sys.argv[1:])
+        refuse_pickles(sys.argv[1:])
         sys.argv[1:] = resume_arguments(sys.argv[1:], CONF)
         run()
         if failures:

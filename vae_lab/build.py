@@ -1,26 +1,26 @@
 """From a config to objects: everything is built and cross-checked before data is read or a tracker is started."""
 
 import logging
-import math
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.checkpoint_files import DurableCheckpointIO
+from vae_lab.crosscheck import check_end, check_monitors, names_of_metrics
 from vae_lab.data import ImageData
 from vae_lab.instantiate import instantiate
 from vae_lab.module import LitVAE
 from vae_lab.preemption import Preemption
 from vae_lab.record import Record
 from vae_lab.runs import MetricsFile
+from vae_lab.secrets import redact
 from vae_lab.settings import check_settings
 from vae_lab.trackers import WandbTracker
 from vae_lab.trainer import check_devices, check_trainer, choose_precision
@@ -55,6 +55,9 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     lit = build_module(cfg)
     callbacks = build_members(cfg.callbacks, "callbacks", Callback)
     loggers = build_members(cfg.logger, "logger", Logger)
+    check_folders(cfg, loggers)
+    for group in ("callbacks", "logger"):
+        check_secrets(cfg[group], group)
     check_monitors(cfg, callbacks, names_of_metrics(lit.vae, lit.objective))
     check_end(cfg.trainer, callbacks, lit.schedule)
     for tracker in (logger for logger in loggers.values() if isinstance(logger, WandbTracker)):
@@ -75,6 +78,29 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         lit.vae.encoder.compile()
         lit.vae.decoder.compile()
     return Experiment(data, lit, trainer, record)
+
+
+def check_folders(cfg: DictConfig, loggers: dict[str, Logger]) -> None:
+    """Refuse a logger that would write outside the run folder.
+
+    Raises:
+        ValueError: naming the logger.
+    """
+    for name, logger in loggers.items():
+        folder = getattr(logger, "log_dir", None) or cfg.logger[name].get("save_dir")
+        if folder is not None and not Path(folder).resolve().is_relative_to(Path(cfg.run_dir).resolve()):
+            raise ValueError(f"logger.{name} must write into the run folder, got {folder}; leave save_dir=${{run_dir}}")
+
+
+def check_secrets(group: DictConfig, key: str) -> None:
+    """Refuse a secret as an argument of Lightning's classes: they would write it into names of files and metrics.
+
+    Raises:
+        ValueError: naming the member of the group.
+    """
+    for name, member in OmegaConf.to_container(group, resolve=True).items():
+        if member and member["_target_"].startswith("lightning.") and redact(member) != member:
+            raise ValueError(f"{key}.{name} holds a secret, which it would write into the run folder; remove it")
 
 
 def build_module(cfg: DictConfig) -> LitVAE:
@@ -104,6 +130,12 @@ def build_vae(cfg: DictConfig) -> VAE:
     channels, height, width = cfg.dataset.image_shape
     posterior = instantiate(cfg.posterior, "posterior")
     likelihood = instantiate(cfg.loss.likelihood, "loss.likelihood")
+    for key, part, size in (
+        ("posterior", posterior, "params_per_latent"),
+        ("loss.likelihood", likelihood, "params_per_channel"),
+    ):
+        if not hasattr(part, size):
+            raise ValueError(f"{key} must be a class with {size}, got {type(part).__name__}")
     encoder = instantiate(
         cfg.model.encoder,
         "model.encoder",
@@ -166,67 +198,6 @@ def build_members(group: DictConfig, key: str, kind: type) -> dict[str, Any]:
         if not isinstance(member, kind):
             raise ValueError(f"{key}.{name} must be a {kind.__name__} of Lightning, got {type(member).__name__}")
     return members
-
-
-def names_of_metrics(vae: VAE, objective: Callable) -> set[str]:
-    """The keys of what an epoch logs, found by evaluating the untrained model; its parts have to fit each other."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        terms = objective(vae.eval(), torch.zeros(2, *vae.image_shape), None)
-    vae.train()
-    evaluation = ("mse", "active_units") if vae.posterior.is_stochastic else ("mse",)  # what LitVAE adds
-    return {f"{stage}/{key}" for stage in ("train", "val") for key in terms} | {f"val/{key}" for key in evaluation}
-
-
-def check_monitors(cfg: DictConfig, callbacks: dict[str, Callback], metrics: set[str]) -> None:
-    """Refuse to monitor what will not be logged.
-
-    Raises:
-        ValueError: naming the callback and what there is.
-    """
-    for name, callback in callbacks.items():
-        monitor = getattr(callback, "monitor", None)
-        if monitor is not None and monitor not in metrics and not are_foreign(callbacks):
-            known = ", ".join(sorted(metric for metric in metrics if metric.startswith("val/")))
-            raise ValueError(f"callbacks.{name}.monitor must be one of {known}, got {monitor!r}")
-        if isinstance(callback, EarlyStopping) and monitor.startswith("val/"):
-            check_validates(cfg, f"callbacks.{name}", monitor)
-
-
-def check_validates(cfg: DictConfig, key: str, monitor: str) -> None:
-    """Refuse early stopping where no validation would tell it anything.
-
-    Raises:
-        ValueError: naming the setting.
-    """
-    for size in ("dataset.val_size", "trainer.limit_val_batches"):
-        if OmegaConf.select(cfg, size) == 0:
-            raise ValueError(f"{size} must be > 0 with {key}, which watches {monitor}, got 0")
-    at_epoch_end = OmegaConf.select(cfg, f"{key}.check_on_train_epoch_end")
-    if at_epoch_end is not False and cfg.resume in (None, "auto"):  # trainer.max_steps may end an epoch without one
-        raise ValueError(f"{key}.check_on_train_epoch_end must be false to watch {monitor}, got {at_epoch_end}")
-
-
-def check_end(trainer: DictConfig, callbacks: dict[str, Callback], schedule: Callable | None) -> None:
-    """Refuse training that nothing would end, and a schedule that needs to know the end where nothing tells.
-
-    Raises:
-        ValueError: naming what can end it.
-    """
-    if any(trainer[key] not in (None, -1) for key in ("max_epochs", "max_steps")):
-        return
-    has_ender = any(isinstance(callback, EarlyStopping | Timer) for callback in callbacks.values())
-    if trainer.max_time is None and not has_ender and not are_foreign(callbacks):
-        raise ValueError(
-            f"nothing ends the training, got trainer.max_epochs={trainer.max_epochs} and trainer.max_steps="
-            f"{trainer.max_steps}; set one of them, or trainer.max_time, or callbacks=early_stopping"
-        )
-    if schedule is not None:
-        schedule(sys.maxsize, math.inf)  # refuses, if it needs an end
-
-
-def are_foreign(callbacks: dict[str, Callback]) -> bool:
-    """Whether some are a user's own, which may log metrics and end the training themselves."""
-    return any(not type(callback).__module__.startswith(("vae_lab.", "lightning.")) for callback in callbacks.values())
 
 
 def warn_of_unused(loss: DictConfig, vae: VAE) -> None:

@@ -69,7 +69,10 @@ def without_local(node: Any, values: set[str]) -> Any:
         return {key: item if key == "_target_" else without_local(item, values) for key, item in kept.items()}
     if isinstance(node, list):
         return [without_local(item, values) for item in node]
-    return None if isinstance(node, str) and (is_path(node) or MASK in node or node in values) else node
+    if not isinstance(node, str):
+        return node
+    has_value = any(node == value or (len(value) > 3 and value in node) for value in values)
+    return None if has_value or is_path(node) or MASK in node else node
 
 
 def is_path(text: str) -> bool:

@@ -102,7 +102,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     damage = []
     for path in saved:
         try:
-            step = load_checkpoint(path)["global_step"]
+            step = load_checkpoint(path).get("global_step")
         except DamagedError as error:
             damage.append(str(error))
             continue

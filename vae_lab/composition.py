@@ -4,6 +4,7 @@ A config file may set anything below `hydra`: callbacks and logging handlers, wh
 of the environment, such as the list of trusted packages. Hydra itself refuses only a list of known dangerous calls.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lab.secrets import refuse_written_secrets
 
 PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")  # launchers and sweepers
+_FOREIGN = re.compile(r"\$\{(?!hydra[.:])")  # an interpolation that could bring in anything
 
 
 class CheckedLoader(ConfigLoaderImpl):
@@ -63,23 +65,22 @@ def check_hydra(settings: dict[str, Any]) -> None:
     """
     if settings["callbacks"]:
         raise ValueError("hydra.callbacks cannot be set: a config may only name classes that are trusted")
-    if settings["job"]["env_set"]:
+    if not isinstance(settings["job"], dict) or settings["job"]["env_set"]:
         raise ValueError("hydra.job.env_set cannot be set: set variables in the environment of the command")
     for key in ("job_logging", "hydra_logging"):
         if not isinstance(settings[key], dict) or settings[key].get("root") is not None:
             raise ValueError(f"hydra.{key} cannot be set: train.log holds the log; choose hydra/{key}=none")
-    for key, value in leaves(settings, "hydra"):
-        name = key.rpartition(".")[2]
-        if name == "_target_" and not str(value).startswith(PLUGINS):
+    for key, value in values(settings, "hydra"):
+        if key.endswith("._target_") and not str(value).startswith(PLUGINS):
             raise ValueError(f"{key} must be a plugin of Hydra, got {value!r}")
-        if "${" in str(value) and key.startswith(("hydra.launcher.", "hydra.sweeper.")) and "${hydra" not in str(value):
+        if f"{key}.".startswith(("hydra.launcher.", "hydra.sweeper.")) and _FOREIGN.search(str(value)):
             raise ValueError(f"{key} must refer to settings of Hydra only, got {value!r}")
 
 
-def leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+def values(node: Any, key: str) -> Iterator[tuple[str, Any]]:
     """Every value in nested containers, with its dotted key."""
     if not isinstance(node, dict | list):
         yield key, node
         return
     for name, child in node.items() if isinstance(node, dict) else enumerate(node):
-        yield from leaves(child, f"{key}.{name}")
+        yield from values(child, f"{key}.{name}")

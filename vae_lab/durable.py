@@ -69,7 +69,7 @@ def read_json(path: Path) -> dict:
         return content
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}): delete it to go on without it") from error
 
 

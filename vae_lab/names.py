@@ -2,6 +2,8 @@
 
 import re
 
+from vae_lab.secrets import redact
+
 MAX_BYTES = 100
 _ALLOWED = re.compile(r"[^\W_][\w.,+=@ -]*")
 
@@ -24,4 +26,6 @@ def folder_name(name: object, otherwise: str) -> str:
             f"run_name must begin with a letter or digit, go on with those, spaces and _.,+=@- only, "
             f"and have at most {MAX_BYTES} bytes, got {text[:200]!r}"
         )
+    if redact(text) != text:
+        raise ValueError("run_name holds a secret, and would be the name of a folder")
     return text

@@ -30,7 +30,7 @@ def print_result(folder: Path, result: dict) -> None:
         if key not in HIDDEN and value is not None:
             shown = f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
             table.add_row(key, shown, UNITS.get(key.rsplit("/", 1)[-1], ""))
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)  # folders may be called [/b]
     console.print(table)
     console.print(f"result    {folder / 'result.json'}", highlight=False, soft_wrap=True)
     if (folder / "pictures").is_dir():

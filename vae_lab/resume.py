@@ -1,16 +1,16 @@
 """`vae-lab resume=RUN_DIR`: the run's own config, in its own folder. `resume=auto`: the same where there is a run."""
 
-import json
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.durable import read_json
-from vae_lab.errors import RunError
+from vae_lab.saved_config import load_saved, saved_config
 
 # What may change when a run continues, because the numbers up to here do not depend on it.
 CHANGEABLE = (
@@ -24,6 +24,7 @@ CHANGEABLE = (
     "logger",
     "callbacks",
 )
+SAVED = "saved_run"  # the name under which Hydra finds the config of the run that continues
 OWN = ("resume", "run_dir", "run_name")  # of every start
 
 
@@ -43,20 +44,21 @@ def resume_arguments(arguments: list[str], conf: Path) -> list[str]:
     named = [a for a in arguments if a.startswith("resume=") and a not in ("resume=null", "resume=")]
     if not named:
         return arguments
-    if any(argument.startswith("--config-path=") for argument in arguments):
+    if f"--config-name={SAVED}" in arguments:
         # A child of a run on several devices, given the rewritten line; by now the saved config has the overrides.
-        return [argument for argument in arguments if argument.startswith(("--", "hydra", "resume="))]
+        arguments = [argument for argument in arguments if argument.startswith("resume=")]
     if named[-1] == "resume=auto":
         if not any(argument.startswith("hydra.run.dir=") for argument in arguments):
             raise ValueError("resume=auto needs the run's folder: add hydra.run.dir=RUN_DIR")
         return arguments
     folder = Path(named[-1].removeprefix("resume=").strip("'\""))
-    load_saved(folder)
+    config = load_saved(folder)
+    config.run_dir = "${hydra:runtime.output_dir}"  # where the folder is now
     overrides = []
     for argument in arguments:
         key, _, value = argument.lstrip("+~").partition("=")
         if key == "logger":
-            overrides += replace_logger(value, conf)
+            config.logger = compose_logger(value, conf)
         elif (conf / key).is_dir() and key:
             raise ValueError(f"{key} cannot change when a run continues; {allowed()}")
         elif argument not in named:
@@ -65,9 +67,9 @@ def resume_arguments(arguments: list[str], conf: Path) -> list[str]:
         print(f"{folder} is already complete; nothing to do (more epochs: trainer.max_epochs=N)")
         sys.exit(0)
     absolute = folder.resolve()
+    ConfigStore.instance().store(SAVED, config)  # as it was checked; nothing beside it is read
     return [
-        f"--config-path={absolute / '.hydra'}",
-        "--config-name=config",
+        f"--config-name={SAVED}",
         f"hydra.run.dir={quote(absolute)}",
         "hydra.output_subdir=null",  # the saved config stays as it is
         "hydra.job.chdir=false",
@@ -78,20 +80,10 @@ def resume_arguments(arguments: list[str], conf: Path) -> list[str]:
     ]
 
 
-def replace_logger(option: str, conf: Path) -> list[str]:
-    """Overrides that put another option of the group `logger` in the place of the saved one."""
+def compose_logger(option: str, conf: Path) -> DictConfig:
+    """Another option of the group `logger`."""
     with initialize_config_dir(config_dir=str(conf), version_base="1.3"):
-        chosen = compose("config", [f"logger={option}"]).logger
-    return ["~logger", f"+logger={quote_node(OmegaConf.to_container(chosen))}"]
-
-
-def quote_node(node: Any) -> str:
-    """Write nested containers in Hydra's grammar of overrides."""
-    if isinstance(node, dict):
-        return "{" + ",".join(f"{key}:{quote_node(value)}" for key, value in node.items()) + "}"
-    if isinstance(node, list):
-        return "[" + ",".join(map(quote_node, node)) + "]"
-    return quote(node) if isinstance(node, str) else json.dumps(node)
+        return compose("config", [f"logger={option}"]).logger
 
 
 def quote(text: str | Path) -> str:
@@ -134,26 +126,6 @@ def is_complete(cfg: DictConfig) -> bool:
 def is_completed(folder: Path) -> bool:
     """Whether `status.json` says so."""
     return read_json(folder / "status.json").get("state") == "completed"
-
-
-def saved_config(folder: str | Path) -> Path:
-    """Where the config of a run is kept."""
-    return Path(folder) / ".hydra" / "config.yaml"
-
-
-def load_saved(folder: str | Path) -> DictConfig:
-    """The config of a run, unresolved.
-
-    Raises:
-        RunError: if there is none, or it is damaged.
-    """
-    path = saved_config(folder)
-    if not path.is_file():
-        raise RunError(f"cannot resume {folder}: there is no {path}")
-    try:
-        return OmegaConf.load(path)
-    except Exception as error:  # damaged YAML raises many types
-        raise RunError(f"{path} is damaged ({' '.join(str(error).split())})") from error
 
 
 def leaves(node: Any, path: str = "") -> dict[str, Any]:

@@ -43,9 +43,9 @@ def load_saved(folder: str | Path) -> DictConfig:
         check_yaml(path, text)
         config = OmegaConf.create(text)
     except yaml.constructor.ConstructorError as error:
-        raise ValueError(f"{path} holds more than plain settings: {_one_line(error)}") from error
+        raise ValueError(f"{path} holds more than plain settings: {one_line(error)}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise RunError(f"{path} is damaged: {_one_line(error)}") from error
+        raise RunError(f"{path} is damaged: {one_line(error)}") from error
     if not isinstance(config, DictConfig):
         raise RunError(f"{path} is not a config: it holds no keys")
     for key in OF_HYDRA:
@@ -88,5 +88,6 @@ def check_links(folder: Path) -> None:
             folders.remove("wandb")
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an exception says."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -77,7 +77,8 @@ def check_arguments(raw: dict, path: str, node: dict, own: Container[str]) -> No
         if name in GIVEN.get(path, ()):
             raise ValueError(f"{key} is set by the program; remove it")
         if name not in kinds and not takes_any:
-            raise ValueError(f"there is no {key}, because {target} takes no {name}{did_you_mean(name, kinds)}")
+            meant = did_you_mean(name, kinds) or f"; remove it (~{key})"
+            raise ValueError(f"there is no {key}, because {target} takes no {name}{meant}")
         check_kind(raw, key, kinds.get(name, Any), value)
         least = LEAST.get((found.__name__, name))
         if least is not None and isinstance(value, int | float) and value < least:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
+import yaml
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -20,17 +21,24 @@ FLAGS = (
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known names most like a mistyped one, at most three; dotted names are compared by their last part."""
-    scores = {other: likeness(name.lower(), other.lower()) for other in known}
+    """The known names most like a mistyped one, at most three.
+
+    Dotted names are compared by their last part, and one of the same group is preferred by a little.
+    """
+    group, _, last = name.lower().rpartition(".")
+    scores = {}
+    for other in known:
+        other_group, _, other_last = other.lower().rpartition(".")
+        if (score := likeness(last, other_last)) >= LIKE:
+            scores[other] = score + 0.1 * (group == other_group)
     best = max(scores.values(), default=0)
-    return [other for other, score in scores.items() if score == best >= LIKE][:3]
+    return [other for other, score in scores.items() if score == best][:3]
 
 
 def likeness(name: str, other: str) -> float:
-    """How much the last parts of two dotted names have in common, from 0 to 1, and a little more in the same group."""
-    (group, _, last), (other_group, _, other_last) = name.rpartition("."), other.rpartition(".")
-    part = LIKE if len(last) > 1 and last in other_last else 0  # size, image_size
-    return max(part, SequenceMatcher(None, last, other_last).ratio()) + 0.1 * (group == other_group)
+    """How much two names have in common, from 0 to 1; one that is a part of the other (size, image_size) has some."""
+    part = LIKE if len(name) > 1 and name in other else 0
+    return max(part, SequenceMatcher(None, name, other).ratio())
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -40,10 +48,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def setting_names(cfg: DictConfig, path: str = "") -> Iterator[str]:
-    """The dotted name of every group and every setting, without those that only hand on another (`${...}`)."""
+    """The dotted name of every group and setting, without Hydra's and those that only hand on another (`${...}`)."""
     for key in cfg:
         name = f"{path}{key}"
-        if OmegaConf.is_interpolation(cfg, key) or str(key).startswith("_"):
+        if OmegaConf.is_interpolation(cfg, key) or str(key).startswith("_") or name == "hydra":
             continue
         yield name
         if not OmegaConf.is_missing(cfg, key) and OmegaConf.is_dict(cfg[key]):
@@ -70,9 +78,9 @@ def explain(error: Exception, arguments: Sequence[str] = (), conf: Path | None =
     if isinstance(error, OmegaConfBaseException):
         return explain_value(error)
     if str(error).startswith("Config group override must be"):  # Hydra does not say of which group
-        named = [a for a in arguments if a.partition("=")[0].lstrip("+") in groups(conf)]
+        named = [a for a in arguments if a.partition("=")[0] in groups(conf) and not is_text(a.partition("=")[2])]
         return f"{' or '.join(named) or 'an override'}: the option of a group is a name, not null, a number or true"
-    return str(error)
+    return str(error) or type(error).__name__
 
 
 def explain_option(error: MissingConfigException) -> str:
@@ -88,9 +96,10 @@ def explain_option(error: MissingConfigException) -> str:
 
 def explain_key(error: ConfigAttributeError | ConfigKeyError, conf: Path | None) -> str:
     """The config has no such key."""
-    key, root = str(error.full_key), error.parent_node._get_root()
+    key, parent = str(error.full_key), error.parent_node
+    root = OmegaConf.create() if parent is None else parent._get_root()
     dotted = key.replace("/", ".")
-    known = [*groups(conf), *(name for name in setting_names(root) if not name.startswith("hydra"))]
+    known = [*groups(conf), *setting_names(root)]
     meant = did_you_mean(OTHER_NAMES.get(dotted.rpartition(".")[2], dotted), known)
     if options := options_with(dotted, conf):
         meant = f"; it belongs to {' or '.join(options)}"
@@ -139,17 +148,24 @@ def explain_composition(error: ConfigCompositionException) -> str:
 
 
 def groups(conf: Path | None) -> list[str]:
-    """The config groups in a folder."""
-    return sorted(path.name for path in conf.iterdir() if path.is_dir()) if conf else []
+    """The config groups in a folder, without Hydra's."""
+    return sorted(path.name for path in conf.iterdir() if path.is_dir() and path.name != "hydra") if conf else []
+
+
+def is_text(value: str) -> bool:
+    """Whether YAML reads a value as text."""
+    return isinstance(yaml.safe_load(value), str)
 
 
 def refuse_flags(arguments: Sequence[str]) -> None:
-    """Refuse `--latent_dim=8`.
+    """Refuse `--latent_dim=8`, and an empty setting of Hydra's, such as a folder that is then the present one.
 
     Raises:
         ValueError: naming the argument.
     """
     for argument in arguments:
+        if argument.startswith("hydra.") and argument.endswith("="):
+            raise ValueError(f"{argument} is empty; write {argument}VALUE")
         name, _, value = argument.removeprefix("--").partition("=")
         if argument.startswith("--") and not any(flag.startswith(name) for flag in FLAGS):
             meant = f"{name.replace('-', '_')}={value or 'VALUE'}"

@@ -17,6 +17,7 @@ from vae_lab.result import print_result
 from vae_lab.resume import continues_run, is_complete
 from vae_lab.runs import Run
 from vae_lab.trackers import WandbTracker
+from vae_lab.trained import check_fit, split_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ def train(cfg: DictConfig) -> float | None:
             experiment = build(cfg, preemption)
             if checkpoint is None:
                 experiment.record.metrics.truncate(0)
+            else:
+                check_fit(experiment.lit, load_checkpoint(checkpoint)["state_dict"], checkpoint)
             result = fit_tracked(run, cfg, experiment, checkpoint)
     if experiment.trainer.is_global_zero:
         print_result(run.folder, result)
@@ -93,7 +96,8 @@ def check_goes_on(cfg: DictConfig, checkpoint: Path) -> None:
         ValueError: naming the limit and how far the run is.
     """
     done = load_checkpoint(checkpoint)
-    for key, reached in (("max_epochs", done["vae_lab"]["epoch"]), ("max_steps", done["global_step"])):
+    _, facts = split_checkpoint(done, checkpoint)
+    for key, reached in (("max_epochs", facts["epoch"]), ("max_steps", done["global_step"])):
         limit = cfg.trainer[key]
         if limit not in (None, -1) and limit < reached:
             raise ValueError(f"trainer.{key} must be >= {reached}, where this run is already, got {limit}")

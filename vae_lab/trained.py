@@ -12,7 +12,7 @@ from vae_lab.bundle import WEIGHTS, is_bundle, located, read_bundle
 from vae_lab.checkpoint_files import load_checkpoint
 from vae_lab.errors import RunError
 from vae_lab.record import parameters_sha256
-from vae_lab.saved_config import check_links, load_saved
+from vae_lab.saved_config import check_links, load_saved, one_line
 from vae_lab.vae import VAE
 
 # What must be in a checkpoint of ours.
@@ -144,8 +144,3 @@ def describe(weight: object) -> str:
     kind = str(weight.dtype).removeprefix("torch.")
     layout = "" if weight.layout == torch.strided else f" {weight.layout}"
     return f"{kind} {tuple(weight.shape)}{layout}{'' if weight.device.type == 'cpu' else f' on {weight.device}'}"
-
-
-def one_line(error: Exception) -> str:
-    """What an exception says."""
-    return " ".join(str(error).split()) or type(error).__name__

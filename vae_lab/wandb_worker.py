@@ -88,7 +88,8 @@ def track(report: Report, complaints: Complaints) -> None:
 def listen(orders: queue.SimpleQueue, patience: float) -> None:
     """Queue the orders while W&B is busy; when they end, wait `patience` seconds for it and then end all the same."""
     for line in sys.stdin.buffer:
-        orders.put(json.loads(line))
+        with suppress(ValueError):  # half a line, of a run that was killed
+            orders.put(json.loads(line))
     orders.put(("finish", 1))
     time.sleep(patience)
     os._exit(1)
@@ -105,28 +106,31 @@ def start_run(report: Report, complaints: Complaints, settings: dict[str, Any]) 
     Returns:
         The `wandb.Run`, or None if there is none.
     """
-    failure = ""
-    if settings["mode"] != "offline":
-        try:
-            if settings["mode"] == "online" or has_api_key(complaints):
-                run = init_run(complaints, {**settings, "mode": "online"})
-                report(logging.INFO, f"W&B: {run.url}")
-                return run
-            failure = "; ".join(complaints.texts)  # as about an unreadable ~/.netrc
-        except Exception as error:  # W&B raises all kinds
-            failure = reason(error)
-    for name in variables():  # offline needs none of them, nor a settings file, and one may be what is wrong
-        del os.environ[name]
-    os.environ["WANDB_CONFIG_DIR"] = os.devnull
+    mode, failures = settings["mode"], []
     try:
-        run = init_run(complaints, {**settings, "mode": "offline"})
-    except Exception as error:
-        report(logging.WARNING, f"W&B does not start, this run is not tracked: {failure or reason(error)}")
+        if mode == "auto":
+            mode = "online" if has_api_key(complaints) else "offline"
+            failures += complaints.texts  # as about an unreadable ~/.netrc
+        if mode == "online":
+            run = init_run(complaints, {**settings, "mode": "online"})
+            report(logging.INFO, f"W&B: {run.url}")
+            return run
+    except Exception as error:  # W&B raises all kinds
+        failures.append(reason(error))
+    for prepare in (lambda: None, forget_settings):
+        prepare()
+        try:
+            run = init_run(complaints, {**settings, "mode": "offline"})
+            break
+        except Exception as error:
+            failures.append(reason(error))
+    else:
+        report(logging.WARNING, f"W&B does not start, this run is not tracked: {failures[0]}")
         return None
     complaints.texts.clear()
     upload = f"offline, upload with: wandb sync {run.settings.sync_dir}"
-    if failure:
-        report(logging.WARNING, f"W&B does not start online, tracking {upload} ({failure})")
+    if failures:
+        report(logging.WARNING, f"W&B: {failures[0]}; tracking {upload}")
     else:
         report(logging.INFO, f"W&B: {upload}")
     return run
@@ -135,6 +139,13 @@ def start_run(report: Report, complaints: Complaints, settings: dict[str, Any]) 
 def variables() -> list[str]:
     """The names of the variables for W&B in the environment."""
     return sorted(name for name in os.environ if name.startswith("WANDB_") and name != "WANDB_ERROR_REPORTING")
+
+
+def forget_settings() -> None:
+    """Make W&B start as if nobody had set anything: one of the settings is what is wrong, and offline needs none."""
+    for name in variables():
+        del os.environ[name]
+    os.environ["WANDB_CONFIG_DIR"] = os.devnull
 
 
 def setup(complaints: Complaints) -> Any:

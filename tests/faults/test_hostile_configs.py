@@ -92,8 +92,19 @@ OF_HYDRA = {
     "job": {"env_set": {"VAE_LAB_TRUST": "hostile_module"}},
     "sweeper": {"params": {"seed": {"_target_": "hostile_module.Thing"}}},
     "launcher": {"x": {"_target_": "hostile_module.Thing"}},
+    "sweeper.max_batch_size": "${callbacks.guest}",
+    "sweeper.params": "${oc.create:'{seed: {_target_: hostile_module.Thing}}'}",
+    "job.name": {"_target_": "hostile_module.Thing"},
     "searchpath": ["pkg://hostile_module"],
 }
+
+
+def of_hydra(key: str) -> dict:
+    """One of those settings, by its dotted name."""
+    node = OF_HYDRA[key]
+    for name in reversed(key.split(".")):
+        node = {name: node}
+    return node
 
 
 @pytest.mark.parametrize("multirun", [False, True])
@@ -101,7 +112,7 @@ OF_HYDRA = {
 def test_g3_a_config_file_cannot_make_hydra_run_code(key, multirun, tmp_path, marker, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
-    content = {"hydra": {key: OF_HYDRA[key]}, "callbacks": {"guest": {"_target_": "hostile_module.Thing"}}}
+    content = {"hydra": of_hydra(key), "callbacks": {"guest": {"_target_": "hostile_module.Thing"}}}
     header = "# @package _global_\n"
     (tmp_path / "conf" / "experiment" / "evil.yaml").write_text(header + yaml.safe_dump(content))
     (tmp_path / "conf" / "experiment" / "good.yaml").write_text(header + "seed: 1\n")
@@ -118,7 +129,7 @@ def test_g3_a_saved_config_cannot_make_hydra_run_code(key, door, run_dir, marker
     if key == "defaults":
         change_config(run_dir, lambda config: config.update(defaults=[{"override hydra/job_logging": "default"}]))
     else:
-        change_config(run_dir, lambda config: config.update(hydra={key: OF_HYDRA[key]}))
+        change_config(run_dir, lambda config: config.update(hydra=of_hydra(key)))
     code, message = open_run(door, run_dir)
     assert not marker.exists()
     assert code == 2, message

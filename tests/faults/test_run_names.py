@@ -41,3 +41,10 @@ def test_g5_a_groups_option_does_not_steer_the_folder(tmp_path, command, monkeyp
         command("vae-lab", *TINY, f"model={option}")  # refused, or taken for what it leads to
         assert all(path.parts[-4] == "outputs" for path in tmp_path.rglob("status.json"))
         assert {path.name for path in tmp_path.iterdir()} <= {"outputs"}
+
+
+def test_g5_a_folder_whose_name_looks_like_markup_is_printed_as_it_is(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _ = command("vae-lab", *TINY, "hydra.run.dir='runs/a[/b]'")
+    assert code == 0
+    assert "runs/a[/b]/result.json" in command.printed

@@ -1,0 +1,164 @@
+"""Values of the wrong kind or out of range: each is refused with its key and itself, or it works."""
+
+import contextlib
+import copy
+import math
+
+import pytest
+from omegaconf import OmegaConf
+from refusals import composed, refused
+
+from vae_lab.build import build
+from vae_lab.errors import DataError, NumericsError, RunError
+from vae_lab.preemption import Preemption
+from vae_lab.train import train
+
+pytestmark = pytest.mark.fault
+
+# Of every key: what people type, and what a broken script passes on.
+ODD = ("x", "", math.nan, math.inf, -1, -0.5, None, [], {"a": 1}, True, 10**30)
+FAST = [
+    "trainer=cpu",
+    "trainer.max_epochs=1",
+    "trainer.max_steps=1",
+    "trainer.limit_val_batches=1",
+    "trainer.enable_model_summary=false",
+]
+BASES = {
+    "default": ["logger=none", "callbacks.gallery=null", "callbacks.summary=null", *FAST],
+    "conv": [
+        *("model=conv", "loss=mse", "optimizer=adamw", "optimizer/schedule=cosine", "callbacks=early_stopping"),
+        *("logger=csv", "callbacks.gallery.num_images=2", *FAST),
+    ],
+    "resnet": [
+        *("model=resnet", "optimizer/schedule=step", "logger=tensorboard", "dataset=sprites", "dataset.image_size=16"),
+        *("dataset.source.scales=1", "dataset.source.positions=2", "callbacks=none", *FAST),
+    ],
+    "wandb": ["dataset=image_folder", "logger.wandb.mode=disabled", "callbacks=none", *FAST],
+}
+
+
+def leaves(node, path=""):
+    for key, value in node.items():
+        yield from leaves(value, f"{path}{key}.") if isinstance(value, dict) and value else [f"{path}{key}"]
+
+
+def every_key():
+    seen = set()
+    for base, overrides in BASES.items():
+        for key in leaves(OmegaConf.to_container(composed(*overrides))):
+            if key not in seen:
+                yield base, key
+            seen.add(key)
+
+
+def is_of_the_same_kind(value, default):
+    """Whether an odd value may be meant where the default is this one."""
+    if isinstance(value, dict) or value == "" or (isinstance(value, float) and not math.isfinite(value)):
+        return False
+    if value is None or default is None:
+        return not isinstance(value, list)
+    if isinstance(value, bool) or isinstance(default, bool):
+        return type(value) is type(default)
+    kinds = (str, list, (int, float))
+    return any(isinstance(value, kind) and isinstance(default, kind) for kind in kinds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("base", "key"), list(every_key()))
+@pytest.mark.filterwarnings("ignore")  # of Lightning and torch, about odd but possible settings
+def test_a3_every_key_takes_an_odd_value_or_names_itself_and_it(base, key, tmp_path, monkeypatch):
+    monkeypatch.setenv("VAE_LAB_DATA", str(tmp_path / "nothing"))
+    cfg = composed(*BASES[base], f"run_dir={tmp_path}")
+    default = OmegaConf.select(cfg, key)
+    default = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
+    for number, value in enumerate(ODD):
+        odd = copy.deepcopy(cfg)
+        OmegaConf.update(odd, "run_dir", str(tmp_path / str(number)))
+        OmegaConf.update(odd, key, value, merge=False)
+        try:
+            build(odd, Preemption())
+        except ValueError as error:
+            message = str(error)
+            assert "\n" not in message
+            assert key.rpartition(".")[2].lower() in message.lower(), message
+            assert str(value).lower() in message.lower() or value in ("", [], {"a": 1}), message
+        else:
+            assert is_of_the_same_kind(value, default), f"{key}={value!r} was accepted"
+            if key not in ("compile", "run_dir"):
+                is_survived(odd)
+
+
+def is_survived(cfg):
+    """Train; a failure must be one that a user is told in one line."""
+    with contextlib.suppress(ValueError, OSError, DataError, NumericsError, RunError):
+        train(cfg)
+
+
+A3 = {
+    "latent_dim=": "latent_dim is empty; write latent_dim=VALUE",
+    "latent_dim=8.0": "latent_dim must be a whole number, got 8.0",
+    "latent_dim='8'": "latent_dim must be a whole number, got '8'",
+    "latent_dim=true": "latent_dim must be a whole number, got True",
+    "latent_dim=1e400": "latent_dim must be a whole number, got inf",
+    "latent_dim=1000000000000000000000000000000": "latent_dim is too large: 1000000000000000000000000000000",
+    "seed=1.5": "seed must be a whole number, got 1.5",
+    "seed=4294967296": "seed must be a whole number in [0, 2**32), got 4294967296",
+    "compile=1": "compile must be true or false, got 1",
+    "find_lr=yess": "find_lr must be true or false, got 'yess'",
+    "data_root=2024": "data_root must be text, got 2024 (as text: \"data_root='2024'\")",
+    "loss.KLD_weight=nan": "loss.KLD_weight must be a finite number, got nan",
+    "loss.KLD_weight=1e300": "loss.KLD_weight is too large: 1e+300",
+    "loss.KLD_weight=much": "loss.KLD_weight must be a finite number, got 'much'",
+    "loss.warmup_steps=0.5": "loss.warmup_steps must be a whole number, got 0.5",
+    "dataset.flip=1": "dataset.flip must be true or false, got 1",
+    "dataset.channels=x": "dataset.channels must be a whole number, got 'x'",
+    "dataset.image_shape=[1,8]": "dataset.image_shape must be a list of 3 whole numbers, got [1, 8]",
+    "model.hidden_dims=16": "model.hidden_dims must be a list of whole numbers, got 16",
+    "model.hidden_dims=[16,x]": "model.hidden_dims must be a list of whole numbers, got [16, 'x']",
+    "model.encoder.activation=1": "model.encoder.activation must be text, got 1",
+    "optimizer.lr=fast": "optimizer.lr must be a finite number, got 'fast'",
+    "optimizer.betas=x": "optimizer.betas must be a list of 2 finite numbers, got 'x'",
+    "optimizer.betas=[0.9]": "optimizer.betas must be a list of 2 finite numbers, got [0.9]",
+    "optimizer.betas=[0.9,1.5]": "optimizer.betas=[0.9, 1.5]: Invalid beta parameter at index 1: 1.5",
+    "optimizer.eps=-1": "optimizer.eps=-1: Invalid epsilon value: -1",
+    "+optimizer.foreach=true": "optimizer.fused=True or optimizer.foreach=True: `fused` and `foreach` cannot be",
+    "optimizer._partial_=false": "optimizer._partial_ must be true, got False",
+    "optimizer.schedule=cosine": "optimizer.schedule must name a class (_target_), got 'cosine'; choose one with "
+    "optimizer/schedule=OPTION",
+    "+optimizer.schedule.warmup_steps=5": "optimizer.schedule must name a class (_target_), got {'warmup_steps': 5}",
+    "loss.likelihood=mse": "loss.likelihood must name a class (_target_), got 'mse'; choose one with loss=OPTION",
+    "posterior._target_=vae_lab.likelihoods.Gaussian": "posterior must be a class with params_per_latent, got Gaussian",
+    "loss.likelihood._target_=vae_lab.posteriors.Gaussian": "loss.likelihood must be a class with params_per_channel",
+    "optimizer._target_=torch.optim.SGD": "there is no optimizer.betas, because torch.optim.SGD takes no betas; "
+    "remove it (~optimizer.betas)",
+    "~posterior": "posterior must name a class (_target_), got nothing; choose one with posterior=OPTION",
+    "~logger": "logger must be a dict of classes, got nothing; choose one with logger=OPTION",
+    "callbacks.progress=false": "callbacks.progress must name a class (_target_) or be null, got False",
+    "+callbacks.x={_target_:vae_lab.posteriors.Gaussian}": "callbacks.x must be a Callback of Lightning, got Gaussian",
+    "callbacks.checkpoints.every_n_minutes=x": "callbacks.checkpoints.every_n_minutes must be a finite number, got 'x'",
+    "trainer.max_steps=null": "trainer.max_steps must be a whole number, got None",
+    "trainer.min_epochs=x": "trainer.min_epochs must be a whole number or null, got 'x'",
+    "trainer.min_epochs=5": "trainer.min_epochs must be <= trainer.max_epochs=2, got 5",
+    "trainer.check_val_every_n_epoch=0": "trainer.check_val_every_n_epoch must be >= 1, got 0",
+    "trainer.val_check_interval=0": "trainer.val_check_interval must be > 0, got 0",
+    "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val must be >= 0, got -1",
+    "trainer.limit_val_batches=1.5": "trainer: You have passed invalid value 1.5 for limit_val_batches",
+    "trainer.max_time=1h": "trainer.max_time must be DD:HH:MM:SS, got '1h'",
+    "trainer.fast_dev_run=true": "trainer.fast_dev_run=True has no record; use trainer=debug",
+    "trainer.use_distributed_sampler=true": "trainer.use_distributed_sampler must be false",
+}
+
+
+@pytest.mark.parametrize("override", A3)
+def test_a3_a_wrong_value_names_its_key_and_itself(override, config):
+    assert refused(config(override)).startswith(A3[override])
+
+
+@pytest.mark.parametrize("override", ["seed=???", "seed=${oc.env:NOT_SET}", "seed=${nothing}", "seed=${seed}"])
+def test_a3_a_value_that_cannot_be_found_names_its_key(override, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, line = command("vae-lab", "logger=none", override)
+    assert code == 2
+    assert command.printed == f"{line}\n"
+    assert line.startswith("vae-lab: seed")
