@@ -14,6 +14,30 @@ TINY = [
     "trainer.limit_val_batches=1", "model.hidden_dims=[8]", "latent_dim=2",
 ]  # fmt: skip
 
+# Shuffling, noise, dropout, batch norm, flips, a learning-rate schedule and a KL warm-up, all on; saved at every batch.
+EVERYTHING = [
+    "logger=none",
+    "callbacks.gallery=null",
+    "callbacks.summary=null",
+    "callbacks.progress=null",
+    "callbacks.checkpoints.every_n_minutes=1e-9",
+    "trainer=cpu",
+    "trainer.max_epochs=3",
+    "trainer.limit_train_batches=8",
+    "trainer.limit_val_batches=2",
+    "trainer.log_every_n_steps=3",
+    "dataset.batch_size=16",
+    "dataset.flip=true",
+    "dataset.binarize=dynamic",
+    "model=conv",
+    "model.channels=[4,4]",
+    "model.hidden_dims=[8]",
+    "model.dropout=0.2",
+    "latent_dim=2",
+    "optimizer/schedule=cosine",
+    "loss.warmup_steps=20",
+]
+
 
 def start(*arguments: str | Path, cwd: Path, module: str = "vae_lab", **popen) -> subprocess.Popen:
     """Start a command; `env` adds to an environment without settings of ours."""

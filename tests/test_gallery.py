@@ -16,6 +16,7 @@ from scipy.stats import norm
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from vae_lab.copies import Copy
 from vae_lab.gallery import MANIFOLD_SIDE, Gallery, Painter, fixed_latents
 from vae_lab.likelihoods import Bernoulli
 from vae_lab.posteriors import Deterministic, Gaussian
@@ -190,7 +191,7 @@ def test_tensorboard_gets_the_pictures(tmp_path):
     Writer.experiment.add_image = lambda key, image, step, dataformats: Writer.experiment.images.append(
         (key, image.ndim, step, dataformats)
     )
-    fit(tmp_path, make_vae(), [make_gallery()], max_epochs=1, logger=Writer(tmp_path))
+    fit(tmp_path, make_vae(), [make_gallery()], max_epochs=1, logger=Copy("mine", Writer(tmp_path)))
     assert ("pictures/samples", 3, 4, "HWC") in Writer.experiment.images
     assert not [key for key, *_ in Writer.experiment.images if key == "pictures/training"]
 

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from command import finish, record, start, status, vae_lab, wait_until
+from command import EVERYTHING, finish, record, start, status, vae_lab, wait_until
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
@@ -21,29 +21,11 @@ from vae_lab.train import train
 
 BATCHES = 12  # in an epoch of the runs below
 
-# Shuffling, noise, dropout, batch norm, flips, a learning-rate schedule and a KL warm-up, all on.
-EVERYTHING = [
-    "logger=none",
-    "callbacks.gallery=null",
-    "callbacks.summary=null",
-    "callbacks.progress=null",
-    "callbacks.checkpoints.every_n_minutes=1e-9",
-    "trainer=cpu",
-    "trainer.max_epochs=3",
+LONGER = [
+    *EVERYTHING,
     f"trainer.limit_train_batches={BATCHES}",
-    "trainer.limit_val_batches=2",
     "trainer.log_every_n_steps=5",
-    "dataset.batch_size=16",
-    "dataset.flip=true",
-    "dataset.binarize=dynamic",
-    "model=conv",
-    "model.channels=[4,4]",
-    "model.hidden_dims=[8]",
-    "model.dropout=0.2",
-    "latent_dim=2",
-    "optimizer/schedule=cosine",
     "optimizer.schedule.warmup_steps=5",
-    "loss.warmup_steps=20",
 ]
 VARIANTS = {
     "plain": [],
@@ -75,13 +57,13 @@ def kill_at(monkeypatch, evaluation: int) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_kills_change_nothing(variant, config, monkeypatch):
     overrides = VARIANTS[variant]
-    cfg = config(*overrides, tiny=EVERYTHING, run_dir="undisturbed")
+    cfg = config(*overrides, tiny=LONGER, run_dir="undisturbed")
     train(cfg)
     undisturbed = record(Run(cfg.run_dir).folder)
     # In the first batch; within an epoch; at an epoch's end; in validation; in the last epoch.
     for evaluation in (0, 6, 11, 13, 33):
         folder = f"killed_at_{evaluation}"
-        cfg = config(*overrides, tiny=EVERYTHING, run_dir=folder)
+        cfg = config(*overrides, tiny=LONGER, run_dir=folder)
         with monkeypatch.context() as context:
             kill_at(context, evaluation)
             with pytest.raises(Killed):
@@ -92,7 +74,7 @@ def test_kills_change_nothing(variant, config, monkeypatch):
 
 
 def test_more_epochs_continue_a_completed_run(config):
-    constant = [setting for setting in EVERYTHING if "schedule" not in setting]  # the cosine ends with the last epoch
+    constant = [setting for setting in LONGER if "schedule" not in setting]  # the cosine ends with the last epoch
     cfg = config("trainer.max_epochs=3", tiny=constant, run_dir="at_once")
     train(cfg)
     at_once = record(Run(cfg.run_dir).folder)
@@ -104,7 +86,7 @@ def test_more_epochs_continue_a_completed_run(config):
 
 
 def test_an_interrupted_extension_goes_on_by_itself(config, monkeypatch):
-    cfg = config("trainer.max_epochs=1", tiny=EVERYTHING)
+    cfg = config("trainer.max_epochs=1", tiny=LONGER)
     train(cfg)
     folder = Run(cfg.run_dir).folder
     cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, 3
@@ -120,7 +102,7 @@ def test_an_interrupted_extension_goes_on_by_itself(config, monkeypatch):
 
 
 def test_a_run_cannot_go_back(config):
-    cfg = config(tiny=EVERYTHING)
+    cfg = config(tiny=LONGER)
     train(cfg)
     cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, 1
     with pytest.raises(ValueError, match="trainer.max_epochs must be >= 3, where this run is already, got 1"):
@@ -129,7 +111,7 @@ def test_a_run_cannot_go_back(config):
 
 
 def test_the_best_checkpoint_of_a_run_that_stopped_within_an_epoch_is_remembered(config):
-    tiny = [setting for setting in EVERYTHING if "schedule" not in setting]
+    tiny = [setting for setting in LONGER if "schedule" not in setting]
     cfg = config("trainer.max_steps=14", tiny=tiny)
     train(cfg)
     folder = Run(cfg.run_dir).folder
@@ -141,7 +123,7 @@ def test_the_best_checkpoint_of_a_run_that_stopped_within_an_epoch_is_remembered
 
 def test_a_signal_while_the_last_pictures_are_drawn_is_not_lost(config, monkeypatch):
     monkeypatch.setattr(Progress, "on_train_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    cfg = config("callbacks.progress={_target_:vae_lab.progress.Progress}", tiny=EVERYTHING)
+    cfg = config("callbacks.progress={_target_:vae_lab.progress.Progress}", tiny=LONGER)
     with pytest.raises(SystemExit) as stopped:
         train(cfg)
     assert stopped.value.code == 143
@@ -152,7 +134,7 @@ def test_a_signal_while_the_last_pictures_are_drawn_is_not_lost(config, monkeypa
 def long_run(tmp_path_factory):
     """A run of some seconds, undisturbed."""
     parent = tmp_path_factory.mktemp("long")
-    arguments = [*EVERYTHING, "trainer.max_epochs=40", "callbacks.checkpoints.every_n_minutes=0.003"]
+    arguments = [*LONGER, "trainer.max_epochs=40", "callbacks.checkpoints.every_n_minutes=0.003"]
     done = vae_lab(*arguments, "hydra.run.dir=undisturbed", cwd=parent)
     assert done.returncode == 0, done.stderr
     return arguments, record(parent / "undisturbed"), parent
@@ -204,19 +186,19 @@ def test_c9_resuming_nothing_is_an_error(tmp_path):
 def test_c9_auto_starts_where_there_is_nothing_and_says_so_and_goes_on_where_there_is(
     config, monkeypatch, capsys, caplog
 ):
-    cfg = config("resume=auto", tiny=EVERYTHING, run_dir="auto")
+    cfg = config("resume=auto", tiny=LONGER, run_dir="auto")
     with monkeypatch.context() as context:
         kill_at(context, 20)
         with pytest.raises(Killed):
             train(cfg)
     assert "no checkpoint yet: starting from the beginning" in caplog.text
     caplog.clear()
-    train(config("resume=auto", tiny=EVERYTHING, run_dir="auto"))
+    train(config("resume=auto", tiny=LONGER, run_dir="auto"))
     assert "starting from the beginning" not in caplog.text
-    undisturbed = config(tiny=EVERYTHING, run_dir="undisturbed")
+    undisturbed = config(tiny=LONGER, run_dir="undisturbed")
     train(undisturbed)
     assert record(Path(cfg.run_dir)) == record(Path(undisturbed.run_dir))
-    train(config("resume=auto", tiny=EVERYTHING, run_dir="auto"))
+    train(config("resume=auto", tiny=LONGER, run_dir="auto"))
     assert "already complete" in capsys.readouterr().out
 
 
@@ -247,17 +229,17 @@ DIFFERENT = {
 
 
 def test_c10_resuming_refuses_what_would_change_the_result_and_allows_the_rest(config):
-    cfg = config(tiny=EVERYTHING)
+    cfg = config(tiny=LONGER)
     train(cfg)
     for override, difference in DIFFERENT.items():
         with pytest.raises(
             ValueError, match=f"cannot continue with other settings: {difference}; only these may change"
         ):
-            continues_run(config(override, f"resume={cfg.run_dir}", tiny=EVERYTHING))
+            continues_run(config(override, f"resume={cfg.run_dir}", tiny=LONGER))
     with pytest.raises(ValueError, match="dataset.flip was .*loss.KLD_weight was "):
-        continues_run(config("dataset.flip=false", "loss.KLD_weight=2", f"resume={cfg.run_dir}", tiny=EVERYTHING))
+        continues_run(config("dataset.flip=false", "loss.KLD_weight=2", f"resume={cfg.run_dir}", tiny=LONGER))
     for override in ("trainer.max_epochs=9", "dataset.num_workers=2", "logger=csv", "callbacks.gallery=null"):
-        assert continues_run(config(override, f"resume={cfg.run_dir}", tiny=EVERYTHING))
+        assert continues_run(config(override, f"resume={cfg.run_dir}", tiny=LONGER))
     folder = f"resume={cfg.run_dir}"
     with pytest.raises(ValueError, match="model cannot change when a run continues"):
         resume_arguments([folder, "model=conv"], CONF)
@@ -267,7 +249,7 @@ def test_c10_resuming_refuses_what_would_change_the_result_and_allows_the_rest(c
 
 
 def test_a_damaged_config_or_status_is_named(config):
-    cfg = config(tiny=EVERYTHING)
+    cfg = config(tiny=LONGER)
     train(cfg)
     folder = Path(cfg.run_dir)
     for name, content in ((".hydra/config.yaml", "a: [1"), ("status.json", '{"state": "comp')):
@@ -280,7 +262,7 @@ def test_a_damaged_config_or_status_is_named(config):
 
 def test_folders_with_odd_names_are_resumed(config):
     for name in ("it's", "two words", "a,b=c", "größe"):
-        cfg = config("trainer.max_epochs=1", tiny=EVERYTHING)
+        cfg = config("trainer.max_epochs=1", tiny=LONGER)
         parent = Path(cfg.run_dir).parent
         cfg.run_dir = str(parent / name)
         train(cfg)

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.checkpoint_files import DurableCheckpointIO
+from vae_lab.copies import Copy
 from vae_lab.crosscheck import check_end, check_monitors, names_of_metrics
 from vae_lab.data import ImageData
 from vae_lab.instantiate import instantiate
@@ -69,7 +70,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         "trainer",
         default_root_dir=cfg.run_dir,
         callbacks=[record, Watch(), *callbacks.values(), preemption],
-        logger=[metrics, *loggers.values()],
+        logger=[metrics, *copies(loggers)],
         plugins=[DurableCheckpointIO()],
         enable_checkpointing=True,
         enable_progress_bar=False,
@@ -78,6 +79,11 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         lit.vae.encoder.compile()
         lit.vae.decoder.compile()
     return Experiment(data, lit, trainer, record)
+
+
+def copies(loggers: dict[str, Logger]) -> list[Logger]:
+    """The loggers, none of which can fail the run; W&B's tracker sees to that itself."""
+    return [logger if isinstance(logger, WandbTracker) else Copy(name, logger) for name, logger in loggers.items()]
 
 
 def check_folders(cfg: DictConfig, loggers: dict[str, Logger]) -> None:

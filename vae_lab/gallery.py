@@ -15,7 +15,6 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from PIL import Image
 from torch import Tensor, nn
 
@@ -240,15 +239,9 @@ class Gallery(pl.Callback):
         painter = Painter(lit.vae, trainer.datamodule, run_dir, self.num_images, precision)
         for kind, path in draw(painter, *arguments).items():
             for logger in trainer.loggers:
-                _track(logger, f"pictures/{kind}", path, trainer.global_step)
+                if hasattr(logger, "log_picture"):
+                    logger.log_picture(f"pictures/{kind}", path, trainer.global_step)
 
 
 def _epoch(path: Path) -> int:
     return int(path.stem.rpartition("_")[2])
-
-
-def _track(logger: Logger, key: str, path: Path, step: int) -> None:
-    if hasattr(logger, "log_picture"):
-        logger.log_picture(key, path, step)
-    elif isinstance(logger, TensorBoardLogger) and path.suffix == ".png":
-        logger.experiment.add_image(key, np.asarray(Image.open(path)), step, dataformats="HWC")

@@ -51,7 +51,7 @@ class WandbProcess:
 
     Args:
         init_timeout: seconds to wait for the server at the start, > 0.
-        settings: the others of `vae_lab.wandb_worker.init_run`.
+        settings: the others of `vae_lab.wandb_run.init_run`.
 
     Raises:
         OSError: if no process can be started.
@@ -69,7 +69,7 @@ class WandbProcess:
         self.send("start", {"init_timeout": init_timeout, "upload_timeout": UPLOAD_TIMEOUT, **settings})
 
     def send(self, order: str, value: Any) -> None:
-        """Give an order, see `vae_lab.wandb_worker.carry_out`. What the pipe does not take waits for the next call."""
+        """Give an order, see `vae_lab.wandb_run.carry_out`. What the pipe does not take waits for the next call."""
         self._waiting += json.dumps([order, value], default=str).encode() + b"\n"
         self._exchange()
         if len(self._waiting) > MAX_WAITING:

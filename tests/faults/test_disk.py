@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import sklearn.datasets  # noqa: F401  while the user may still read it; the data set of the runs
 import torch
 from command import finish, message, record, start, status, wait_until
 from forks import fork, train_in_fork, wait
@@ -121,6 +122,7 @@ def test_h2_a_folder_that_becomes_read_only_stops_the_run_at_the_next_save(folde
 def test_h2_on_the_command_line(folder_of_nobody, monkeypatch, capfd):
     folder_of_nobody.chmod(0o555)
     monkeypatch.chdir(folder_of_nobody)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setattr(sys, "argv", ["vae-lab", "logger=none", "hydra.run.dir=run"])
     with as_nobody():
         code = wait(fork(main))

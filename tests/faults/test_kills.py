@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import finish, message, record, start, status, wait_until
+from command import EVERYTHING, finish, message, record, start, status, wait_until
 from forks import fork, train_in_fork, wait
 
 import vae_lab
@@ -25,34 +25,10 @@ from vae_lab.train import train
 pytestmark = pytest.mark.fault
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
-# Shuffling, noise, dropout, batch norm, flips, a learning-rate schedule and a KL warm-up, all on; saved at every batch.
-SMALL = [
-    "logger=none",
-    "callbacks.gallery=null",
-    "callbacks.summary=null",
-    "callbacks.progress=null",
-    "callbacks.checkpoints.every_n_minutes=1e-9",
-    "trainer=cpu",
-    "trainer.max_epochs=3",
-    "trainer.limit_train_batches=8",
-    "trainer.limit_val_batches=2",
-    "trainer.log_every_n_steps=3",
-    "dataset.batch_size=16",
-    "dataset.flip=true",
-    "dataset.binarize=dynamic",
-    "model=conv",
-    "model.channels=[4,4]",
-    "model.hidden_dims=[8]",
-    "model.dropout=0.2",
-    "latent_dim=2",
-    "optimizer/schedule=cosine",
-    "loss.warmup_steps=20",
-]
-
 
 @pytest.fixture
 def undisturbed(config):
-    cfg = config(tiny=SMALL, run_dir="undisturbed")
+    cfg = config(tiny=EVERYTHING, run_dir="undisturbed")
     train(cfg)
     return record(Path(cfg.run_dir))
 
@@ -114,7 +90,7 @@ def locate(owner):
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_c3_a_kill_at_any_moment_changes_nothing(moment, config, undisturbed):
     owner, hook, number = MOMENTS[moment]
-    cfg = config(tiny=SMALL)
+    cfg = config(tiny=EVERYTHING)
     code = train_in_fork(cfg, lambda: at_call(locate(owner), hook, number, send(signal.SIGKILL)))
     assert code == -signal.SIGKILL
     assert resume(cfg) == undisturbed
@@ -123,11 +99,11 @@ def test_c3_a_kill_at_any_moment_changes_nothing(moment, config, undisturbed):
 @pytest.mark.slow
 def test_c1_kills_at_random_moments_change_nothing(config, undisturbed):
     began = time.monotonic()
-    assert train_in_fork(config(tiny=SMALL, run_dir="timed")) == 0
+    assert train_in_fork(config(tiny=EVERYTHING, run_dir="timed")) == 0
     seconds = time.monotonic() - began
     moments, killed = random.Random(0), 0
     for number in range(20):
-        cfg = config(tiny=SMALL, run_dir=f"killed_{number}")
+        cfg = config(tiny=EVERYTHING, run_dir=f"killed_{number}")
         pid = fork(lambda cfg=cfg: train(cfg))
         time.sleep(moments.uniform(0, 0.7 * seconds))
         os.kill(pid, signal.SIGKILL)
@@ -142,7 +118,7 @@ def test_c1_kills_at_random_moments_change_nothing(config, undisturbed):
 
 @pytest.mark.slow
 def test_c1_a_run_that_is_killed_again_and_again_gets_there(config, undisturbed):
-    cfg = config(tiny=SMALL)
+    cfg = config(tiny=EVERYTHING)
     for number in (3, 2, 4, 1):
         cfg.resume = cfg.run_dir if (Path(cfg.run_dir) / ".hydra").exists() else None
         prepare = lambda number=number: at_call(LitVAE, "training_step", number, send(signal.SIGKILL))  # noqa: E731
@@ -179,7 +155,7 @@ def test_c2_a_kill_within_a_write_leaves_the_last_good_checkpoint(tmp_path, monk
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
 @pytest.mark.parametrize("hook", ["training_step", "validation_step"])
 def test_c5_c6_c7_a_signal_saves_and_stops(number, hook, config, undisturbed):
-    cfg = config(tiny=[*SMALL, "callbacks.checkpoints.every_n_minutes=10"])
+    cfg = config(tiny=[*EVERYTHING, "callbacks.checkpoints.every_n_minutes=10"])
     code = train_in_fork(cfg, lambda: at_call(LitVAE, hook, 3, send(number)))
     assert code == 128 + number
     folder = Path(cfg.run_dir)
@@ -192,7 +168,7 @@ def test_c5_c6_c7_a_signal_saves_and_stops(number, hook, config, undisturbed):
 
 
 def test_c6_a_second_signal_stops_at_once(config, undisturbed):
-    cfg = config(tiny=[*SMALL, "callbacks.checkpoints.every_n_minutes=10"])
+    cfg = config(tiny=[*EVERYTHING, "callbacks.checkpoints.every_n_minutes=10"])
     code = train_in_fork(cfg, lambda: at_call(LitVAE, "training_step", 11, send(signal.SIGINT, signal.SIGINT)))
     assert code == 130
     folder = Path(cfg.run_dir)
@@ -206,7 +182,7 @@ def test_a_signal_that_nohup_ignores_is_ignored(config, undisturbed):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         at_call(LitVAE, "training_step", 3, send(signal.SIGHUP))
 
-    cfg = config(tiny=SMALL)
+    cfg = config(tiny=EVERYTHING)
     assert train_in_fork(cfg, prepare) == 0
     assert record(Path(cfg.run_dir)) == undisturbed
 
@@ -215,7 +191,12 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-ENDLESS = [*SMALL, "trainer.max_epochs=100000", "dataset.num_workers=2", "callbacks.checkpoints.every_n_minutes=10"]
+ENDLESS = [
+    *EVERYTHING,
+    "trainer.max_epochs=100000",
+    "dataset.num_workers=2",
+    "callbacks.checkpoints.every_n_minutes=10",
+]
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers through /proc")
 
 
@@ -251,7 +232,12 @@ def test_c12_a_killed_worker_is_one_line_and_leaves_nobody(tmp_path):
 
 @pytest.mark.slow
 def test_c5_two_processes_stop_together_and_go_on(tmp_path):
-    ddp = [*SMALL, "trainer=ddp", "trainer.accelerator=cpu", "callbacks.checkpoints.every_n_minutes=10"]
+    ddp = [
+        *EVERYTHING,
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "callbacks.checkpoints.every_n_minutes=10",
+    ]
     done = finish(start(*ddp, "hydra.run.dir=undisturbed", cwd=tmp_path))
     assert done.returncode == 0, done.stderr
     stop = "+callbacks.stop={_target_:signal_at.SignalAt,batch:11,number:15}"
@@ -287,7 +273,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_c8_a_damaged_checkpoint_is_named_and_the_one_before_used(damage, config, undisturbed, caplog):
-    cfg = config(tiny=SMALL)
+    cfg = config(tiny=EVERYTHING)
     code = train_in_fork(cfg, lambda: at_call(LitVAE, "training_step", 13, send(signal.SIGKILL)))
     assert code == -signal.SIGKILL
     last = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
@@ -302,7 +288,7 @@ def test_c8_a_damaged_checkpoint_is_named_and_the_one_before_used(damage, config
 
 
 def test_c8_without_any_good_checkpoint_nothing_is_overwritten(config):
-    cfg = config(tiny=SMALL)
+    cfg = config(tiny=EVERYTHING)
     train_in_fork(cfg, lambda: at_call(LitVAE, "training_step", 13, send(signal.SIGKILL)))
     checkpoints = sorted((Path(cfg.run_dir) / "checkpoints").iterdir())
     for path in checkpoints:
