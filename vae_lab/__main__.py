@@ -18,11 +18,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.composition import refuse_pickles
-from vae_lab.errors import DataError, NumericsError, OutOfMemoryError, Preempted, RunError
+from vae_lab.errors import DataError, NumericsError, OutOfMemoryError, Preempted, RunError, SweepError
 from vae_lab.names import folder_name
 from vae_lab.resume import resume_arguments
 from vae_lab.secrets import print_redacted, redact, refuse_secrets
 from vae_lab.suggestions import explain, refuse_flags
+from vae_lab.sweep.arguments import sweep_arguments
+from vae_lab.sweep.identity import job_folder
 
 PACKAGE = Path(__file__).parent
 CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
@@ -30,11 +32,12 @@ CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path
 # A suffix for folder names: two runs that start in the same second must not share one.
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 SETTING_ERRORS = (ValueError, HydraException, OmegaConfBaseException)
 # An OSError is a full disk or a folder without permission: the message names the file.
-USER_ERRORS = (*SETTING_ERRORS, DataError, NumericsError, OutOfMemoryError, RunError, OSError)
+USER_ERRORS = (*SETTING_ERRORS, DataError, NumericsError, OutOfMemoryError, RunError, SweepError, OSError)
 failures: list[Exception] = []  # of a single run, kept from Hydra, which would print a line of its own before ours
 
 
@@ -96,7 +99,7 @@ def main() -> None:
         refuse_secrets(sys.argv[1:])
         refuse_flags(sys.argv[1:])
         refuse_pickles(sys.argv[1:])
-        sys.argv[1:] = resume_arguments(sys.argv[1:], CONF)
+        sys.argv[1:] = sweep_arguments(resume_arguments(sys.argv[1:], CONF), CONF)
         run()
         if failures:
             raise failures[0]

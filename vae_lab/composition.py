@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lab.secrets import refuse_written_secrets
 
 PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")  # launchers and sweepers
-_FOREIGN = re.compile(r"\$\{(?!hydra[.:])")  # an interpolation that could bring in anything
+_FOREIGN = re.compile(r"\$\{(?!hydra[.:]|sweep\.)")  # an interpolation that could bring in anything
 
 
 class CheckedLoader(ConfigLoaderImpl):
@@ -74,7 +74,7 @@ def check_hydra(settings: dict[str, Any]) -> None:
         if key.endswith("._target_") and not str(value).startswith(PLUGINS):
             raise ValueError(f"{key} must be a plugin of Hydra, got {value!r}")
         if f"{key}.".startswith(("hydra.launcher.", "hydra.sweeper.")) and _FOREIGN.search(str(value)):
-            raise ValueError(f"{key} must refer to settings of Hydra only, got {value!r}")
+            raise ValueError(f"{key} must refer to settings of Hydra or of the sweep only, got {value!r}")
 
 
 def values(node: Any, key: str) -> Iterator[tuple[str, Any]]:

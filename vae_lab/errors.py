@@ -29,8 +29,14 @@ class OutOfMemoryError(RuntimeError):
     exit_code = 1
 
 
+class SweepError(RuntimeError):
+    """Not all jobs of a sweep were completed."""
+
+    exit_code = 6
+
+
 class Preempted(SystemExit):
     """The process was asked to stop by a signal; the exit code is 128 + the signal's number.
 
-    A `SystemExit`, so that a multirun stops with it instead of going on to its next job.
+    A `SystemExit`, so that a sweep stops with it instead of going on to its next job.
     """

@@ -23,6 +23,7 @@ CHANGEABLE = (
     "data_root",
     "logger",
     "callbacks",
+    "sweep",
 )
 SAVED = "saved_run"  # the name under which Hydra finds the config of the run that continues
 OWN = ("resume", "run_dir", "run_name")  # of every start

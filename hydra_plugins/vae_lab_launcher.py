@@ -1,0 +1,192 @@
+"""Hydra's launcher `local`: each job in a process of its own, several at a time, and nothing lost.
+
+It is here because Hydra takes plugins from the package `hydra_plugins` only.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from vae_lab.errors import Preempted, SweepError
+from vae_lab.lock import locked
+from vae_lab.sweep.arguments import MULTIRUN
+from vae_lab.sweep.identity import job_folder
+from vae_lab.sweep.job import Job
+from vae_lab.sweep.journal import append_event
+from vae_lab.sweep.slots import Slot, share_out
+from vae_lab.sweep.view import REFRESH_SECONDS, View
+from vae_lab.sweep.worker import work
+
+# Imported once, before any job starts. Nothing in it may start threads or touch a GPU: a fork would not survive that.
+PRELOADED = ["vae_lab.train", "vae_lab.sweep.worker", "vae_lab.__main__"]
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class LocalLauncher(Launcher):
+    """Runs the jobs of a sweep on this machine.
+
+    Args:
+        n_jobs: how many at a time, >= 1; None is as many as there are slots, see `share_out`.
+        jobs_per_device: how many share a GPU, >= 1.
+        on_failure: "continue" with the other jobs, or "stop": start no more.
+
+    Raises:
+        ValueError: if one of these is something else.
+    """
+
+    def __init__(self, n_jobs: int | None, jobs_per_device: int, on_failure: str):
+        for key, value in (("n_jobs", n_jobs), ("jobs_per_device", jobs_per_device)):
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"sweep.{key} must be a whole number >= 1, got {value!r}")
+        if on_failure not in ("continue", "stop"):
+            raise ValueError(f"sweep.on_failure must be continue or stop, got {on_failure!r}")
+        self.n_jobs = n_jobs
+        self.jobs_per_device = jobs_per_device
+        self.on_failure = on_failure
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra gives, and start the fork server, which imports while Hydra composes."""
+        self.config = config
+        self.loader = hydra_context.config_loader
+        self.processes = multiprocessing.get_context("forkserver")
+        self.processes.set_forkserver_preload(PRELOADED)
+        multiprocessing.forkserver.ensure_running()
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run jobs; completed ones are skipped, interrupted ones continue.
+
+        Args:
+            job_overrides: of each job.
+            initial_job_idx: the first job's number.
+
+        Returns:
+            For each job whether it was completed, and the best value of its metric. Of a failed one, asking for the
+            value raises `SweepError` with a summary.
+
+        Raises:
+            RunError: if another process works on the same sweep.
+            Preempted: if a signal stopped the sweep.
+        """
+        folder = Path(self.config.hydra.sweep.dir).resolve()
+        common = set.intersection(*map(set, job_overrides)) if len(job_overrides) > 1 else set()
+        jobs = [Job(initial_job_idx + i, list(overrides), common) for i, overrides in enumerate(job_overrides)]
+        with locked(folder / ".lock"), stopping() as asked, View(folder, jobs) as view:
+            append_event(folder, "sweep", arguments=sys.argv[1:], jobs=len(jobs))
+            self._run(folder, jobs, view, asked)
+        view.close()
+        if asked:
+            raise Preempted(128 + asked[0])
+        return [self._returned(job, jobs) for job in jobs]
+
+    def _run(self, folder: Path, jobs: list[Job], view: View, asked: list[int]) -> None:
+        pending, running, slots = list(jobs), {}, None
+        told = 0
+        while pending or running:
+            has_failed = any(job.state == "failed" for job in jobs)
+            if asked or (has_failed and self.on_failure == "stop"):
+                pending = []
+            while pending and (slots is None or slots):
+                job = pending[0]
+                if job.folder is None:
+                    job.place(self._compose(job))
+                if slots is None:
+                    slots = share_out(job.config.trainer, self.n_jobs, self.jobs_per_device)
+                pending.pop(0)
+                if job.state == "completed":
+                    view.tell(job)
+                    continue
+                slot = slots.pop(0)
+                running[self._start(job, slot)] = job, slot
+                append_event(folder, "start", job=job.number, folder=job.folder.name, overrides=job.overrides)
+                view.tell(job)
+                break  # look after the running ones before composing the next
+            ended = self._wait(running, 0 if pending and slots else REFRESH_SECONDS)
+            for process in ended:
+                job, slot = running.pop(process)
+                slots.append(slot)
+                job.end(process.exitcode)
+                append_event(folder, "end", job=job.number, folder=job.folder.name, state=job.state, reason=job.reason,
+                             exit_code=process.exitcode, seconds=round(job.seconds, 3))  # fmt: skip
+                view.tell(job)
+            if asked[told:]:
+                for process, (job, _) in running.items():
+                    if job.state == "running":
+                        os.kill(process.pid, signal.SIGTERM)
+                told = len(asked)
+            view.update()
+
+    def _compose(self, job: Job) -> DictConfig:
+        config = self.loader.load_sweep_config(self.config, job.overrides)
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = job.number
+            folder = Path(config.hydra.sweep.dir) / job_folder(job.distinctive, _root_=config)
+            config.hydra.runtime.output_dir = str(folder.resolve())
+        return config
+
+    def _start(self, job: Job, slot: Slot) -> multiprocessing.Process:
+        flags = [argument for argument in sys.argv[1:] if argument.startswith("--") and argument not in MULTIRUN]
+        arguments = [sys.argv[0], *flags, *job.overrides, "resume=auto"]
+        process = self.processes.Process(target=work, args=(job.config, arguments, slot.threads, slot.device))
+        job.begin()
+        process.start()
+        return process
+
+    def _wait(self, running: dict, seconds: float) -> list:
+        by_sentinel = {process.sentinel: process for process in running}
+        if not by_sentinel:
+            return []
+        ended = [by_sentinel[sentinel] for sentinel in multiprocessing.connection.wait(by_sentinel, seconds)]
+        for process in ended:
+            process.join()
+        return ended
+
+    def _returned(self, job: Job, jobs: list[Job]) -> JobReturn:
+        returned = Returned(overrides=job.overrides, cfg=job.config)
+        returned.status = JobStatus.COMPLETED if job.state == "completed" else JobStatus.FAILED
+        returned._return_value = job.value if job.state == "completed" else failure(jobs)
+        return returned
+
+
+class Returned(JobReturn):
+    """What a job came to; unlike Hydra's, it prints nothing when the value of a failed one is asked for."""
+
+    @property
+    def return_value(self) -> float | None:
+        """The metric's best value.
+
+        Raises:
+            SweepError: if the job failed.
+        """
+        if self.status == JobStatus.FAILED:
+            raise self._return_value
+        return self._return_value
+
+
+def failure(jobs: list[Job]) -> SweepError:
+    """What a sweep says in the end if not all of its jobs were completed."""
+    completed = sum(job.state == "completed" for job in jobs)
+    return SweepError(
+        f"{len(jobs) - completed} of {len(jobs)} jobs did not complete, see above; the same command tries again"
+    )
+
+
+@contextmanager
+def stopping() -> Iterator[list[int]]:
+    """Collect the signals that ask this process to stop, while the block runs."""
+    asked: list[int] = []
+    numbers = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # under nohup
+    previous = {number: signal.signal(number, lambda number, frame: asked.append(number)) for number in numbers}
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,67 @@
+"""The command line of a sweep: a name that the same command finds again, and `resume_sweep=DIR`."""
+
+import hashlib
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+
+from vae_lab.errors import RunError
+from vae_lab.resume import quote
+from vae_lab.sweep.identity import is_free
+from vae_lab.sweep.journal import JOURNAL, read_journal
+
+MULTIRUN = ("-m", "--multirun")
+
+
+def sweep_arguments(arguments: list[str], conf: Path) -> list[str]:
+    """Complete the command line of a sweep; other command lines are returned as they are.
+
+    A sweep without `sweep.name` gets one that is made of what it varies and what it sets, so that the same command
+    continues it, also with more values to try.
+
+    Args:
+        arguments: of the command, without its name.
+        conf: the folder of the config groups.
+
+    Raises:
+        RunError: if the folder of `resume_sweep=DIR` holds no sweep.
+    """
+    resumed = [a.removeprefix("resume_sweep=") for a in arguments if a.startswith("resume_sweep=")]
+    if resumed:
+        folder = Path(resumed[-1].strip("'\"")).resolve()
+        others = [a for a in arguments if not a.startswith("resume_sweep=") and a not in MULTIRUN]
+        return ["--multirun", *command_of(folder), f"hydra.sweep.dir={quote(folder)}", *others]
+    if not any(argument in MULTIRUN for argument in arguments):
+        return arguments
+    if any(argument.startswith(("sweep.name=", "hydra.sweep.dir=")) for argument in arguments):
+        return arguments
+    return [*arguments, f"sweep.name={name}"] if (name := default_name(arguments, conf)) else arguments
+
+
+def command_of(folder: Path) -> list[str]:
+    """The arguments with which a sweep was last started.
+
+    Raises:
+        RunError: if the folder holds no sweep.
+    """
+    started = [event for event in read_journal(folder) if event["event"] == "sweep"]
+    if not started:
+        raise RunError(f"{folder} is not the folder of a sweep: there is no {folder / JOURNAL}")
+    return [argument for argument in started[-1]["arguments"] if argument not in MULTIRUN]
+
+
+def default_name(arguments: list[str], conf: Path) -> str | None:
+    """`GROUPS_KEYS_HASH`: the groups that are set, the keys that vary; None where Hydra will refuse the command."""
+    try:
+        overrides = OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and a[0] != "-"])
+    except OverrideParseException:
+        return None
+    overrides = [o for o in overrides if not is_free(o.key_or_group) or o.key_or_group == "hydra/sweeper"]
+    varied = [o.key_or_group for o in overrides if o.is_sweep_override()]
+    fixed = [o for o in overrides if not o.is_sweep_override()]
+    groups = [o.get_value_element_as_str() for o in fixed if (conf / o.key_or_group).is_dir()]
+    content = repr((sorted(varied), sorted(o.input_line for o in fixed)))
+    words = [*groups, *(key.rpartition(".")[2] for key in varied)] or ["defaults"]
+    readable = "-".join(word for word in words if word.replace("_", "").isalnum())[:60]
+    return f"{readable}_{hashlib.sha256(content.encode()).hexdigest()[:6]}"

@@ -1,0 +1,56 @@
+"""What makes two jobs the same: the settings that decide their numbers. A job's folder is found again by them."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab.names import folder_name
+from vae_lab.resume import leaves
+
+# Of a start and of a machine: the trained model does not depend on them.
+FREE = (
+    *("resume", "run_dir", "run_name", "sweep", "hydra", "logger", "data_root"),
+    *("dataset.num_workers", "trainer.log_every_n_steps"),
+)
+MAX_TITLE = 80  # characters of a folder's name that say what the job is
+
+
+def is_free(key: str) -> bool:
+    """Whether a setting, or a choice of a group (`hydra/launcher`), leaves a job what it is."""
+    return any(key == free or key.startswith((f"{free}.", f"{free}/")) for free in FREE)
+
+
+def identity(cfg: DictConfig) -> str:
+    """Eight hexadecimal digits: the hash of the resolved config without what is free.
+
+    Paths below `data_root` count as they are written, so that a moved data folder changes nothing.
+
+    Args:
+        cfg: a composed config, with or without Hydra's own node.
+    """
+    kept = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in FREE])
+    kept.data_root = "data_root"
+    settings = leaves(OmegaConf.to_container(kept, resolve=True))
+    content = {key: value for key, value in settings.items() if not is_free(key)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def job_folder(overrides: list[str] | None = None, *, _root_: DictConfig) -> str:
+    """The name of a job's folder in that of its sweep: the one that has its identity, else `OVERRIDES_IDENTITY`.
+
+    Args:
+        overrides: that say what the job is; None is all that it has.
+        _root_: its composed config, with Hydra's own node.
+    """
+    key = identity(_root_)
+    existing = next(Path(_root_.hydra.sweep.dir).glob(f"*_{key}"), None)
+    return existing.name if existing else f"{title(overrides or _root_.hydra.overrides.task)}_{key}"
+
+
+def title(overrides: list[str]) -> str:
+    """Overrides as part of a folder's name."""
+    shown = [override for override in overrides if not is_free(override.lstrip("+~").partition("=")[0])]
+    return folder_name(None, re.sub(r"[\s'\"\\]", "", ",".join(shown))[:MAX_TITLE] or "defaults")

@@ -1,0 +1,129 @@
+"""One job of a sweep, as the sweep sees it: what it is, and how it goes, from the files that its run writes."""
+
+import json
+import math
+import os
+import signal
+import time
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab.durable import read_json, write_json
+from vae_lab.errors import RunError
+
+TAIL = 8192  # bytes of a file that are read for its last lines
+OUTPUT = "output.log"  # what a job printed
+
+
+class Job:
+    """A job and its run folder.
+
+    Args:
+        number: its place in the sweep, from 0.
+        overrides: of the job.
+        common: those that all jobs of the sweep have.
+    """
+
+    def __init__(self, number: int, overrides: list[str], common: set[str]):
+        self.number = number
+        self.overrides = overrides
+        self.distinctive = [override for override in overrides if override not in common]
+        self.title = " ".join(self.distinctive)
+        self.state = "pending"
+        self.reason = ""
+        self.config: DictConfig | None = None
+        self.folder: Path | None = None
+        self.started = self.seconds = math.nan
+        self.first_epoch: float | None = None
+
+    def place(self, config: DictConfig) -> None:
+        """Set the config and the folder it says, and look what is there."""
+        self.config = config
+        self.folder = Path(config.hydra.runtime.output_dir)
+        if self.status.get("state") == "completed":
+            self.state = "completed"
+
+    @property
+    def status(self) -> dict:
+        """What `status.json` says; empty where there is nothing that can be read."""
+        try:
+            return read_json(self.folder / "status.json") if self.folder else {}
+        except RunError:
+            return {}
+
+    @property
+    def value(self) -> float | None:
+        """The best value of the monitored metric, of a completed job."""
+        try:
+            return read_json(self.folder / "result.json").get("best_value")
+        except RunError:
+            return None
+
+    @property
+    def monitor(self) -> str:
+        """The metric that the job's checkpoints watch."""
+        return OmegaConf.select(self.config, "callbacks.checkpoints.monitor") or "val/loss"
+
+    def begin(self) -> None:
+        """Note that its process has been started."""
+        self.state, self.reason, self.started = "running", "", time.monotonic()
+
+    def end(self, exit_code: int) -> None:
+        """Note how its process ended; a run that could not say so itself is marked as failed.
+
+        Args:
+            exit_code: of the process; minus the signal's number if one killed it.
+        """
+        self.seconds = time.monotonic() - self.started
+        said = self.status
+        if exit_code == 0 and said.get("state") == "completed":
+            self.state = "completed"
+        elif said.get("state") == "preempted" and exit_code > 128:
+            self.state, self.reason = "preempted", said.get("reason", "")
+        else:
+            self.state = "failed"
+            self.reason = self._last_words() or said.get("reason") or ended_by(exit_code)
+            if said.get("state") != "failed":
+                write_json(self.folder / "status.json", {**said, "state": "failed", "reason": self.reason})
+
+    def _last_words(self) -> str:
+        lines = tail(self.folder / OUTPUT)
+        return next((line.removeprefix("vae-lab: ") for line in reversed(lines) if line.startswith("vae-lab: ")), "")
+
+    def progress(self) -> tuple[float | None, float | None, float]:
+        """Epochs done, the monitored metric's last value, and the seconds left (NaN where nobody can tell)."""
+        epoch = value = None
+        for line in tail(self.folder / "metrics.jsonl"):
+            try:
+                event = json.loads(line)
+            except ValueError:  # cut by the reading, or being written
+                continue
+            epoch = event.get("epoch", epoch)
+            value = event.get(self.monitor, value)
+        total = OmegaConf.select(self.config, "trainer.max_epochs")
+        if epoch is None or self.state != "running":
+            return epoch, value, math.nan
+        if self.first_epoch is None:
+            self.first_epoch = epoch
+        done = epoch - self.first_epoch
+        elapsed = time.monotonic() - self.started
+        known = done > 0 and total not in (None, -1)
+        return epoch, value, elapsed / done * (total - epoch) if known else math.nan
+
+
+def tail(path: Path) -> list[str]:
+    """The last lines of a text file, none where there is no file; the first of them may be cut."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            return file.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def ended_by(exit_code: int) -> str:
+    """An exit code in words."""
+    if exit_code < 0:
+        return f"killed by {signal.Signals(-exit_code).name}"
+    return f"ended with exit code {exit_code}" if exit_code else "ended without a result"
