@@ -3,10 +3,9 @@
 It is here because Hydra takes plugins from the package `hydra_plugins` only.
 """
 
-import multiprocessing
-import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,17 +17,13 @@ from omegaconf import DictConfig, open_dict
 
 from vae_lab.errors import Preempted, SweepError
 from vae_lab.lock import locked
-from vae_lab.sweep.arguments import MULTIRUN
 from vae_lab.sweep.identity import job_folder
 from vae_lab.sweep.job import Job
 from vae_lab.sweep.journal import append_event
-from vae_lab.sweep.slots import Slot, share_out
+from vae_lab.sweep.pool import Pool
+from vae_lab.sweep.slots import share_out
 from vae_lab.sweep.view import REFRESH_SECONDS, View
-from vae_lab.sweep.worker import work
-
-# Imported once, before any job starts. Nothing in it may start threads or touch a GPU: a fork would not survive that.
-PRELOADED = ["vae_lab.train", "vae_lab.sweep.worker", "vae_lab.__main__"]
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+from vae_lab.sweep.worker import SIGNALS
 
 
 class LocalLauncher(Launcher):
@@ -54,12 +49,10 @@ class LocalLauncher(Launcher):
         self.on_failure = on_failure
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives, and start the fork server, which imports while Hydra composes."""
+        """Take what Hydra gives, and share out the machine."""
         self.config = config
         self.loader = hydra_context.config_loader
-        self.processes = multiprocessing.get_context("forkserver")
-        self.processes.set_forkserver_preload(PRELOADED)
-        multiprocessing.forkserver.ensure_running()
+        self.pool = Pool(share_out(config.trainer, self.n_jobs, self.jobs_per_device))
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs; completed ones are skipped, interrupted ones continue.
@@ -88,40 +81,31 @@ class LocalLauncher(Launcher):
         return [self._returned(job, jobs) for job in jobs]
 
     def _run(self, folder: Path, jobs: list[Job], view: View, asked: list[int]) -> None:
-        pending, running, slots = list(jobs), {}, None
-        told = 0
-        while pending or running:
-            has_failed = any(job.state == "failed" for job in jobs)
-            if asked or (has_failed and self.on_failure == "stop"):
-                pending = []
-            while pending and (slots is None or slots):
-                job = pending[0]
-                if job.folder is None:
-                    job.place(self._compose(job))
-                if slots is None:
-                    slots = share_out(job.config.trainer, self.n_jobs, self.jobs_per_device)
-                pending.pop(0)
-                if job.state == "completed":
-                    view.tell(job)
-                    continue
-                slot = slots.pop(0)
-                running[self._start(job, slot)] = job, slot
-                append_event(folder, "start", job=job.number, folder=job.folder.name, overrides=job.overrides)
+        pending, told = deque(jobs), 0
+        while pending or self.pool.running:
+            if asked or (self.on_failure == "stop" and any(job.state == "failed" for job in jobs)):
+                pending.clear()
+            if pending and self.pool.free:
+                job = pending.popleft()
+                job.place(self._compose(job))
+                if job.state != "completed":
+                    append_event(folder, "start", job=job.number, folder=job.folder.name, overrides=job.overrides)
+                    self.pool.start(job)
                 view.tell(job)
-                break  # look after the running ones before composing the next
-            ended = self._wait(running, 0 if pending and slots else REFRESH_SECONDS)
-            for process in ended:
-                job, slot = running.pop(process)
-                slots.append(slot)
-                job.end(process.exitcode)
-                append_event(folder, "end", job=job.number, folder=job.folder.name, state=job.state, reason=job.reason,
-                             exit_code=process.exitcode, seconds=round(job.seconds, 3))  # fmt: skip
+            for job, code in self.pool.ended(0 if pending and self.pool.free else REFRESH_SECONDS):
+                outcome = {
+                    "state": job.state,
+                    "reason": job.reason,
+                    "exit_code": code,
+                    "seconds": round(job.seconds, 3),
+                }
+                append_event(
+                    folder, "end", job=job.number, folder=job.folder.name, seconds=round(job.seconds, 3), **outcome
+                )
                 view.tell(job)
-            if asked[told:]:
-                for process, (job, _) in running.items():
-                    if job.state == "running":
-                        os.kill(process.pid, signal.SIGTERM)
+            if len(asked) > told:
                 told = len(asked)
+                self.pool.stop()
             view.update()
 
     def _compose(self, job: Job) -> DictConfig:
@@ -131,23 +115,6 @@ class LocalLauncher(Launcher):
             folder = Path(config.hydra.sweep.dir) / job_folder(job.distinctive, _root_=config)
             config.hydra.runtime.output_dir = str(folder.resolve())
         return config
-
-    def _start(self, job: Job, slot: Slot) -> multiprocessing.Process:
-        flags = [argument for argument in sys.argv[1:] if argument.startswith("--") and argument not in MULTIRUN]
-        arguments = [sys.argv[0], *flags, *job.overrides, "resume=auto"]
-        process = self.processes.Process(target=work, args=(job.config, arguments, slot.threads, slot.device))
-        job.begin()
-        process.start()
-        return process
-
-    def _wait(self, running: dict, seconds: float) -> list:
-        by_sentinel = {process.sentinel: process for process in running}
-        if not by_sentinel:
-            return []
-        ended = [by_sentinel[sentinel] for sentinel in multiprocessing.connection.wait(by_sentinel, seconds)]
-        for process in ended:
-            process.join()
-        return ended
 
     def _returned(self, job: Job, jobs: list[Job]) -> JobReturn:
         returned = Returned(overrides=job.overrides, cfg=job.config)

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import time
 
 from lightning.pytorch.callbacks import Checkpoint
 
@@ -12,13 +13,16 @@ from vae_lab.errors import Preempted
 log = logging.getLogger(__name__)
 # What schedulers, a closed terminal and Ctrl-C send before they kill.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU)
+# Schedulers and `timeout` send the same signal to a process and to its group: within so many seconds it is one request.
+SAME_REQUEST = 0.5
 
 
 class Preemption(Checkpoint):
     """Turns the signals that announce an end into a checkpoint and a `Preempted` exception.
 
     During training the first signal takes effect at the next place from which a run continues exactly: the end of the
-    batch or, where a validation is due, the end of that. A second signal, or one outside training, stops at once.
+    batch or, where a validation is due, the end of that. A second signal half a second later, or one outside training,
+    stops at once.
     Use it as a context manager around everything, and as a Lightning callback.
     """
 
@@ -40,9 +44,11 @@ class Preemption(Checkpoint):
     def _handle(self, signum: int, frame) -> None:
         if os.getpid() != self.process:
             return  # a worker, to which a signal to the whole group came too: the main process ends it
+        if self.signum is not None and time.monotonic() - self.asked_at < SAME_REQUEST:
+            return
         if self.signum is not None or not self.training:
             raise Preempted(128 + signum)
-        self.signum = signum
+        self.signum, self.asked_at = signum, time.monotonic()
         log.warning("%s: saving a checkpoint, then stopping", signal.Signals(signum).name)
 
     def on_train_start(self, trainer, lit) -> None:

@@ -39,6 +39,15 @@ def sweep_arguments(arguments: list[str], conf: Path) -> list[str]:
     return [*arguments, f"sweep.name={name}"] if (name := default_name(arguments, conf)) else arguments
 
 
+def flags(arguments: list[str]) -> list[str]:
+    """Those of a sweep's arguments that say where its config files are."""
+    found = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument.startswith(("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")):
+            found += [argument] if "=" in argument else [argument, following]
+    return found
+
+
 def command_of(folder: Path) -> list[str]:
     """The arguments with which a sweep was last started.
 

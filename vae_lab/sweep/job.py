@@ -79,7 +79,7 @@ class Job:
         said = self.status
         if exit_code == 0 and said.get("state") == "completed":
             self.state = "completed"
-        elif said.get("state") == "preempted" and exit_code > 128:
+        elif exit_code > 128 and said.get("state") != "failed":
             self.state, self.reason = "preempted", said.get("reason", "")
         else:
             self.state = "failed"

@@ -60,7 +60,9 @@ class View:
 
     def table(self) -> Table:
         """State, epoch, metric and time left of the jobs; running and failed ones first where there are many."""
-        table = Table(title=escape(f"{self.folder.name}: {self.summary()}"), title_justify="left", expand=False)
+        table = Table(
+            title=escape(f"{self.folder.name}: {self.summary()}{self.time_left()}"), title_justify="left", expand=False
+        )
         for column, justify in (("job", "right"), ("", "left"), ("state", "left"), ("epoch", "right")):
             table.add_column(column, justify=justify)
         table.add_column("metric", justify="right")
@@ -82,21 +84,23 @@ class View:
         return sorted(urgent[:MAX_ROWS], key=lambda job: job.number)
 
     def summary(self) -> str:
-        """How many jobs are in which state, and when the last may end."""
+        """How many jobs are in which state."""
         counts = Counter(job.state for job in self.jobs)
-        text = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+        return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+
+    def time_left(self) -> str:
+        """When the last job may end, once one has."""
         done = sum(job.seconds > 0 for job in self.jobs)
-        waiting = counts["pending"] + counts["running"]
+        waiting = sum(job.state in ("pending", "running") for job in self.jobs)
         if not done or not waiting:
-            return text
-        return f"{text}, about {format_seconds((time.monotonic() - self.started) / done * waiting)} left"
+            return ""
+        return f", about {format_seconds((time.monotonic() - self.started) / done * waiting)} left"
 
     def close(self) -> None:
         """Say how it ended: the failed and unfinished jobs, each with its reason and where its log is."""
         for job in self.jobs:
             if job.state in ("failed", "preempted"):
-                where = f"{job.folder}/train.log"
-                line = f"{job.state}: job {job.number + 1}  {job.title}  {job.reason}  ({where})"
+                line = f"{job.state}: job {job.number + 1}  {job.title}  {job.reason}  (logs in {job.folder})"
                 self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         self.console.print(f"{self.summary()}: {self.folder}", markup=False, highlight=False, soft_wrap=True)
 

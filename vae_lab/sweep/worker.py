@@ -3,6 +3,7 @@
 The sweep's own process imports this too, so torch comes only within.
 """
 
+import faulthandler
 import os
 import signal
 import sys
@@ -17,6 +18,9 @@ from omegaconf import DictConfig, open_dict
 
 from vae_lab.secrets import print_redacted
 from vae_lab.sweep.job import OUTPUT
+
+# What asks a sweep to stop.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def work(config: DictConfig, arguments: list[str], threads: int, device: str | None) -> None:
@@ -34,8 +38,11 @@ def work(config: DictConfig, arguments: list[str], threads: int, device: str | N
     from vae_lab.train import train
 
     os.setpgid(0, 0)  # Ctrl-C is for the sweep, which passes it on
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # until the run takes over
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked in the fork server
     threading.Thread(target=stop_with_parent, daemon=True).start()
     redirect(Path(config.hydra.runtime.output_dir) / OUTPUT)
+    faulthandler.enable()  # a crash in C says where
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that this one starts
