@@ -92,16 +92,9 @@ class LocalLauncher(Launcher):
                     append_event(folder, "start", job=job.number, folder=job.folder.name, overrides=job.overrides)
                     self.pool.start(job)
                 view.tell(job)
-            for job, code in self.pool.ended(0 if pending and self.pool.free else REFRESH_SECONDS):
-                outcome = {
-                    "state": job.state,
-                    "reason": job.reason,
-                    "exit_code": code,
-                    "seconds": round(job.seconds, 3),
-                }
-                append_event(
-                    folder, "end", job=job.number, folder=job.folder.name, seconds=round(job.seconds, 3), **outcome
-                )
+            for job, exit_code in self.pool.ended(0 if pending and self.pool.free else REFRESH_SECONDS):
+                job.end(exit_code)
+                append_event(folder, "end", exit_code=exit_code, **job.outcome)
                 view.tell(job)
             if len(asked) > told:
                 told = len(asked)
@@ -113,7 +106,7 @@ class LocalLauncher(Launcher):
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = job.number
             folder = Path(config.hydra.sweep.dir) / job_folder(job.distinctive, _root_=config)
-            config.hydra.runtime.output_dir = str(folder.resolve())
+            config.hydra.run.dir = config.hydra.runtime.output_dir = str(folder.resolve())
         return config
 
     def _returned(self, job: Job, jobs: list[Job]) -> JobReturn:

@@ -1,11 +1,13 @@
 """The tracker against a W&B server on the loopback interface, and read back with W&B's own reader."""
 
+import json
 import logging
 import os
 import subprocess
 import sys
 
 import pytest
+from command import vae_lab
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from tracking import CONFIG, KEY, METRICS, alone, go_online, history, log_run, parts, read_back, said, tracker
@@ -217,3 +219,30 @@ def test_no_secret_reaches_the_disk_or_the_server(server, tmp_path, monkeypatch,
     assert [path for path in files if b"PLANTED" in path.read_bytes()] == []
     assert "PLANTED" not in caplog.text
     assert "PLANTED" not in repr(server.runs)
+
+
+# --- a sweep
+
+
+@pytest.mark.slow
+def test_the_jobs_of_a_sweep_are_runs_of_one_group(tmp_path):
+    command = ["-m", "seed=0,1", "latent_dim=2,-2", "trainer=cpu", "trainer.max_epochs=1", "callbacks.gallery=null"]
+    done = vae_lab(*command, "model.hidden_dims=[8]", "sweep.name=mine", "logger.wandb.mode=offline", cwd=tmp_path)
+    assert done.returncode == 6, done.stderr  # two of the four were refused before they were tracked
+    sweep = tmp_path / "outputs" / "sweeps" / "mine"
+    jobs = {folder.parent.name: folder.parent for folder in sweep.glob("*/result.json")}
+    runs = [read_back(part) for part in parts(sweep)]
+    assert len(runs) == len(jobs) == 2
+    for records in runs:
+        (start,) = [record["run"] for record in records if record["type"] == "run"]
+        folder = jobs[start["display_name"]]
+        assert start["run_group"] == "mine"
+        assert {"latent_dim=2", "trainer.max_epochs=1"} <= set(start["tags"])
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        wanted = [(line.pop("step"), {k: v for k, v in line.items() if k != "time"}) for line in lines]
+        assert [item for item in history(records) if "media" not in item[1]] == wanted
+        best = json.loads((folder / "result.json").read_text())["best_value"]
+        updates = [record["summary"]["update"] for record in records if record["type"] == "summary"]
+        assert any(update.get("best_value") == best for update in updates)
+        assert [record["exit"]["exit_code"] for record in records if record["type"] == "exit"] == [0]
+    assert not list(sweep.glob("*/wandb"))

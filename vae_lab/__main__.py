@@ -46,15 +46,32 @@ def run(cfg: DictConfig) -> float | None:
     """Train the composed experiment."""
     from vae_lab.train import train
 
+    is_job = HydraConfig.get().mode == RunMode.MULTIRUN  # of one of Hydra's launchers
+    if is_job:
+        cfg.resume = "auto"
+        refuse_ddp(cfg.trainer)
     try:
         return train(cfg)
     except Exception as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the sweeper goes on, and reports only the first failure
+        if is_job:  # the sweeper goes on, and reports only the first failure
             job = HydraConfig.get().job
             print(f"vae-lab: job {job.num} ({job.override_dirname}) failed: {one_line(error)}", file=sys.stderr)
             raise
         failures.append(error)
         return None
+
+
+def refuse_ddp(trainer: DictConfig) -> None:
+    """Refuse a run on several devices as a job of Hydra's own launchers.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if trainer.strategy != "auto" or trainer.devices not in (1, "auto"):
+        raise ValueError(
+            f"trainer.strategy={trainer.strategy} with trainer.devices={trainer.devices} works in a sweep with "
+            "hydra/launcher=local only: with others, each further process would run the whole sweep again"
+        )
 
 
 def one_line(error: Exception) -> str:

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vae_lab.secrets import redact
+from vae_lab.sweep.identity import sweep_of, tags_of
 from vae_lab.wandb_process import WandbProcess, obstacle
 
 log = logging.getLogger(__name__)
@@ -33,13 +34,15 @@ class WandbTracker(Logger):
     `wandb sync RUN_DIR/wandb/offline-run-*` appends the parts in order, also to a run that was online before. Nothing
     is dropped: W&B counts the log calls itself, and "step" is an ordinary value, declared as the x axis.
 
+    The jobs of a sweep are one group, each tagged with its overrides, in one `wandb/` folder, that of the sweep.
+
     Args:
         save_dir: the run folder.
         project: W&B project.
         entity: W&B user or team; None is the account's default.
-        group: groups runs in W&B, for example by sweep.
+        group: groups runs in W&B; None is the name of the sweep, for its jobs.
         job_type: a second level of grouping.
-        tags: labels.
+        tags: labels; none are the overrides, for the jobs of a sweep.
         name: the run's name in W&B; None is the run folder's name.
         mode: "online", "offline", "disabled", or "auto": what WANDB_MODE says, else online if there is an API key.
         init_timeout: seconds to wait for the server at the start, > 0.
@@ -68,6 +71,10 @@ class WandbTracker(Logger):
             raise ValueError(f"logger.wandb.init_timeout must be > 0, got {init_timeout}")
         self._folder = Path(save_dir)
         self._name = redact(name or self._folder.resolve().name)
+        sweep = sweep_of(self._folder)
+        self._parts = sweep or self._folder
+        if sweep:
+            group, tags = group or sweep.name, tags or tags_of(self._folder)
         labels = {"project": project, "entity": entity, "group": group, "job_type": job_type, "tags": list(tags)}
         self._labels = redact(labels)
         self._mode = mode
@@ -149,7 +156,7 @@ class WandbTracker(Logger):
             return None
         try:
             return WandbProcess(
-                folder=str(self._folder.resolve()),
+                folder=str(self._parts.resolve()),
                 run_id=self.version or self._new_id(),
                 name=self._name,
                 labels=self._labels,

@@ -87,6 +87,13 @@ class Job:
             if said.get("state") != "failed":
                 write_json(self.folder / "status.json", {**said, "state": "failed", "reason": self.reason})
 
+    @property
+    def outcome(self) -> dict:
+        """How it ended, for the journal."""
+        seconds = round(self.seconds, 3)
+        return {"job": self.number, "folder": self.folder.name, "state": self.state, "reason": self.reason,
+                "seconds": seconds}  # fmt: skip
+
     def _last_words(self) -> str:
         lines = tail(self.folder / OUTPUT)
         return next((line.removeprefix("vae-lab: ") for line in reversed(lines) if line.startswith("vae-lab: ")), "")

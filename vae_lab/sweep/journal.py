@@ -23,8 +23,11 @@ def read_journal(folder: Path) -> list[dict]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             event = json.loads(line)
-            events.append({"event": event.pop("event"), **event})
-        except (ValueError, AttributeError, KeyError):
+        except ValueError:
+            event = None
+        if isinstance(event, dict) and "event" in event:
+            events.append(event)
+        else:
             log.warning("%s: line %d is torn, going on without it", path, number)
     return events
 

@@ -52,7 +52,6 @@ class Pool:
             process.join()
             job, slot = self.running.pop(process)
             self.free.append(slot)
-            job.end(process.exitcode)
             found.append((job, process.exitcode))
         return found
 

@@ -1,0 +1,236 @@
+"""The parts of a sweep: names, identity, journal, shares of the machine, what is shown."""
+
+import json
+import math
+from functools import cache
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from vae_lab.__main__ import CONF
+from vae_lab.errors import RunError
+from vae_lab.sweep.arguments import flags, sweep_arguments
+from vae_lab.sweep.identity import identity, job_folder
+from vae_lab.sweep.job import Job
+from vae_lab.sweep.journal import JOURNAL, append_event, read_journal
+from vae_lab.sweep.slots import Slot, share_out
+from vae_lab.sweep.view import View
+
+
+@cache
+def composed(*overrides: str, **keywords):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return compose("config", list(overrides), **keywords)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["logger=none", "data_root=/elsewhere", "dataset.num_workers=2", "trainer.log_every_n_steps=1", "sweep.n_jobs=3",
+     "resume=auto", "run_name=mine", "run_dir=/elsewhere"],
+)  # fmt: skip
+def test_a_job_stays_the_same_on_another_machine(override):
+    assert identity(composed("dataset=mnist", override)) == identity(composed("dataset=mnist"))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=1", "loss=mse", "loss.KLD_weight=2", "trainer.max_epochs=31", "callbacks=early_stopping", "latent_dim=3",
+     "trainer.precision=bf16-mixed", "dataset=mnist", "optimizer.lr=0.1"],
+)  # fmt: skip
+def test_a_job_is_another_with_other_numbers(override):
+    assert identity(composed(override)) != identity(composed())
+
+
+def test_a_job_is_the_same_however_its_settings_are_written():
+    assert identity(composed("loss.KLD_weight=2.0", "model=mlp")) == identity(composed("loss.KLD_weight=2.0"))
+
+
+def test_the_folder_of_a_job_is_found_again_by_what_the_job_is(tmp_path):
+    cfg = composed("seed=3", f"hydra.sweep.dir={tmp_path}", "latent_dim=2", return_hydra_config=True)
+    name = job_folder(["seed=3"], _root_=cfg)
+    assert name == f"seed=3_{identity(cfg)}"
+    assert job_folder(_root_=cfg) == f"seed=3,latent_dim=2_{identity(cfg)}"
+    (tmp_path / name).mkdir()
+    assert job_folder(_root_=cfg) == name
+
+
+def test_a_folder_name_cannot_lead_elsewhere_or_be_too_long(tmp_path):
+    cfg = composed(f"hydra.sweep.dir={tmp_path}", return_hydra_config=True)
+    for overrides in (["../../x=1"], ["dataset.root=/a/b"], ["model.hidden_dims=[" + "512," * 100 + "2]"]):
+        name = job_folder(overrides, _root_=cfg)
+        assert "/" not in name
+        assert not name.startswith(".")
+        assert len(name) < 100
+
+
+def name_of(*arguments: str) -> str:
+    return sweep_arguments(["-m", *arguments], CONF)[-1].removeprefix("sweep.name=")
+
+
+def test_the_same_command_has_the_same_name():
+    assert name_of("model=mlp,conv", "dataset=mnist", "seed=0,1").startswith("mnist-model-seed_")
+    assert name_of("seed=0,1", "logger=none") == name_of("seed=0,1,2,3", "sweep.n_jobs=4", "hydra/launcher=basic")
+    assert name_of("seed=0,1") != name_of("seed=0,1", "latent_dim=2")
+    assert name_of("seed=0,1") != name_of("seed=0,1", "hydra/sweeper=other")
+
+
+@pytest.mark.parametrize("given", [["seed=0,1"], ["-m", "seed=0,1", "sweep.name=mine"], ["-m", "seed=[0"], []])
+def test_other_command_lines_stay_as_they_are(given):
+    assert sweep_arguments(given, CONF) == given
+
+
+def test_resume_sweep_is_the_last_command_in_its_folder(tmp_path):
+    append_event(tmp_path, "sweep", arguments=["-m", "seed=0,1", "sweep.name=x"])
+    append_event(tmp_path, "sweep", arguments=["--multirun", "seed=0,1,2", "sweep.name=x"])
+    arguments = sweep_arguments([f"resume_sweep={tmp_path}", "sweep.n_jobs=1"], CONF)
+    expected = ["--multirun", "seed=0,1,2", "sweep.name=x", f"hydra.sweep.dir='{tmp_path}'", "sweep.n_jobs=1"]
+    assert arguments == expected
+
+
+def test_resume_sweep_of_a_folder_without_one_is_refused(tmp_path):
+    with pytest.raises(RunError, match="is not the folder of a sweep"):
+        sweep_arguments([f"resume_sweep={tmp_path}"], CONF)
+
+
+def test_the_folders_of_configs_are_handed_on():
+    assert flags(["-m", "--config-dir", "mine", "seed=1", "-cn=other"]) == ["--config-dir", "mine", "-cn=other"]
+
+
+@pytest.mark.parametrize("torn", [b'{"event": "sta', b'"a"\n', b"[1]\n", b"\xff\n", b'{"job": 1}\n'])
+def test_d6_a_torn_line_is_left_out_with_a_warning(tmp_path, caplog, torn):
+    append_event(tmp_path, "start", job=0)
+    with open(tmp_path / JOURNAL, "ab") as file:
+        file.write(torn)
+    append_event(tmp_path, "end", job=0)
+    assert [event["event"] for event in read_journal(tmp_path)] == ["start", "end"]
+    assert "line 2 is torn" in caplog.text
+
+
+def test_no_secret_is_in_the_journal(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "planted0secret1234")
+    append_event(tmp_path, "end", reason="denied for planted0secret1234")
+    assert b"planted" not in (tmp_path / JOURNAL).read_bytes()
+
+
+def trainer(devices=1, accelerator="cpu"):
+    return OmegaConf.create({"devices": devices, "accelerator": accelerator})
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    def make(cores: int, gpus: list[str]):
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(cores))
+        monkeypatch.setattr("vae_lab.sweep.slots.visible_gpus", lambda: gpus)
+
+    return make
+
+
+def test_the_cores_are_shared_out(machine):
+    machine(8, [])
+    assert share_out(trainer(), None, 1) == [Slot(1, None)] * 8
+    assert share_out(trainer(), 2, 1) == [Slot(4, None)] * 2
+    assert share_out(trainer(), 16, 1) == [Slot(1, None)] * 16
+    assert share_out(trainer(devices=2), None, 1) == [Slot(1, None)] * 4
+    assert share_out(trainer(devices=2), 2, 1) == [Slot(2, None)] * 2
+
+
+def test_the_gpus_are_shared_out(machine):
+    machine(16, ["0", "1", "3"])
+    gpu = [
+        trainer(accelerator="gpu"),
+        trainer(devices=2, accelerator="auto"),
+        trainer(devices="auto", accelerator="auto"),
+    ]
+    assert [slot.device for slot in share_out(gpu[0], None, 1)] == ["0", "1", "3"]
+    assert share_out(gpu[0], None, 2) == [Slot(2, device) for device in ("0", "1", "3") * 2]
+    assert [slot.device for slot in share_out(gpu[0], 4, 1)] == ["0", "1", "3", "0"]
+    assert [slot.device for slot in share_out(gpu[1], None, 1)] == ["0,1"]
+    assert [slot.device for slot in share_out(gpu[2], None, 1)] == ["0,1,3"]
+    assert share_out(trainer(), None, 1) == [Slot(1, None)] * 16
+
+
+def make_job(folder: Path, number: int, **status) -> Job:
+    job = Job(number, [f"seed={number}", "latent_dim=2"], {"latent_dim=2"})
+    job.folder = folder / f"seed={number}"
+    job.folder.mkdir()
+    if status:
+        (job.folder / "status.json").write_text(json.dumps(status))
+    job.config = composed("trainer.max_epochs=10")
+    return job
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "said", "state", "reason"),
+    [
+        (0, {"state": "completed"}, "completed", ""),
+        (0, {"state": "running"}, "failed", "ended without a result"),
+        (4, {"state": "failed", "reason": "NumericsError: nan"}, "failed", "NumericsError: nan"),
+        (143, {"state": "preempted", "reason": "signal 15"}, "preempted", "signal 15"),
+        (143, {}, "preempted", ""),
+        (-11, {"state": "running"}, "failed", "killed by SIGSEGV"),
+        (9, {"state": "running"}, "failed", "ended with exit code 9"),
+    ],
+)
+def test_how_a_job_ended(tmp_path, exit_code, said, state, reason):
+    job = make_job(tmp_path, 0, **said)
+    job.begin()
+    job.end(exit_code)
+    assert (job.state, job.reason) == (state, reason)
+    if state == "failed":
+        assert json.loads((job.folder / "status.json").read_text())["state"] == "failed"
+
+
+def test_the_last_words_of_a_job_are_its_reason(tmp_path):
+    job = make_job(tmp_path, 0)
+    (job.folder / "output.log").write_text("vae-lab: old\nepoch 1\nvae-lab: latent_dim must be >= 1, got -1\n")
+    job.begin()
+    job.end(2)
+    assert job.reason == "latent_dim must be >= 1, got -1"
+
+
+def test_the_progress_of_a_job_is_in_its_metrics(tmp_path):
+    job = make_job(tmp_path, 0)
+    assert job.progress()[:2] == (None, None)
+    lines = [{"step": i, "epoch": i, "val/loss": 10.0 - i} for i in range(4)]
+    text = "x" * 9000 + "\n" + "".join(json.dumps(line) + "\n" for line in lines) + '{"epoch": 9, "val'
+    (job.folder / "metrics.jsonl").write_text(text)
+    job.begin()
+    epoch, value, left = job.progress()
+    assert (epoch, value) == (3, 7.0)
+    assert math.isnan(left)
+    job.first_epoch, job.started = 1, job.started - 20
+    assert job.progress()[2] == pytest.approx(70, abs=1)  # two epochs in 20 s, seven to go
+
+
+def test_without_a_terminal_each_event_is_a_line(tmp_path, capsys):
+    job = make_job(tmp_path, 0)
+    view = View(tmp_path, [job, make_job(tmp_path, 1)])
+    with view:
+        job.begin()
+        view.tell(job)
+        job.state, job.reason = "failed", "[red]boom"
+        view.tell(job)
+    view.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "job 1/2  running    seed=0"
+    assert lines[1] == "job 1/2  failed     seed=0  [red]boom"
+    assert lines[2] == f"failed: job 1  seed=0  [red]boom  (logs in {job.folder})"
+    assert lines[3] == f"1 failed, 1 pending: {tmp_path}"
+
+
+def test_the_table_shows_what_runs_before_what_is_done(tmp_path):
+    jobs = [make_job(tmp_path, number) for number in range(50)]
+    for job in jobs:
+        job.state = "completed"
+    jobs[3].state, jobs[40].state = "running", "failed"
+    out = StringIO()
+    Console(file=out, width=100).print(View(tmp_path, jobs).table())
+    text = out.getvalue()
+    assert "48 completed, 1 running, 1 failed" in " ".join(text.split())
+    assert "seed=3 " in text
+    assert "seed=40 " in text
+    assert "20 more" in text
