@@ -54,6 +54,11 @@ class LocalLauncher(Launcher):
         self.loader = hydra_context.config_loader
         self.pool = Pool(share_out(config.trainer, self.n_jobs, self.jobs_per_device))
 
+    @property
+    def room(self) -> int:
+        """How many jobs run at the same time."""
+        return len(self.pool.free) + len(self.pool.running)
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs; completed ones are skipped, interrupted ones continue.
 
@@ -70,7 +75,7 @@ class LocalLauncher(Launcher):
             Preempted: if a signal stopped the sweep.
         """
         folder = Path(self.config.hydra.sweep.dir).resolve()
-        common = set.intersection(*map(set, job_overrides)) if len(job_overrides) > 1 else set()
+        common = set(self.config.hydra.overrides.task)  # what the command does not vary
         jobs = [Job(initial_job_idx + i, list(overrides), common) for i, overrides in enumerate(job_overrides)]
         with locked(folder / ".lock"), stopping() as asked, View(folder, jobs) as view:
             append_event(folder, "sweep", arguments=sys.argv[1:], jobs=len(jobs))
@@ -110,7 +115,7 @@ class LocalLauncher(Launcher):
         return config
 
     def _returned(self, job: Job, jobs: list[Job]) -> JobReturn:
-        returned = Returned(overrides=job.overrides, cfg=job.config)
+        returned = Returned(overrides=job.overrides, cfg=job.config, hydra_cfg=job.config)
         returned.status = JobStatus.COMPLETED if job.state == "completed" else JobStatus.FAILED
         returned._return_value = job.value if job.state == "completed" else failure(jobs)
         return returned

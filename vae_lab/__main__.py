@@ -4,6 +4,7 @@ Nothing here imports torch, so that `--help`, `--cfg` and completion answer at o
 """
 
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Iterator
@@ -52,6 +53,10 @@ def run(cfg: DictConfig) -> float | None:
         refuse_ddp(cfg.trainer)
     try:
         return train(cfg)
+    except Preempted as stop:
+        if callable(signal.getsignal(stop.code - 128)):  # a scheduler's, such as submitit's, which starts the job again
+            signal.raise_signal(stop.code - 128)
+        raise
     except Exception as error:
         if is_job:  # the sweeper goes on, and reports only the first failure
             job = HydraConfig.get().job

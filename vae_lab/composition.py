@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.secrets import refuse_written_secrets
 
-PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")  # launchers and sweepers
+# Launchers and sweepers, and what a search is made of, which the sweeper looks up by name.
+PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.", "optuna.samplers.", "optuna.pruners.")
 _FOREIGN = re.compile(r"\$\{(?!hydra[.:]|sweep\.)")  # an interpolation that could bring in anything
 
 

@@ -21,7 +21,7 @@ PARTS = (
 # Single classes of packages that hold more. None of them calls what it is given, or writes where it is told to; loggers
 # are told to write into the run folder.
 CLASSES = {
-    "vae_lab": ("Checkpoints", "Gallery", "Progress", "CsvTracker", "TensorBoardTracker", "WandbTracker"),
+    "vae_lab": ("Checkpoints", "Gallery", "Progress", "Pruning", "CsvTracker", "TensorBoardTracker", "WandbTracker"),
     "lightning.pytorch": ("Trainer",),
     "lightning.pytorch.callbacks": (
         *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "GradientAccumulationScheduler"),

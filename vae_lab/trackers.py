@@ -168,7 +168,9 @@ class WandbTracker(Logger):
             return None
 
     def _new_id(self) -> str:
-        run_id = uuid.uuid4().hex[:8]
+        # The agent of a W&B sweep has chosen one, by which the sweep will find the run.
+        chosen = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+        run_id = chosen or uuid.uuid4().hex[:8]
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "wandb_id").write_text(run_id + "\n")
         return run_id

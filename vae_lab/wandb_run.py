@@ -69,7 +69,7 @@ def init_run(complaints: Complaints, settings: dict[str, Any]) -> Any:
 
     Args:
         complaints: of W&B.
-        settings: mode ("online" or "offline"), folder (for `wandb/`), run_id (of W&B; one that exists is continued), name,
+        settings: mode ("online" or "offline"), folder (for `wandb/`), run_id (one that exists is continued), name,
             labels (project, entity, group, job_type, tags), init_timeout and upload_timeout (seconds).
 
     Raises:

@@ -22,13 +22,13 @@ class Job:
     Args:
         number: its place in the sweep, from 0.
         overrides: of the job.
-        common: those that all jobs of the sweep have.
+        common: those that all jobs of the sweep have; they are not shown.
     """
 
     def __init__(self, number: int, overrides: list[str], common: set[str]):
         self.number = number
         self.overrides = overrides
-        self.distinctive = [override for override in overrides if override not in common]
+        self.distinctive = [o for o in overrides if o not in common and not o.startswith("+callbacks.pruning.")]
         self.title = " ".join(self.distinctive)
         self.state = "pending"
         self.reason = ""

@@ -53,7 +53,7 @@ class View:
         """Say that a job has started or ended; in a terminal the table does."""
         if self.live:
             return
-        text = f"job {job.number + 1}/{len(self.jobs)}  {job.state:<9}  {job.title}"
+        text = f"job {job.number + 1}/{self.jobs[-1].number + 1}  {job.state:<9}  {job.title}"
         if job.state == "completed":
             text += f"  {job.monitor} {format_value(job.value)}" + (f"  {job.seconds:.0f} s" if job.seconds > 0 else "")
         self.console.print(f"{text}  {job.reason}".rstrip(), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,196 @@
+"""Searches: what is drawn, where it is kept, what a kill leaves of it."""
+
+import os
+import signal
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from command import finish, message, start, vae_lab, wait_until
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from hydra_plugins.vae_lab_optuna import OptunaSweeper
+from vae_lab.sweep.journal import read_journal
+from vae_lab.sweep.pruning import Pruning
+from vae_lab.sweep.study import STORAGE, build_part, distribution, open_storage, storage_url
+
+SMALL = ["logger=none", "callbacks.gallery=null", "trainer=cpu", "model.hidden_dims=[8]", "sweep.n_jobs=2"]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("a=1", None),
+        ("a=interval(0,1)", FloatDistribution(0, 1)),
+        ("a=int(interval(1,9))", IntDistribution(1, 9)),
+        ("a=tag(log,interval(0.001,1))", FloatDistribution(0.001, 1, log=True)),
+        ("a=int(tag(log,interval(1,64)))", IntDistribution(1, 64, log=True)),
+        ("a=range(1,9,2)", IntDistribution(1, 9, step=2)),
+        ("a=range(0.5,2.5,step=0.5)", FloatDistribution(0.5, 2.5, step=0.5)),
+        ("a=choice(x,y)", CategoricalDistribution(["x", "y"])),
+        ("a=1,2.5,true,null", CategoricalDistribution([1, 2.5, True, "null"])),
+        ("a=choice([8],[16,8])", CategoricalDistribution(["[8]", "[16,8]"])),
+    ],
+)
+def test_what_an_override_is_drawn_from(override, expected):
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    assert distribution(parsed) == expected
+
+
+def sweeper(**changes) -> OptunaSweeper:
+    arguments = {"sampler": None, "pruner": None, "direction": "minimize", "metrics": None, "n_trials": 3, "n_jobs": 1,
+                 "max_failure_rate": 1.0, "storage": None, "study_name": None, "params": None}  # fmt: skip
+    return OptunaSweeper(**{**arguments, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"direction": "up"}, "direction must be minimize or maximize, got 'up'"),
+        ({"n_trials": 0}, "n_trials must be a whole number >= 1, got 0"),
+        ({"metrics": ["val/kl", "val/mse"]}, "direction must have an entry for each of hydra.sweeper.metrics"),
+        (
+            {"metrics": ["a", "b"], "direction": ["minimize"] * 2, "pruner": {"_target_": "x"}},
+            "pruner must be none where there are several metrics",
+        ),
+    ],
+)
+def test_wrong_settings_are_named(changes, problem):
+    with pytest.raises(ValueError, match=problem):
+        sweeper(**changes)
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "optuna.samplers.os", "optuna.samplers._base.BaseSampler", "Random", None]
+)
+def test_only_samplers_are_built(target):
+    with pytest.raises(ValueError, match=r"key\._target_ must be a class of optuna\.samplers, got"):
+        build_part("samplers", {"_target_": target}, "key")
+
+
+def test_wrong_arguments_of_a_sampler_are_named():
+    with pytest.raises(ValueError, match="key: .*unexpected keyword argument 'sed'"):
+        build_part("samplers", {"_target_": "optuna.samplers.RandomSampler", "sed": 1}, "key")
+
+
+def test_the_storage_lies_in_the_folder_of_the_sweep(tmp_path):
+    assert storage_url(None, tmp_path) == f"journal://{tmp_path}/optuna.journal"
+    assert storage_url("sqlite", tmp_path) == f"sqlite:///{tmp_path}/optuna.db"
+    assert storage_url("sqlite:////elsewhere/x.db", tmp_path) == "sqlite:////elsewhere/x.db"
+
+
+class Lit:
+    pass
+
+
+class Trainer:
+    is_global_zero, sanity_checking, should_stop = True, False, False
+
+    def __init__(self, epoch: int, value: float):
+        self.current_epoch, self.callback_metrics = epoch, {"val/loss": value}
+
+
+def test_a_trial_that_is_no_match_is_ended(tmp_path, monkeypatch):
+    url = storage_url(None, tmp_path)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0)
+    study = optuna.create_study(study_name="s", storage=open_storage(url), pruner=pruner)
+    for value in (1.0, 2.0):
+        trial = study.ask()
+        trial.report(value, 0)
+        study.tell(trial, value)
+    monkeypatch.setenv(STORAGE, url)
+    monkeypatch.setattr(optuna, "load_study", lambda **arguments: study)
+    for value, ends in ((9.0, True), (0.5, False)):
+        number, trainer = study.ask().number, Trainer(0, value)
+        pruning = Pruning(trial=number, study_name="s", monitor="val/loss")
+        pruning.on_fit_start(trainer, Lit())
+        pruning.on_validation_end(trainer, Lit())
+        assert trainer.should_stop is ends
+        assert study.trials[number].user_attrs.get("pruned", False) is ends
+        assert study.trials[number].intermediate_values == {0: value}
+
+
+def test_outside_of_its_search_a_trial_is_never_ended(monkeypatch):
+    monkeypatch.delenv(STORAGE, raising=False)
+    trainer = Trainer(0, 9.0)
+    pruning = Pruning(trial=0, study_name="s", monitor="val/loss")
+    pruning.on_fit_start(trainer, Lit())
+    pruning.on_validation_end(trainer, Lit())
+    assert not trainer.should_stop
+
+
+# --- whole searches
+
+
+def load(sweep: Path) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name=sweep.name, storage=open_storage(storage_url(None, sweep))).trials
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.timeout(300)
+def test_d4_a_killed_search_goes_on_to_its_total(tmp_path):
+    command = ["-m", "hydra/sweeper=optuna", "latent_dim=int(interval(1,30))", "optimizer.lr=interval(0.001,0.01)",
+               "hydra.sweeper.n_trials=7", "trainer.max_epochs=6", "sweep.name=mine", *SMALL]  # fmt: skip
+    sweep = tmp_path / "outputs" / "sweeps" / "mine"
+    process = start(*command, cwd=tmp_path)
+    wait_until(lambda: len(list(sweep.glob("*/metrics.jsonl"))) == 3, process)
+    process.kill()
+    assert finish(process).returncode == -signal.SIGKILL
+    before = load(sweep)
+    interrupted = [trial.params for trial in before if not trial.state.is_finished()]
+    assert interrupted
+    done = vae_lab(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    trials = load(sweep)
+    assert [trial.number for trial in trials] == list(range(7))
+    assert all(trial.state.is_finished() for trial in trials)
+    assert [trial.params for trial in trials][: len(before)] == [trial.params for trial in before]
+    assert len({str(trial.params) for trial in trials}) == 7  # nothing drawn again
+    assert len(list(sweep.glob("*/result.json"))) == 7
+    best = yaml.safe_load((sweep / "optimization_results.yaml").read_text())
+    assert best["best_value"] == min(trial.value for trial in trials)
+    again = vae_lab(*command, cwd=tmp_path)
+    assert again.returncode == 0
+    assert len(load(sweep)) == 7
+    starts = [event for event in read_journal(sweep) if event["event"] == "start"]
+    assert len(starts) == 7 + len(interrupted)
+
+
+@pytest.mark.slow
+def test_failed_trials_are_recorded_and_not_fatal(tmp_path):
+    command = ["-m", "hydra/sweeper=optuna", "latent_dim=choice(2,-1)", "hydra.sweeper.n_trials=4",
+               "trainer.max_epochs=1", "hydra/sweeper/sampler=random", "sweep.name=mine", *SMALL]  # fmt: skip
+    done = vae_lab(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    states = {
+        (trial.params["latent_dim"], trial.state.name) for trial in load(tmp_path / "outputs" / "sweeps" / "mine")
+    }
+    assert states == {(2, "COMPLETE"), (-1, "FAIL")}
+    assert "latent_dim must be a whole number >= 1, got -1" in done.stderr
+
+
+@pytest.mark.slow
+def test_several_metrics_give_a_front(tmp_path):
+    command = ["-m", "hydra/sweeper=optuna", "loss.KLD_weight=tag(log,interval(0.01,4))", "hydra.sweeper.n_trials=4",
+               "hydra.sweeper.metrics=[val/reconstruction,val/kl]", "hydra.sweeper.direction=[minimize,minimize]",
+               "hydra/sweeper/sampler=nsgaii", "hydra.sweeper.storage=sqlite", "trainer.max_epochs=1",
+               "sweep.name=mine", *SMALL]  # fmt: skip
+    done = vae_lab(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    sweep = tmp_path / "outputs" / "sweeps" / "mine"
+    study = optuna.load_study(study_name="mine", storage=storage_url("sqlite", sweep))
+    front = yaml.safe_load((sweep / "optimization_results.yaml").read_text())["solutions"]
+    assert [solution["values"] for solution in front] == [trial.values for trial in study.best_trials]
+
+
+@pytest.mark.slow
+def test_a_search_without_optuna_says_what_to_install(tmp_path):
+    (tmp_path / "optuna.py").write_text("raise ImportError('not here')")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = vae_lab("-m", "hydra/sweeper=optuna", "seed=0,1", *SMALL, cwd=tmp_path, PYTHONPATH=path)
+    assert done.returncode == 2
+    assert "hydra/sweeper=optuna needs the package optuna" in message(done)
+    assert "pip install optuna" in message(done)

@@ -1,0 +1,76 @@
+"""An Optuna study: where it is stored, and what it draws from. Optuna is imported only when a search is made."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override, Transformer
+
+STORAGE = "VAE_LAB_STUDY"  # the variable in which a trial finds its study; a URL may hold a password
+
+
+def open_storage(url: str) -> Any:
+    """Open what `storage_url` names."""
+    import optuna
+
+    if url.startswith("journal://"):
+        from optuna.storages.journal import JournalFileBackend
+
+        return optuna.storages.JournalStorage(JournalFileBackend(url.removeprefix("journal://")))
+    return optuna.storages.RDBStorage(url)
+
+
+def storage_url(storage: str | None, folder: Path) -> str:
+    """The URL of a study's storage: a journal or an sqlite database in the sweep's folder, or what the user says."""
+    if storage in (None, "journal"):
+        return f"journal://{folder / 'optuna.journal'}"
+    return f"sqlite:///{folder / 'optuna.db'}" if storage == "sqlite" else storage
+
+
+def build_part(module: str, settings: dict, key: str, **more: Any) -> Any:
+    """Build a sampler or a pruner of Optuna by the name in its config.
+
+    Args:
+        module: "samplers" or "pruners".
+        settings: `_target_` and arguments.
+        key: of the settings, for messages.
+        more: arguments that take the place of those in the settings.
+
+    Raises:
+        ValueError: if there is no such class, or it takes other arguments.
+    """
+    import optuna
+
+    package = getattr(optuna, module)
+    prefix, _, name = str(settings.get("_target_")).rpartition(".")
+    if prefix != package.__name__ or name not in package.__all__:
+        raise ValueError(f"{key}._target_ must be a class of {package.__name__}, got {settings.get('_target_')!r}")
+    arguments = {argument: value for argument, value in settings.items() if argument != "_target_"} | more
+    try:
+        return getattr(package, name)(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def distribution(override: Override) -> Any:
+    """What Optuna draws an override from, as Hydra's own Optuna plugin reads it; None if its value is fixed.
+
+    `choice` and a plain list are categories, `range(a, b, step)` includes both ends, `interval(a, b)` is continuous,
+    whole numbers with `int(interval(a, b))`, and logarithmic with `tag(log, ...)`.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if not override.is_sweep_override():
+        return None
+    value = override.value()
+    if override.is_interval_sweep():
+        kind = IntDistribution if isinstance(value.start, int) and isinstance(value.end, int) else FloatDistribution
+        return kind(value.start, value.end, log="log" in value.tags)
+    if override.is_range_sweep() and not value.shuffle:
+        kind = (
+            IntDistribution
+            if all(isinstance(x, int) for x in (value.start, value.stop, value.step))
+            else FloatDistribution
+        )
+        return kind(value.start, value.stop, step=value.step)
+    choices = list(override.sweep_iterator(transformer=Transformer.encode))
+    return CategoricalDistribution(choices)
