@@ -244,3 +244,19 @@ def test_other_launchers_refuse_several_devices(tmp_path):
     done = vae_lab("-m", "hydra/launcher=basic", "seed=0,1", "trainer=ddp", "logger=none", cwd=tmp_path)
     assert done.returncode == 2
     assert "works in a sweep with hydra/launcher=local only" in done.stderr.splitlines()[-1]
+
+
+def test_a_job_that_submitit_preempts_is_started_again_and_ends_the_same(tmp_path, undisturbed):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    one = ["-m", "loss=bce", "latent_dim=2", "seed=0", *SMALL, "trainer.max_epochs=8"]
+    slower = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "dataset.num_workers=2"]
+    process = start(*one, *slower, cwd=tmp_path)
+    sweeps = tmp_path / "outputs" / "sweeps"
+    wait_until(lambda: list(sweeps.glob("*/*/metrics.jsonl")), process)
+    (run,) = [path.parent for path in sweeps.glob("*/*/metrics.jsonl")]
+    os.kill(status(run)["pid"], signal.SIGUSR2)  # as submitit's own time limit does
+    done = finish(process)
+    assert done.returncode == 0, done.stderr
+    assert len(status(run)["times"]) == 2
+    sha, metrics = record(run)
+    assert (sha, metrics) in undisturbed[1].values()
