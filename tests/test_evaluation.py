@@ -69,6 +69,7 @@ def test_pictures_and_samples_on_demand(run_dir):
     [
         *("split=all", "split=", "checkpoint=first", "batch_size=0", "batch_size=1e3", "batch_size=true", "samples=-1"),
         *("samples=[1", "pictures=perhaps", "pictures=1", "data_root=", "batch_size=!!python/name:os.system"),
+        *("accelerator=tpu", "accelerator=[1]"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(override):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.checkpoint_files import DurableCheckpointIO
@@ -71,7 +72,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         default_root_dir=cfg.run_dir,
         callbacks=[record, Watch(), *callbacks.values(), preemption],
         logger=[metrics, *copies(loggers)],
-        plugins=[DurableCheckpointIO()],
+        plugins=[DurableCheckpointIO(), LightningEnvironment()],  # not what a launcher's variables say
         enable_checkpointing=True,
         enable_progress_bar=False,
     )

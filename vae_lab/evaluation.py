@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import OmegaConf
 from torchvision.transforms.functional import to_pil_image
 
@@ -16,6 +17,7 @@ from vae_lab.result import print_result
 from vae_lab.runs import Run
 from vae_lab.train import quiet_lightning
 from vae_lab.trained import build_stored, read_stored
+from vae_lab.trainer import accelerators
 from vae_lab.vae import VAE
 
 USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are added to their result.json.
@@ -78,6 +80,7 @@ def check(settings: dict) -> None:
     for key, least in (("batch_size", 1), ("samples", 0)):
         if type(settings[key]) is not int or settings[key] < least:
             raise ValueError(f"{key} must be a number >= {least}, got {settings[key]!r}")
+    check_choice(settings, "accelerator", accelerators())
     if not isinstance(settings["pictures"], bool):
         raise ValueError(f"pictures must be true or false, got {settings['pictures']!r}")
 
@@ -102,6 +105,7 @@ def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
         accelerator=settings["accelerator"],
         devices=1,
         logger=False,
+        plugins=[LightningEnvironment()],  # not what a launcher's variables say
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
