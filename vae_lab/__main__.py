@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_lab.composition import refuse_pickles
 from vae_lab.errors import DataError, NumericsError, OutOfMemoryError, Preempted, RunError
 from vae_lab.names import folder_name
+from vae_lab.output import lasting_output
 from vae_lab.ranks import forget_ranks, is_first
 from vae_lab.resume import resume_arguments
 from vae_lab.secrets import print_redacted, redact, refuse_secrets
@@ -94,7 +95,7 @@ def one_line_errors() -> Iterator[None]:
 
 def main() -> None:
     """Run `vae-lab`."""
-    with one_line_errors():
+    with lasting_output(), one_line_errors():
         refuse_secrets(sys.argv[1:])
         refuse_flags(sys.argv[1:])
         refuse_pickles(sys.argv[1:])
@@ -106,7 +107,7 @@ def main() -> None:
 
 def evaluate() -> None:
     """Run `vae-lab-eval`."""
-    with one_line_errors():
+    with lasting_output(), one_line_errors():
         from vae_lab.evaluation import evaluate_runs
 
         evaluate_runs(sys.argv[1:])
@@ -114,7 +115,7 @@ def evaluate() -> None:
 
 def export() -> None:
     """Run `vae-lab-export`."""
-    with one_line_errors():
+    with lasting_output(), one_line_errors():
         from vae_lab.export import export_run
 
         export_run(sys.argv[1:])
