@@ -11,13 +11,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from vae_lab.build import Experiment, build
 from vae_lab.checkpoint_files import load_checkpoint, newest_checkpoint
 from vae_lab.checkpoints import Checkpoints
+from vae_lab.continuation import check_continuation
 from vae_lab.diagnosis import diagnosed
 from vae_lab.preemption import Preemption
 from vae_lab.result import print_result
 from vae_lab.resume import continues_run, is_complete
 from vae_lab.runs import Run
 from vae_lab.trackers import WandbTracker
-from vae_lab.trained import check_fit, split_checkpoint
+from vae_lab.trained import split_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def train(cfg: DictConfig) -> float | None:
             if checkpoint is None:
                 experiment.record.metrics.truncate(0)
             else:
-                check_fit(experiment.lit, load_checkpoint(checkpoint)["state_dict"], checkpoint)
+                check_continuation(experiment, checkpoint)
             result = fit_tracked(run, cfg, experiment, checkpoint)
     if experiment.trainer.is_global_zero:
         print_result(run.folder, result)
