@@ -175,6 +175,16 @@ def test_h2_samples_that_cannot_be_written_are_named(run_dir):
         evaluate_runs([str(run_dir), "samples=2"])
 
 
+@pytest.mark.fault
+@pytest.mark.parametrize("line", ["gar", "5"])
+def test_c8_damaged_metrics_keep_no_picture_from_being_drawn(line, run_dir, caplog):
+    with open(run_dir / "metrics.jsonl", "a") as file:
+        file.write(f"{line}\n")
+    evaluate_runs([str(run_dir), "pictures=true"])
+    assert "lines are damaged" in caplog.text
+    assert (run_dir / "pictures" / "curves.png").exists()
+
+
 def test_many_samples_are_drawn_in_parts(run_dir, monkeypatch):
     evaluate_runs([str(run_dir), "samples=5"])
     before = {path.name: path.read_bytes() for path in (run_dir / "samples").iterdir()}
