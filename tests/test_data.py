@@ -5,7 +5,9 @@ import torch
 
 from vae_lab.data import BINARIZE_MODES, EpochSampler, ImageData, count
 from vae_lab.errors import DataError
+from vae_lab.fingerprint import LENGTH_0_1, fingerprint_0_1
 from vae_lab.images import Images
+from vae_lab.module import check_same_images
 
 SHAPE = (2, 3, 4)
 TOTAL = 103
@@ -379,6 +381,26 @@ def test_the_fingerprint_tells_other_images_and_other_splits():
     others = [image_data(Numbered(total=104)).fingerprint, image_data(split_seed=1).fingerprint]
     assert same[0] == same[1]
     assert len({same[0], *others}) == 3
+
+
+@pytest.mark.fault
+def test_c10_one_other_pixel_of_any_image_is_noticed():
+    known, images = image_data().fingerprint, Numbered().read()
+    for number in range(TOTAL):
+        images.pixels[number, -1, -1, -1] ^= 1
+        with pytest.raises(DataError, match="not those that the run was trained on"):
+            check_same_images(image_data(SimpleNamespace(read=lambda: images)), known)
+        images.pixels[number, -1, -1, -1] ^= 1
+    check_same_images(image_data(SimpleNamespace(read=lambda: images)), known)
+
+
+@pytest.mark.fault
+def test_c13_the_fingerprint_of_an_earlier_release_is_known():
+    known = fingerprint_0_1(image_data().splits)
+    assert len(known) == LENGTH_0_1
+    check_same_images(image_data(), known)
+    with pytest.raises(DataError, match="not those that the run was trained on"):
+        check_same_images(image_data(Numbered(total=104)), known)
 
 
 # What does not fit together

@@ -4,6 +4,7 @@ import pytest
 
 from vae_lab.diagnosis import diagnose, diagnosed
 from vae_lab.errors import OutOfMemoryError, RunError
+from vae_lab.train import train
 
 
 def test_out_of_memory_halves_the_batch_and_keeps_the_gradients(config):
@@ -25,6 +26,13 @@ def test_a_dead_worker_is_an_interrupted_run(config):
     assert isinstance(found, RunError)
     assert "dataset.num_workers=3" in str(found)
     assert f"resume={cfg.run_dir} dataset.num_workers=0" in str(found)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("key", ["trainer.limit_train_batches", "trainer.limit_val_batches"])
+def test_what_lightning_calls_misconfigured_is_a_setting(key, config):
+    with pytest.raises(ValueError, match=f"increase the `{key}` argument"):
+        train(config(f"{key}=0.0001"))
 
 
 def test_what_is_not_known_is_left_as_it_is(config):

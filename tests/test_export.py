@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 import vae_lab
 from vae_lab.__main__ import CONF
 from vae_lab.bundle import LOCAL
-from vae_lab.errors import RunError
+from vae_lab.errors import NumericsError, RunError
 from vae_lab.evaluation import evaluate_runs
 from vae_lab.export import export_run
 from vae_lab.record import parameters_sha256
@@ -37,10 +37,10 @@ def read(folder: Path) -> dict:
     return json.loads((folder / "config.json").read_text())
 
 
-def change_weights(path: Path) -> None:
+def change_weights(path: Path, by: float = 1) -> None:
     """Give a checkpoint other weights, without touching the files that are other names of it."""
     content = torch.load(path, weights_only=True)
-    content["state_dict"] = {name: value + 1 for name, value in content["state_dict"].items()}
+    content["state_dict"] = {name: value + by for name, value in content["state_dict"].items()}
     path.unlink()
     torch.save(content, path)
 
@@ -215,3 +215,12 @@ def test_the_help_names_every_setting(capsys):
     text = capsys.readouterr().out
     for word in ("RUN_DIR", "out=", "checkpoint=", "load_run"):
         assert word in text
+
+
+@pytest.mark.fault
+def test_f1_weights_that_are_not_finite_are_not_exported(make_run):
+    run_dir = make_run()
+    change_weights(run_dir / "checkpoints" / "best.ckpt", by=float("nan"))
+    with pytest.raises(NumericsError, match=r"best\.ckpt is not worth an export: \S+ is not finite"):
+        export_run([str(run_dir)])
+    assert not (run_dir / "export").exists()

@@ -84,6 +84,12 @@ HOSTILE = {
     "lightning.pytorch.loggers.MLFlowLogger": {"tracking_uri": "file://FOLDER"},
     "lightning.pytorch.profilers.SimpleProfiler": {"dirpath": "FOLDER", "filename": "marker"},
     "lightning.pytorch.strategies.DDPStrategy": {},
+    # What a killed run does not continue exactly with.
+    "lightning.pytorch.callbacks.GradientAccumulationScheduler": {"scheduling": {0: 1}},
+    "lightning.pytorch.callbacks.ModelPruning": {"pruning_fn": "l1_unstructured"},
+    "lightning.pytorch.callbacks.StochasticWeightAveraging": {"swa_lrs": 0.1},
+    "torch.optim.LBFGS": {"params": []},
+    "torch.optim.SparseAdam": {"params": []},
     "torch.optim.Optimizer": {"params": [], "defaults": {}},
     "torch.optim.swa_utils.AveragedModel": {"model": 1},
     "vae_lab.runs.Run": {"folder": "FOLDER"},

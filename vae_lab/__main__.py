@@ -21,6 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_lab.composition import refuse_pickles
 from vae_lab.errors import DataError, NumericsError, OutOfMemoryError, Preempted, RunError, SweepError
 from vae_lab.names import folder_name
+from vae_lab.output import lasting_output
+from vae_lab.ranks import forget_ranks, is_first
 from vae_lab.resume import resume_arguments
 from vae_lab.secrets import print_redacted, redact, refuse_secrets
 from vae_lab.suggestions import explain, refuse_flags
@@ -96,9 +98,10 @@ def one_line_errors() -> Iterator[None]:
 
     HYDRA_FULL_ERROR=1 shows the traceback, as it does for Hydra.
     """
-    # The further processes of a run on several devices inherit the variable from the first.
+    forget_ranks()
     sys.excepthook = print_redacted  # of what nobody thought of
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1" and "LOCAL_RANK" not in os.environ
+    # The further processes of a run on several devices inherit the variable from the first.
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1" and is_first()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to here
     try:
         yield
@@ -110,14 +113,14 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise Preempted(130) from error
     except Preempted:
-        if os.environ.get("LOCAL_RANK", "0") != "0":  # Lightning would kill the first process, which tells the end
+        if not is_first():  # Lightning would kill the first process, which tells the end
             sys.exit(0)
         raise
 
 
 def main() -> None:
     """Run `vae-lab`."""
-    with one_line_errors():
+    with lasting_output(), one_line_errors():
         refuse_secrets(sys.argv[1:])
         refuse_flags(sys.argv[1:])
         refuse_pickles(sys.argv[1:])
@@ -129,7 +132,7 @@ def main() -> None:
 
 def evaluate() -> None:
     """Run `vae-lab-eval`."""
-    with one_line_errors():
+    with lasting_output(), one_line_errors():
         from vae_lab.evaluation import evaluate_runs
 
         evaluate_runs(sys.argv[1:])
@@ -137,7 +140,7 @@ def evaluate() -> None:
 
 def export() -> None:
     """Run `vae-lab-export`."""
-    with one_line_errors():
+    with lasting_output(), one_line_errors():
         from vae_lab.export import export_run
 
         export_run(sys.argv[1:])

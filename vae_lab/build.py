@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.checkpoint_files import DurableCheckpointIO
@@ -71,7 +72,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         default_root_dir=cfg.run_dir,
         callbacks=[record, Watch(), *callbacks.values(), preemption],
         logger=[metrics, *copies(loggers)],
-        plugins=[DurableCheckpointIO()],
+        plugins=[DurableCheckpointIO(), LightningEnvironment()],  # not what a launcher's variables say
         enable_checkpointing=True,
         enable_progress_bar=False,
     )
@@ -115,14 +116,23 @@ def build_module(cfg: DictConfig) -> LitVAE:
     Raises:
         ValueError: if a setting is out of range.
     """
-    if not 0 <= cfg.seed < 2**32:
-        raise ValueError(f"seed must be a whole number in [0, 2**32), got {cfg.seed}")
+    check_seed(cfg.seed)
     seed_everything(cfg.seed, verbose=False)  # the initial weights
     vae = build_vae(cfg)
     warn_of_unused(cfg.loss, vae)
     objective = instantiate(cfg.objective, "objective")
     schedule = instantiate(cfg.optimizer.schedule, "optimizer.schedule") if cfg.optimizer.schedule else None
     return LitVAE(vae, objective, build_optimizer(cfg.optimizer, vae), schedule, cfg.optimizer.lr, cfg.seed)
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what generators of random numbers do not take.
+
+    Raises:
+        ValueError: with the value.
+    """
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
 
 
 def build_vae(cfg: DictConfig) -> VAE:
@@ -164,6 +174,8 @@ def build_data(cfg: DictConfig) -> ImageData:
         ValueError: if a setting is out of range.
     """
     source = instantiate(cfg.dataset.source, "dataset.source")
+    if not hasattr(source, "read"):
+        raise ValueError(f"dataset.source must be a class with read(), got {type(source).__name__}")
     keys = ("image_shape", "batch_size", "binarize", "flip", "val_size", "test_size", "split_seed", "num_workers")
     return ImageData(source, **{key: cfg.dataset[key] for key in keys}, seed=cfg.seed)
 

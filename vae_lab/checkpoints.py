@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
 
 from vae_lab.durable import durable_link
 from vae_lab.errors import NumericsError
@@ -138,18 +139,32 @@ class Checkpoints(Checkpoint):
             durable_link(folder / "last.ckpt", folder / "best.ckpt")
 
 
+def first_broken(weights: dict[str, Tensor]) -> str | None:
+    """The name of the first weight that is not finite, if there is one."""
+    return next((name for name, value in weights.items() if not value.isfinite().all()), None)
+
+
+def check_finite(trainer, lit) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        NumericsError: naming the first one.
+    """
+    broken = first_broken(lit.state_dict())
+    if broken is not None:
+        raise NumericsError(
+            f"{broken} is not finite at step {trainer.global_step}; no checkpoint holds it. "
+            "In a new run lower optimizer.lr or set trainer.gradient_clip_val=1.0"
+        )
+
+
 def save_last(trainer, lit) -> None:
     """Write `checkpoints/last.ckpt` in the run folder; the one before becomes `previous.ckpt`.
 
     Raises:
         NumericsError: if a parameter is not finite; the previous checkpoint stays.
     """
-    broken = [name for name, value in lit.state_dict().items() if not value.isfinite().all()]
-    if broken:
-        raise NumericsError(
-            f"{broken[0]} is not finite at step {trainer.global_step}; the last checkpoint was kept. "
-            "Lower optimizer.lr or set trainer.gradient_clip_val=1.0"
-        )
+    check_finite(trainer, lit)
     path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
     if trainer.is_global_zero and path.exists():
         durable_link(path, path.with_name("previous.ckpt"))

@@ -11,7 +11,7 @@ from typing import Any
 import hydra._internal.hydra
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vae_lab.secrets import refuse_written_secrets
 
@@ -22,6 +22,19 @@ _FOREIGN = re.compile(r"\$\{(?!hydra[.:]|sweep\.)")  # an interpolation that cou
 
 class CheckedLoader(ConfigLoaderImpl):
     """Hydra's loader. Every config that Hydra acts on comes from here, also those of the jobs of a sweep."""
+
+    def _process_config_searchpath(self, config_name: str | None, overrides: list, repo: Any) -> None:
+        """Let Hydra look for config files where the main one says, unless it names a package, which would be imported.
+
+        Raises:
+            ValueError: naming what is not a folder.
+        """
+        loaded = repo.load_config(config_path=config_name) if config_name else None
+        found = OmegaConf.select(loaded.config, "hydra.searchpath") if loaded else None
+        for path in found if isinstance(found, ListConfig) else ():
+            if "://" in str(path) and not str(path).startswith("file://"):
+                raise ValueError(f"hydra.searchpath in a config must name folders, got {path!r}; write file://FOLDER")
+        super()._process_config_searchpath(config_name, overrides, repo)
 
     def _load_configuration_impl(self, *args: Any, **kwargs: Any) -> DictConfig:
         """Compose, then check.
@@ -68,6 +81,11 @@ def check_hydra(settings: dict[str, Any]) -> None:
         raise ValueError("hydra.callbacks cannot be set: a config may only name classes that are trusted")
     if not isinstance(settings["job"], dict) or settings["job"]["env_set"]:
         raise ValueError("hydra.job.env_set cannot be set: set variables in the environment of the command")
+    if settings["output_subdir"] is not None:
+        raise ValueError(
+            f"hydra.output_subdir must be null, got {settings['output_subdir']!r}: the run keeps its config itself, "
+            "and Hydra's would overwrite that of a run that is there already"
+        )
     for key in ("job_logging", "hydra_logging"):
         if not isinstance(settings[key], dict) or settings[key].get("root") is not None:
             raise ValueError(f"hydra.{key} cannot be set: train.log holds the log; choose hydra/{key}=none")

@@ -3,7 +3,6 @@
 Shapes: N images, B batch, C channels, H height, W width, F label columns.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -11,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from vae_lab.fingerprint import fingerprint
 from vae_lab.images import Images, check_images
 from vae_lab.seeds import BINARIZE, ORDER, SPLIT, derive_seed
 
@@ -164,7 +164,7 @@ class ImageData(LightningDataModule):
         self.factors, self.labels, self.num_skipped = images.factors, images.labels, images.num_skipped
         pixels = binarized(images.pixels, self.binarize, self.split_seed)
         self.splits = {name: Pixels(pixels, index) for name, index in self._split(images).items()}
-        self.fingerprint = self._fingerprint()
+        self.fingerprint = fingerprint(self.splits)
 
     def _split(self, images: Images) -> dict[str, Tensor]:
         """Disjoint int64 indices of the train, val and test images: the source's own splits where it has them."""
@@ -181,15 +181,6 @@ class ImageData(LightningDataModule):
             num_val = count("val_size", self.val_size, len(train))
             train, val = train[num_val:], train[:num_val]
         return {"train": train.sort().values, "val": val.sort().values, "test": test.sort().values}
-
-    def _fingerprint(self) -> str:
-        """A hash of the splits and of a few hundred images: two data modules that share it hold the same images."""
-        digest = hashlib.sha256()
-        for split in self.splits.values():
-            digest.update(split.index.numpy().tobytes())
-            chosen = split.index[:: max(1, len(split) // 100)]
-            digest.update(split.pixels[chosen].numpy().tobytes())
-        return digest.hexdigest()[:16]
 
     def start_at(self, epoch: int, batch: int) -> None:
         """Continue training at a batch of an epoch."""

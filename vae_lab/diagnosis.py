@@ -1,9 +1,11 @@
 """What failures inside torch mean for the user: the setting to change instead of the operation that failed."""
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from vae_lab.errors import OutOfMemoryError, RunError
@@ -32,7 +34,7 @@ def diagnosed(cfg: DictConfig) -> Iterator[None]:
 def diagnose(error: Exception, cfg: DictConfig) -> Exception:
     """The failure in the user's terms, or the exception itself where there is nothing to add."""
     text = str(error)
-    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(words in text for words in NO_MEMORY):
+    if is_out_of_memory(error):
         return OutOfMemoryError(f"out of memory ({first_line(error)}): {smaller_batch(cfg)}")
     lost_contact = isinstance(error, ConnectionError | EOFError) and cfg.dataset.num_workers > 0
     if lost_contact or "DataLoader worker" in text:
@@ -40,7 +42,15 @@ def diagnose(error: Exception, cfg: DictConfig) -> Exception:
             f"a worker of dataset.num_workers={cfg.dataset.num_workers} died ({first_line(error)}), often for want of "
             f"memory; continue with: vae-lab resume={cfg.run_dir} dataset.num_workers=0"
         )
+    if isinstance(error, MisconfigurationException):  # Lightning's word for a setting
+        return ValueError(re.sub(r"`(?=(limit|val_check|max|min)_)", "`trainer.", text))
     return error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether that is what an exception says, in one of the many ways."""
+    says_so = any(words in str(error) for words in NO_MEMORY)
+    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and says_so
 
 
 def smaller_batch(cfg: DictConfig) -> str:

@@ -60,7 +60,7 @@ def read_json(path: Path) -> dict:
     """Read a JSON file that holds an object; a missing one is empty.
 
     Raises:
-        RunError: if it is damaged.
+        RunError: if it is damaged or cannot be read.
     """
     try:
         content = json.loads(path.read_text())
@@ -69,6 +69,8 @@ def read_json(path: Path) -> dict:
         return content
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}; move it away to go on without it") from error
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}): delete it to go on without it") from error
 
@@ -97,6 +99,8 @@ def durable_link(source: Path, target: Path) -> None:
 def cannot_write(path: Path, error: OSError, size: int | None = None) -> str:
     """One line on why a file could not be written and what to do; on a full disk with the bytes needed and free."""
     reason = f"cannot write {path}: {error.strerror or error}"
+    if error.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
+        return f"{reason}; move away what is there instead, or choose another folder"
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return f"{reason}; check the permissions of {path.parent}, or choose another folder"
     needed = f"{size:,} bytes needed, " if size else ""

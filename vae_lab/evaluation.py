@@ -1,21 +1,38 @@
 """`vae-lab-eval`: the metrics of trained runs on a split that training never saw."""
 
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from vae_lab.arguments import check_choice, read_arguments
-from vae_lab.build import build_data
+from vae_lab.build import build_data, check_seed
+from vae_lab.crosscheck import names_of_metrics
+from vae_lab.data import ImageData
+from vae_lab.diagnosis import first_line, is_out_of_memory
+from vae_lab.durable import cannot_write
+from vae_lab.errors import OutOfMemoryError, Preempted, RunError
 from vae_lab.gallery import Painter, fixed_latents
 from vae_lab.instantiate import instantiate
 from vae_lab.module import LitVAE, check_same_images
+from vae_lab.preemption import Preemption
 from vae_lab.result import print_result
 from vae_lab.runs import Run
+from vae_lab.saved_config import one_line
+from vae_lab.settings import READ, check_parts
+from vae_lab.signatures import check_kind, lookup
 from vae_lab.train import quiet_lightning
-from vae_lab.trained import build_stored, read_stored
+from vae_lab.trained import Stored, build_stored, read_stored
+from vae_lab.trainer import accelerators
 from vae_lab.vae import VAE
 
 USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are added to their result.json.
@@ -30,6 +47,9 @@ USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are ad
   accelerator=auto   auto, cpu, gpu
 
   data_root=DIR and dataset.root=DIR say where the images are now."""
+CHUNK = 256  # samples at a time
+MAX_SAMPLES = 999_999  # their names have six digits
+PARTS = ("dataset.source", "objective")  # what is built besides the model
 DEFAULTS = {
     "split": "test",
     "checkpoint": "best",
@@ -61,10 +81,27 @@ def evaluate_runs(arguments: list[str]) -> None:
     check(settings)
     quiet_lightning()
     for folder in folders:
-        result = evaluate(folder, settings)
+        with preemptible(folder):
+            result = evaluate(folder, settings)
         if settings["split"] == "test":  # the other splits have their values from training
             Run(folder).write_result(result)
         print_result(folder, result)
+
+
+@contextmanager
+def preemptible(folder: Path) -> Iterator[None]:
+    """Stop on a signal with its exit code; Lightning would make an interruption a failure.
+
+    Raises:
+        Preempted: after saying so.
+    """
+    try:
+        with Preemption():
+            yield
+    except Preempted as stop:
+        name = signal.Signals(stop.code - 128).name
+        print(f"vae-lab: {name} stopped the evaluation of {folder}, whose result is as it was", file=sys.stderr)
+        raise
 
 
 def check(settings: dict) -> None:
@@ -75,9 +112,10 @@ def check(settings: dict) -> None:
     """
     check_choice(settings, "split", ("train", "val", "test"))
     check_choice(settings, "checkpoint", ("best", "last"))
-    for key, least in (("batch_size", 1), ("samples", 0)):
-        if type(settings[key]) is not int or settings[key] < least:
-            raise ValueError(f"{key} must be a number >= {least}, got {settings[key]!r}")
+    for key, least, most in (("batch_size", 1, 10**9), ("samples", 0, MAX_SAMPLES)):
+        if type(settings[key]) is not int or not least <= settings[key] <= most:
+            raise ValueError(f"{key} must be a whole number in [{least}, {most}], got {settings[key]!r}")
+    check_choice(settings, "accelerator", accelerators())
     if not isinstance(settings["pictures"], bool):
         raise ValueError(f"pictures must be true or false, got {settings['pictures']!r}")
 
@@ -89,33 +127,81 @@ def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
         `{split}/{key}` in the units of `vae_lab.module`, and which checkpoint they belong to.
     """
     stored = read_stored(folder, settings["checkpoint"])
-    vae, cfg = build_stored(stored), stored.cfg
-    for key in ("data_root", "dataset.root"):
-        if settings[key] is not None:
-            OmegaConf.update(cfg, key, settings[key])
-    cfg.dataset.batch_size = settings["batch_size"]
-    cfg.dataset.num_workers = 0  # the images are in memory, and a stranger's number could be anything
-    data = build_data(cfg)
-    objective = instantiate(cfg.objective, "objective")
-    lit = LitVAE(vae, objective, optimizer=None, schedule=None, lr=1.0, seed=cfg.seed)  # which takes no steps
+    cfg = stored.cfg
+    with small_enough(settings):
+        vae = build_stored(stored)
+        for key in ("data_root", "dataset.root"):
+            if settings[key] is not None:
+                OmegaConf.update(cfg, key, settings[key])
+        cfg.dataset.batch_size = settings["batch_size"]
+        cfg.dataset.num_workers = 0  # the images are in memory, and a stranger's number could be anything
+        data, lit = build_evaluated(stored, vae)
+        data.prepare_data()
+        check_same_images(data, stored.images)
+        data.test_split = settings["split"]
+        metrics = measure(lit, data, settings["accelerator"])
+        if settings["pictures"]:
+            Painter(vae.cpu(), data, folder).draw_all(stored.epoch)
+        if settings["samples"]:
+            write_samples(vae.cpu(), folder / "samples", settings["samples"])
+    split = settings["split"]
+    metrics = {key.replace("test/", f"{split}/"): float(value) for key, value in metrics.items()}
+    return {**metrics, f"{split}/checkpoint": stored.checkpoint}
+
+
+@contextmanager
+def small_enough(settings: dict) -> Iterator[None]:
+    """Say which settings need less memory, where there is not enough.
+
+    Raises:
+        OutOfMemoryError: with their values.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        lower = f"lower batch_size={settings['batch_size']}, or choose accelerator=cpu"
+        raise OutOfMemoryError(f"out of memory ({first_line(error)}): {lower}") from error
+
+
+def build_evaluated(stored: Stored, vae: VAE) -> tuple[ImageData, LitVAE]:
+    """Build what is evaluated from the config of a run, which may be a stranger's.
+
+    Raises:
+        ValueError: naming the setting that is wrong, or the config.
+    """
+    cfg = stored.cfg
+    try:
+        nodes = {key: cfg.get(key) for key in ("seed", "dataset", "objective")}
+        plain = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in nodes.items()}
+        check_parts(plain, PARTS)
+        for key in READ:
+            check_kind({}, key, READ[key], lookup(plain, key))
+        check_seed(cfg.seed)
+        data = build_data(cfg)
+        objective = instantiate(cfg.objective, "objective")
+        names_of_metrics(vae, objective)
+    except (ValueError, OmegaConfBaseException):
+        raise  # it names the key
+    except Exception as error:  # a config that is not one of ours can lack anything, anywhere
+        raise ValueError(f"the config beside {stored.source} cannot be evaluated: {one_line(error)}") from error
+    return data, LitVAE(vae.eval(), objective, optimizer=None, schedule=None, lr=1.0, seed=cfg.seed)  # takes no steps
+
+
+def measure(lit: LitVAE, data: ImageData, accelerator: str) -> dict[str, Tensor]:
+    """The metrics of the split that `data` is set to, named after the test split."""
     trainer = Trainer(
-        accelerator=settings["accelerator"],
+        accelerator=accelerator,
         devices=1,
         logger=False,
+        plugins=[LightningEnvironment()],  # not what a launcher's variables say
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data.prepare_data()
-    check_same_images(data, stored.images)
-    split = data.test_split = settings["split"]
     trainer.test(lit, datamodule=data, verbose=False)
-    metrics = {key.replace("test/", f"{split}/"): float(value) for key, value in trainer.callback_metrics.items()}
-    if settings["pictures"]:
-        Painter(vae.cpu(), data, folder).draw_all(stored.epoch)
-    if settings["samples"]:
-        write_samples(vae.cpu(), folder / "samples", settings["samples"])
-    return {**metrics, f"{split}/checkpoint": stored.checkpoint}
+    return trainer.callback_metrics
 
 
 def write_samples(vae: VAE, folder: Path, num: int) -> None:
@@ -123,12 +209,17 @@ def write_samples(vae: VAE, folder: Path, num: int) -> None:
 
     Raises:
         ValueError: if the model has no prior.
+        RunError: if they cannot be written.
     """
     if not vae.posterior.is_stochastic:
         raise ValueError("samples need a prior, which posterior=deterministic does not have")
-    folder.mkdir(exist_ok=True)
     latents = fixed_latents(num, vae.latent_dim)
-    with torch.no_grad():
-        images = torch.cat([vae.generate(z) for z in latents.split(256)])
-    for number, image in enumerate(images):
-        to_pil_image(image.clamp(0, 1)).save(folder / f"{number:06d}.png")
+    try:
+        folder.mkdir(exist_ok=True)
+        for start in range(0, num, CHUNK):
+            with torch.no_grad():
+                images = vae.generate(latents[start : start + CHUNK])
+            for number, image in enumerate(images, start):
+                to_pil_image(image.clamp(0, 1)).save(folder / f"{number:06d}.png")
+    except OSError as error:
+        raise RunError(cannot_write(folder, error)) from error

@@ -8,8 +8,9 @@ from omegaconf import OmegaConf
 
 from vae_lab.arguments import check_choice, read_arguments
 from vae_lab.bundle import CONFIG, WEIGHTS, is_bundle, shareable, write_bundle
+from vae_lab.checkpoints import first_broken
 from vae_lab.durable import read_json
-from vae_lab.errors import RunError
+from vae_lab.errors import NumericsError, RunError
 from vae_lab.record import parameters_sha256
 from vae_lab.resume import leaves
 from vae_lab.trained import build_stored, read_run
@@ -34,6 +35,7 @@ def export_run(arguments: list[str]) -> None:
     Raises:
         ValueError: if a setting is wrong, or the config does not rebuild the model without what is left out.
         RunError: if the folder is not a run that can be loaded, or the files cannot be written.
+        NumericsError: if a weight is not finite.
     """
     if "--help" in arguments or "-h" in arguments:
         print(USAGE)
@@ -59,13 +61,15 @@ def export(folder: Path, target: Path, checkpoint: str) -> list[str]:
         The keys of the config that are null in the export, because they belong to this machine.
 
     Raises:
-        ValueError, RunError: as `export_run`.
+        ValueError, RunError, NumericsError: as `export_run`.
     """
     if is_bundle(folder):
         raise RunError(f"{folder} is an export already; copy it")
     stored = read_run(folder, checkpoint)
     config = shareable(stored.cfg)
     vae = build_stored(stored._replace(cfg=OmegaConf.create(config)))  # as a reader will
+    if broken := first_broken(vae.state_dict()):
+        raise NumericsError(f"{stored.source} is not worth an export: {broken} is not finite")
     facts = {
         "checkpoint": checkpoint,
         "epoch": stored.epoch,

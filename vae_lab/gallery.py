@@ -6,7 +6,6 @@ means instead of samples, and latents from a generator of its own.
 Shapes: B batch, C channels, H height, W width, D latent_dim.
 """
 
-import json
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vae_lab import pictures
+from vae_lab.history import read_history
 
 SPLIT = "val"
 CHUNK = 256  # images through the model at a time
@@ -103,9 +103,8 @@ class Painter:
     def draw_history(self) -> dict[str, Path]:
         """Draws the loss curves and, of the pictures of all epochs, a GIF and the first against the last."""
         paths = {}
-        if (self.run_dir / "metrics.jsonl").exists():
-            lines = (self.run_dir / "metrics.jsonl").read_text().splitlines()
-            paths = self._save({"curves": pictures.curves([json.loads(line) for line in lines])})
+        if (self.run_dir / "metrics.jsonl").is_file():
+            paths = self._save({"curves": pictures.curves(read_history(self.run_dir / "metrics.jsonl"))})
         kind = "samples" if self.vae.posterior.is_stochastic else "reconstructions"
         frames = sorted(self.folder.glob(f"{kind}_epoch_*.png"), key=_epoch)
         if len(frames) > 1:

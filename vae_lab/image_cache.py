@@ -30,7 +30,7 @@ from vae_lab.lock import locked
 ON_BAD = ("error", "skip")
 MAX_SKIPPED = 0.05  # of all pictures
 MAX_NAMED = 1000
-CACHE_VERSION = 2  # raise it when a decoded pixel can come out different
+CACHE_VERSION = 3  # raise it when a decoded pixel can come out different
 CHUNK = 256  # pictures
 READ = 2**24  # bytes at once
 SAMPLE = 256  # pictures whose content is compared, at least

@@ -160,6 +160,7 @@ def decode(path: Path, image_shape: Sequence[int], fit: str, background: tuple[i
         with open(path, "rb") as file:
             image = _open_whole(file)
             _check_values(image)
+            _spread_transparency(image)
             if fit != "pad":
                 # Large JPEGs decode much faster at a reduced scale. Below four times the size it would show.
                 image.draft(None, (4 * size, 4 * size))
@@ -209,6 +210,14 @@ def _check_values(image: Image.Image) -> None:
         raise ValueError(f"32-bit pixels have no known range: {advice}")
     if "transparency" in image.info and ";16" in str(image.tile):
         raise ValueError("a transparent colour of 16 bits: save the picture with an alpha channel")
+
+
+def _spread_transparency(image: Image.Image) -> None:
+    """Brings the transparent grey of a PNG with 2 or 4 bits to 0 ... 255, as Pillow does with its pixels only."""
+    levels = {"L;2": 4, "L;4": 16}.get(image.tile[0][3]) if image.format == "PNG" and image.mode == "L" else None
+    transparent = image.info.get("transparency")
+    if levels and isinstance(transparent, int) and transparent < levels:
+        image.info["transparency"] = transparent * 255 // (levels - 1)
 
 
 def _bits(image: Image.Image) -> int:

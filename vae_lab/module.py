@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vae_lab.checkpoints import set_position
 from vae_lab.data import ImageData
 from vae_lab.errors import DataError, NumericsError
+from vae_lab.fingerprint import LENGTH_0_1, fingerprint_0_1
 from vae_lab.means import Means
 from vae_lab.seeds import TRAIN, VALIDATION, derive_seed, seed_generators
 from vae_lab.vae import VAE
@@ -206,13 +207,14 @@ class LitVAE(LightningModule):
         return divmod(self.batches_seen, self.trainer.num_training_batches) if self.batches_seen else (0, 0)
 
 
-def check_same_images(data: ImageData, fingerprint: str) -> None:
+def check_same_images(data: ImageData, known: str) -> None:
     """Refuse images other than those a run was trained on: its test images may be among their training images.
 
     Raises:
         DataError: if the images or their splits differ.
     """
-    if data.fingerprint != fingerprint:
+    found = fingerprint_0_1(data.splits) if len(known) == LENGTH_0_1 else data.fingerprint
+    if found != known:
         raise DataError(
             "the images or their splits are not those that the run was trained on; "
             "point data_root (or dataset.root) to the same images, or start a new run"

@@ -60,8 +60,17 @@ class Run:
 
     @property
     def status(self) -> dict:
-        """What `status.json` says; empty before the first start."""
-        return read_json(self.folder / "status.json")
+        """What `status.json` says; empty before the first start.
+
+        Raises:
+            RunError: if it is damaged.
+        """
+        path = self.folder / "status.json"
+        status = read_json(path)
+        times = status.get("times", [])
+        if not isinstance(times, list) or not all(isinstance(start, dict) for start in times):
+            raise RunError(f"{path} is damaged (times is not a list of objects): delete it to go on without it")
+        return status
 
     @property
     def result(self) -> dict:
@@ -80,6 +89,8 @@ class Run:
             return
         with locked(self.folder / ".lock"):
             remove_leftovers(self.folder)
+            for path in self.folder.glob(".lr_find_*.ckpt"):  # of a search for a learning rate that was killed
+                path.unlink(missing_ok=True)
             yield
 
     def check_start(self, resumes: bool) -> None:
@@ -94,6 +105,23 @@ class Run:
             raise RunError(
                 f"{self.folder} already holds a run ({state}): continue it with resume={self.folder}, "
                 "or choose another hydra.run.dir"
+            )
+
+    def check_start_again(self, saves: bool) -> None:
+        """Refuse to begin a run again that is complete, or whose checkpoints are gone.
+
+        Args:
+            saves: whether the run saves checkpoints; the first one is older than its first metrics.
+
+        Raises:
+            RunError: naming what would be overwritten.
+        """
+        metrics = self.folder / "metrics.jsonl"
+        has_metrics = saves and metrics.exists() and metrics.stat().st_size > 0
+        if (self.result or self.status.get("state") == "completed" or has_metrics) and not rank_zero_only.rank:
+            raise RunError(
+                f"{self.folder / 'checkpoints'} has no checkpoint to continue from, and from the beginning the run's "
+                "record would be overwritten; bring last.ckpt back, or start a new run in another hydra.run.dir"
             )
 
     @contextmanager

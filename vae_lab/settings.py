@@ -4,7 +4,7 @@ What a class reads, its signature says (`vae_lab.signatures`); what the program 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -93,13 +93,17 @@ def check_not_empty(raw: dict, plain: dict) -> None:
             raise ValueError(f"{key} is empty; write {key}=VALUE, or {key}=null for none")
 
 
-def check_parts(plain: dict) -> None:
+def check_parts(plain: dict, paths: Sequence[str] = PARTS) -> None:
     """Refuse a part that is missing or names no class.
+
+    Args:
+        plain: the config.
+        paths: of the parts in it.
 
     Raises:
         ValueError: naming the part.
     """
-    for path in PARTS:
+    for path in paths:
         node = lookup(plain, path)
         if path == "optimizer.schedule" and node in (None, {}):
             continue

@@ -10,14 +10,17 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vae_lab.build import Experiment, build
 from vae_lab.checkpoint_files import load_checkpoint, newest_checkpoint
-from vae_lab.checkpoints import Checkpoints
+from vae_lab.checkpoints import Checkpoints, check_finite
+from vae_lab.continuation import check_continuation
 from vae_lab.diagnosis import diagnosed
+from vae_lab.instantiate import targets
 from vae_lab.preemption import Preemption
 from vae_lab.result import print_result
 from vae_lab.resume import continues_run, is_complete
 from vae_lab.runs import Run
+from vae_lab.settings import check_settings
 from vae_lab.trackers import WandbTracker
-from vae_lab.trained import check_fit, split_checkpoint
+from vae_lab.trained import split_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +46,8 @@ def train(cfg: DictConfig) -> float | None:
         return run.result.get("best_value")
     with run.locked(), run.train_log(), Preemption() as preemption:
         run.check_start(continues)
-        checkpoint = newest_checkpoint(run.folder / "checkpoints") if continues else None
-        if checkpoint is not None:
-            check_goes_on(cfg, checkpoint)
-        elif cfg.resume:
+        checkpoint = find_checkpoint(run, cfg) if continues else None
+        if checkpoint is None and cfg.resume:
             log.warning("%s has no checkpoint yet: starting from the beginning", run.folder)
         with run.recording(), diagnosed(cfg):
             run.write_config(**composition(cfg, continues))
@@ -54,7 +55,7 @@ def train(cfg: DictConfig) -> float | None:
             if checkpoint is None:
                 experiment.record.metrics.truncate(0)
             else:
-                check_fit(experiment.lit, load_checkpoint(checkpoint)["state_dict"], checkpoint)
+                check_continuation(experiment, checkpoint)
             result = fit_tracked(run, cfg, experiment, checkpoint)
     if experiment.trainer.is_global_zero:
         print_result(run.folder, result)
@@ -89,6 +90,23 @@ def fit_tracked(run: Run, cfg: DictConfig, experiment: Experiment, checkpoint: P
     return result
 
 
+def find_checkpoint(run: Run, cfg: DictConfig) -> Path | None:
+    """Where to continue; None for the beginning, where a run was killed before it saved anything.
+
+    Raises:
+        ValueError: naming a setting that is wrong.
+        RunError: if the checkpoints are damaged or gone.
+    """
+    check_settings(cfg)
+    checkpoint = newest_checkpoint(run.folder / "checkpoints")
+    if checkpoint is not None:
+        check_goes_on(cfg, checkpoint)
+    else:
+        saves = any(target.endswith(".Checkpoints") for _, target in targets(OmegaConf.to_container(cfg.callbacks)))
+        run.check_start_again(saves)
+    return checkpoint
+
+
 def check_goes_on(cfg: DictConfig, checkpoint: Path) -> None:
     """Refuse to continue to a point that a run has passed already.
 
@@ -116,6 +134,7 @@ def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> Non
     has_validation = len(data.splits["val"]) > 0 and cfg.trainer.limit_val_batches != 0
     if has_validation and 0 < trainer.global_step != lit.validated_at:
         trainer.validate(lit, data, verbose=False)
+    check_finite(trainer, lit)  # where nothing was saved or validated, nobody has looked
 
 
 def collect_result(experiment: Experiment) -> dict:

@@ -16,7 +16,11 @@ from vae_lab.saved_config import check_links, load_saved, one_line
 from vae_lab.vae import VAE
 
 # What must be in a checkpoint of ours.
-CHECKPOINT = {"state_dict": dict, "global_step": int, "vae_lab": dict, "vae_lab.epoch": int, "vae_lab.images": str}
+CHECKPOINT = {
+    **{"state_dict": dict, "global_step": int, "vae_lab": dict, "vae_lab.images": str, "vae_lab.means": dict},
+    **dict.fromkeys((f"vae_lab.{count}" for count in ("seed", "epoch", "batch", "batches_seen", "validated_at")), int),
+    "vae_lab.lr": float | int,
+}
 
 
 class TrainedRun(NamedTuple):
@@ -96,8 +100,9 @@ def split_checkpoint(content: dict[str, Any], path: Path) -> tuple[dict[str, Ten
     inner = facts if isinstance(facts, dict) else {}
     found = {**content, **{f"vae_lab.{key}": value for key, value in inner.items()}}
     for key, kind in CHECKPOINT.items():
-        if not isinstance(found.get(key), kind):
-            raise RunError(f"{path} is not a checkpoint of vae-lab: {key} is missing or of another kind")
+        value = found.get(key)
+        if not isinstance(value, kind) or kind is int and value < (-1 if key == "vae_lab.validated_at" else 0):
+            raise RunError(f"{path} is not a checkpoint of vae-lab: {key} is missing or not what it must be")
     return {str(name).removeprefix("vae."): weight for name, weight in content["state_dict"].items()}, facts
 
 

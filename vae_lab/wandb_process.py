@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,21 @@ log = logging.getLogger(__name__)
 FINISH_TIMEOUT = 10  # seconds for W&B at the end of a run
 UPLOAD_TIMEOUT = 8  # of them for what was not uploaded yet
 MAX_WAITING = 2**26  # bytes of orders
+# Variables that hold paths, which may start from the current directory.
+FILES = ("NETRC", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_IDENTITY_TOKEN_FILE")
 
 
 def command(*arguments: str) -> dict[str, Any]:
-    """Arguments for `subprocess`: the same Python with the same packages, and no terminal that could be asked on."""
-    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    """Arguments for `subprocess`: the same Python with the same packages, and no terminal that could be asked on.
+
+    W&B obeys `wandb/settings` in the current directory, which may be a stranger's, and would send the API key to the
+    server named there; so it starts where there is none.
+    """
+    files = {name: os.path.abspath(os.environ[name]) for name in FILES if os.environ.get(name)}
     return {
         "args": [sys.executable, "-P", "-m", "vae_lab.wandb_worker", *arguments],
-        "env": {**os.environ, "PYTHONPATH": paths},
+        "env": {**os.environ, **files, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+        "cwd": "/",
         "stdout": subprocess.PIPE,
         "stderr": subprocess.DEVNULL,
         "start_new_session": True,
@@ -43,7 +51,16 @@ def obstacle(timeout: float) -> str | None:
         done = subprocess.run(**command("check"), stdin=subprocess.DEVNULL, timeout=timeout)
     except subprocess.TimeoutExpired:
         return None  # the run will find out
-    return redact(json.loads(done.stdout)[1]) if done.stdout else None
+    return next((redact(text) for _, text in reports(done.stdout.splitlines())), None)
+
+
+def reports(lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+    """The reports, level and text, among lines that may also be what a customised Python prints as it starts."""
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            match json.loads(line):
+                case [int() as level, str() as text]:
+                    yield level, text
 
 
 class WandbProcess:
@@ -109,7 +126,7 @@ class WandbProcess:
         except BrokenPipeError:
             self._waiting.clear()
         *lines, self._received = self._received.split(b"\n")
-        for level, text in map(json.loads, lines):
+        for level, text in reports(lines):
             log.log(level, "%s", redact(text))
             self._has_reported = True
         if self.has_ended:

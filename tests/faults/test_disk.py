@@ -223,6 +223,7 @@ def test_h5_leftovers_of_dead_processes_are_cleared_and_those_of_live_ones_stay(
     checkpoints.mkdir(parents=True)
     dead = wait(pid := fork(lambda: None)) or pid
     leftovers = [checkpoints / f"last.ckpt.tmp.{dead}", checkpoints.parent / f"status.json.tmp.{dead}"]
+    leftovers.append(checkpoints.parent / ".lr_find_0b4d.ckpt")  # as Lightning names it
     alive = checkpoints / f"export.tmp.{os.getpid()}"
     for path in (*leftovers, alive):
         path.write_bytes(b"half")

@@ -167,6 +167,10 @@ MISFITS = {
     "a weight without a place": nowhere,
     "a position that is a list": lambda content: content.update(vae_lab=[1, 2]),
     "an epoch that is text": lambda content: content["vae_lab"].update(epoch="x" * 9),
+    "an epoch below zero": lambda content: content["vae_lab"].update(epoch=-7),
+    "a batch that is text": lambda content: content["vae_lab"].update(batch="x"),
+    "no learning rate": lambda content: content["vae_lab"].pop("lr"),
+    "means that are a number": lambda content: content["vae_lab"].update(means=3),
 }
 
 

@@ -123,6 +123,40 @@ def test_g3_a_config_file_cannot_make_hydra_run_code(key, multirun, tmp_path, ma
     assert f"hydra.{key}" in message
 
 
+@pytest.mark.parametrize("path", ["pkg://hostile_module", "PKG://hostile_module", "${oc.env:HOSTILE}"])
+@pytest.mark.parametrize("start", [[], ["-m", "seed=0,1"]])
+def test_g3_a_main_config_cannot_make_hydra_import_a_package(start, path, tmp_path, marker, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOSTILE", "pkg://hostile_module")
+    (tmp_path / "conf").mkdir()
+    content = {"defaults": ["/config", "_self_"], "hydra": {"searchpath": [path]}}
+    (tmp_path / "conf" / "job.yaml").write_text(yaml.safe_dump(content))
+    folder, name = f"--config-dir={tmp_path / 'conf'}", "--config-name=job"
+    refused(*command("vae-lab", folder, name, *start, *TINY), "hydra.searchpath", marker)
+
+
+def test_a_main_config_may_name_folders_in_which_hydra_looks(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "more" / "experiment").mkdir(parents=True)
+    (tmp_path / "more" / "experiment" / "mine.yaml").write_text("# @package _global_\nlatent_dim: 7\n")
+    for path in (tmp_path / "more", f"file://{tmp_path / 'more'}"):
+        content = {"defaults": ["/config", "_self_"], "hydra": {"searchpath": [str(path)]}}
+        (tmp_path / "conf" / "job.yaml").write_text(yaml.safe_dump(content))
+        folder, name = f"--config-dir={tmp_path / 'conf'}", "--config-name=job"
+        assert command("vae-lab", folder, name, "experiment=mine", "--cfg", "job", "-p", "latent_dim")[1] == "7"
+
+
+@pytest.mark.parametrize("name", [".hydra", "checkpoints", "../outside"])
+def test_g3_hydra_writes_no_config_of_its_own_over_that_of_a_run(name, run_dir, tmp_path, command):
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    code, message = command("vae-lab", *TINY, f"hydra.run.dir={run_dir}", f"hydra.output_subdir={name}")
+    assert code == 2, message
+    assert "hydra.output_subdir" in message
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "outside").exists()
+
+
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("key", [*OF_HYDRA, "defaults"])
 def test_g3_a_saved_config_cannot_make_hydra_run_code(key, door, run_dir, marker, open_run):

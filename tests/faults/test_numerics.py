@@ -99,6 +99,15 @@ def test_f3_an_absurd_learning_rate_never_ends_well_with_broken_weights(tmp_path
             assert "lower optimizer.lr" in message(done)
 
 
+def test_f3_broken_weights_are_found_where_nothing_is_saved_or_validated(config):
+    sgd = ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "~optimizer.eps", "optimizer.lr=3e38"]
+    tiny = ["logger=none", "trainer=cpu", "callbacks=none", "latent_dim=2", "model.hidden_dims=[8]"]
+    cfg = config(*sgd, "dataset.val_size=0", "trainer.max_steps=1", tiny=tiny)
+    with pytest.raises(NumericsError, match=r"is not finite at step 1; .*lower optimizer\.lr"):
+        train(cfg)
+    assert status(Path(cfg.run_dir))["state"] == "failed"
+
+
 def test_f4_a_collapsed_posterior_is_told_once_and_the_run_goes_on(config, caplog):
     cfg = config(
         "loss.KLD_weight=1e4", "trainer.max_epochs=20", "optimizer.lr=0.01",

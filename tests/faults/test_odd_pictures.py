@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -203,6 +204,20 @@ def test_b5_few_bits_are_spread_over_the_range(tmp_path):
     np.testing.assert_array_equal(read(nibbles, tmp_path)[0, :, 0], [0, 255, 51, 85])
     bits = np.array([[True, False, True, False]] * 2)
     np.testing.assert_array_equal(read(save(Image.fromarray(bits), "PNG"), tmp_path)[..., 0], bits * 255)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_b5_a_transparent_grey_of_few_bits_is_found(bits: int, tmp_path):
+    levels = 2**bits
+    header = struct.pack(">IIBBBBB", levels, 1, bits, 0, 0, 0, 0)
+    row = np.packbits([level >> bit & 1 for level in range(levels) for bit in reversed(range(bits))]).tobytes()
+    for clear in range(levels):
+        content = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"tRNS", struct.pack(">H", clear))
+        content += png_chunk(b"IDAT", zlib.compress(b"\0" + row)) + png_chunk(b"IEND", b"")
+        (tmp_path / "a.png").write_bytes(content)
+        pixels = decode(tmp_path / "a.png", (3, levels, levels), "pad", (200, 0, 7))[:, (levels - 1) // 2].T.tolist()
+        grey = [[level * 255 // (levels - 1)] * 3 for level in range(levels)]
+        assert pixels == [*grey[:clear], [200, 0, 7], *grey[clear + 1 :]]
 
 
 UPRIGHT = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)

@@ -556,3 +556,33 @@ def test_g4_no_secret_of_w_and_b_is_in_any_byte(tmp_path, monkeypatch, caplog, p
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path for path in written if b"planted" in path.read_bytes()] == []
     assert "planted" not in caplog.text
+
+
+def test_g4_a_folder_does_not_say_where_the_key_is_sent(tmp_path, monkeypatch, caplog, patient):
+    monkeypatch.delenv("WANDB_BASE_URL")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    (tmp_path / "home" / ".config" / "wandb").mkdir(parents=True)
+    (tmp_path / "home" / ".config" / "wandb" / "settings").write_text("[default]\nbase_url = http://127.0.0.1:9\n")
+    (tmp_path / "run" / "wandb").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "run")
+    with WandbServer() as server:
+        Path("wandb", "settings").write_text(f"[default]\nbase_url = {server.url}\n")
+        log_two(Path("."), init_timeout=2)
+    assert server.requests == []
+    assert parts(tmp_path / "run", "offline-run-*")
+
+
+# --- A Python that speaks
+
+CHATTER = "import os; os.write(1, b'hello\\n5\\n[1]\\n[1, 2]\\n\\n{}\\n\\xff\\n' + b'[' * 50000 + b'\\n')"
+
+
+def test_e2_what_a_customised_python_prints_is_not_taken_for_a_report(tmp_path, monkeypatch, caplog, patient):
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "sitecustomize.py").write_text(CHATTER)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    assert wandb_process.obstacle(60).startswith("no API key")
+    log_two(tmp_path / "run")
+    assert [line.partition(",")[0] for line in said(caplog)] == ["INFO W&B: offline"]
+    (part,) = parts(tmp_path / "run")
+    assert len(history(read_back(part))) == 2

@@ -1,0 +1,85 @@
+"""A checkpoint in which only what training reads has another form than training gives it."""
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.fault
+
+
+def optimizer(content):
+    return content["optimizer_states"][0]
+
+
+def moments(change):
+    """Change the running means of the gradients, of every parameter."""
+
+    def misfit(content):
+        for state in optimizer(content)["state"].values():
+            state.update(exp_avg=change(state["exp_avg"]), exp_avg_sq=change(state["exp_avg_sq"]))
+
+    return misfit
+
+
+def filled_means(**changes):
+    means = {"keys": ["loss", "kl"], "sums": torch.zeros(2), "count": 16}
+    return lambda content: content["vae_lab"].update(means=means | changes)
+
+
+def change_loops(content):
+    content["loops"]["fit_loop"]["epoch_progress"]["total"]["completed"] = "x"
+
+
+MISFITS_OF_TRAINING = {
+    "moments of one number": moments(lambda moment: torch.zeros(1)),
+    "moments that share their memory": moments(lambda moment: torch.zeros(1).expand(moment.shape)),
+    "moments of whole numbers": moments(lambda moment: moment.long()),
+    "sparse moments": moments(lambda moment: moment.to_sparse()),
+    "moments without a place": moments(lambda moment: moment.to("meta")),
+    "moments that are text": moments(lambda moment: "x"),
+    "no moments": lambda content: [state.pop("exp_avg") for state in optimizer(content)["state"].values()],
+    "no state": lambda content: optimizer(content)["state"].clear(),
+    "a parameter too many": lambda content: optimizer(content)["state"].update({99: optimizer(content)["state"][0]}),
+    "a group too few": lambda content: optimizer(content)["param_groups"].clear(),
+    "a group of other parameters": lambda content: optimizer(content)["param_groups"][0].update(params=[0]),
+    "a group without a setting": lambda content: optimizer(content)["param_groups"][0].pop("betas"),
+    "a setting that is text": lambda content: optimizer(content)["param_groups"][0].update(betas="x"),
+    "another kernel": lambda content: optimizer(content)["param_groups"][0].update(capturable=True),
+    "no optimizer": lambda content: content.update(optimizer_states=[]),
+    "two optimizers": lambda content: content["optimizer_states"].append(optimizer(content)),
+    "an optimizer that is a number": lambda content: content.update(optimizer_states=[3]),
+    "a schedule that was not": lambda content: content.update(lr_schedulers=[{}]),
+    "no record": lambda content: content["callbacks"].pop("Record"),
+    "an empty record": lambda content: content["callbacks"].update(Record={}),
+    "a record that is text": lambda content: content["callbacks"]["Record"].update(metrics_bytes="x"),
+    "nothing of the best": lambda content: content["callbacks"].update(Checkpoints={}),
+    "a best that is a number": lambda content: content["callbacks"].update(Checkpoints={"best": 5}),
+    "a best without its step": lambda content: content["callbacks"]["Checkpoints"]["best"].pop("step"),
+    "callbacks that are a list": lambda content: content.update(callbacks=[1]),
+    "no loops": lambda content: content.update(loops={}),
+    "a counter that is text": change_loops,
+    "another place": lambda content: content["vae_lab"].update(epoch=3),
+    "other steps": lambda content: content.update(global_step=1),
+    "a rate of nothing": lambda content: content["vae_lab"].update(lr=0.0),
+    "a rate that is no number": lambda content: content["vae_lab"].update(lr=float("nan")),
+    "means of too much": filled_means(sums=torch.zeros(3)),
+    "means of other processes": filled_means(sums=torch.zeros(5, 2)),
+    "means that are text": filled_means(sums="x"),
+    "means of nothing": filled_means(keys=[]),
+    "means of text": filled_means(count="x"),
+    "no Lightning": lambda content: content.pop("pytorch-lightning_version"),
+    "another Lightning": lambda content: content.update({"pytorch-lightning_version": "1.2"}),
+    "averaged weights of nothing": lambda content: content.update(current_model_state={}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
+@pytest.mark.parametrize("misfit", MISFITS_OF_TRAINING)
+def test_g2_a_checkpoint_that_training_would_not_continue_exactly_is_refused(misfit, run_dir, open_run):
+    path = run_dir / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    MISFITS_OF_TRAINING[misfit](content)
+    torch.save(content, path)
+    code, message = open_run("resume", run_dir)
+    assert code == 5, message
+    assert "last.ckpt" in message
+    assert "\n" not in message
