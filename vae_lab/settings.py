@@ -144,7 +144,7 @@ def check_read(cfg: DictConfig, plain: dict) -> None:
     if HydraConfig.initialized():  # the name of a run's folder
         text += OmegaConf.to_yaml(HydraConfig.get())
     referred = references(text)
-    ours = {*READ, *PARTS, *COLLECTIONS, *(part.split(".")[0] for part in PARTS)}
+    ours = {*READ, *PARTS, *COLLECTIONS, *(key.split(".")[0] for key in (*READ, *PARTS))}
     unread = [key for key in own_keys(plain) if key not in ours and not any(is_same(key, other) for other in referred)]
     if unread:
         meant = did_you_mean(unread[0], (name for name in setting_names(cfg) if name not in unread))
@@ -159,9 +159,9 @@ def check_read(cfg: DictConfig, plain: dict) -> None:
 def own_keys(plain: dict) -> Iterator[str]:
     """The keys that are not arguments of a class, without those that an argument of a part has been set instead of."""
     yield from plain
-    for group in ("dataset", "model", "loss"):
+    for group in ("dataset", "model", "loss", "sweep"):
         parts = [part for part in PARTS if part.startswith(f"{group}.")]
-        yield from (f"{group}.{k}" for k in plain[group] if all(lookup(plain, f"{p}.{k}") is ABSENT for p in parts))
+        yield from (f"{group}.{k}" for k in plain.get(group, {}) if all(lookup(plain, f"{p}.{k}") is ABSENT for p in parts))
 
 
 def references(text: str) -> set[str]:
