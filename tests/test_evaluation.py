@@ -171,7 +171,7 @@ def test_c6_a_signal_stops_the_evaluation_and_says_so(number, run_dir, monkeypat
 @pytest.mark.fault
 def test_h2_samples_that_cannot_be_written_are_named(run_dir):
     (run_dir / "samples").write_text("")
-    with pytest.raises(RunError, match=r"cannot write .*samples: File exists; move away"):
+    with pytest.raises(RunError, match=r"cannot write .*samples: File exists; move .*samples away"):
         evaluate_runs([str(run_dir), "samples=2"])
 
 

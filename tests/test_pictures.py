@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from vae_lab import pictures
-from vae_lab.errors import NumericsError
+from vae_lab.errors import NumericsError, RunError
 
 
 @pytest.mark.parametrize(("shape", "scale"), [((1, 8, 8), 6), ((1, 28, 28), 2), ((3, 32, 32), 2), ((3, 64, 64), 1)])
@@ -124,11 +124,11 @@ def test_files_are_written_whole_and_a_full_disk_is_not_hidden(tmp_path, monkeyp
     pictures.write_png(path, np.zeros((4, 4, 3), np.uint8))
     before = path.read_bytes()
 
-    def full_disk(self, data):
+    def full_disk(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(RunError, match=r"cannot write .*picture\.png: No space left .* bytes needed"):
         pictures.write_png(path, np.ones((4, 4, 3), np.uint8))
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["picture.png"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from command import EVERYTHING, finish, record, start, status, vae_lab, wait_until
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from vae_lab.__main__ import CONF
@@ -15,7 +16,7 @@ from vae_lab.checkpoint_files import load_checkpoint
 from vae_lab.errors import RunError
 from vae_lab.objectives import ELBO
 from vae_lab.progress import Progress
-from vae_lab.resume import SAVED, continues_run, resume_arguments
+from vae_lab.resume import SAVED, continues_run, quote, resume_arguments
 from vae_lab.runs import Run
 from vae_lab.train import train
 
@@ -270,6 +271,41 @@ def test_folders_with_odd_names_are_resumed(config):
         done = vae_lab(f"resume={name}", "trainer.max_epochs=2", "logger=csv", cwd=parent)
         assert done.returncode == 0, done.stderr
         assert (parent / name / "csv" / "metrics.csv").exists()
+
+
+ODD_NAMES = (
+    *(
+        "it's",
+        "end\\",
+        "end\\\\",
+        "back\\slash",
+        "\\'",
+        "\\\\'x",
+        "new\nline",
+        "end\\\n",
+        "a b,c=d",
+        "brack[1]{2}",
+        "%(x)s",
+    ),
+    *('q"q', "~t", "#x", "$x", "-dash", "größe"),
+)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_c9_odd_names_mean_themselves(name):
+    for text in (name, f"/a/{name}", f"/a/{name}/b"):
+        assert OverridesParser.create().parse_override(f"resume={quote(text)}").value() == text
+
+
+@pytest.mark.fault
+def test_c9_a_folder_whose_name_is_a_setting_for_hydra_is_refused(config, tmp_path):
+    cfg = config("trainer.max_epochs=1")
+    cfg.run_dir = str(tmp_path / "x")
+    train(cfg)
+    (tmp_path / "x").rename(tmp_path / "x${now:%Y}y")
+    with pytest.raises(RunError, match="rename that folder"):
+        resume_arguments([f"resume={tmp_path}/x${{now:%Y}}y", "trainer.max_epochs=2"], CONF)
 
 
 def test_other_command_lines_are_left_alone():

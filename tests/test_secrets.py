@@ -87,6 +87,8 @@ def test_ordinary_arguments_pass(argument):
     [
         *("A_PASSWD", "A_PASSPHRASE", "A_CREDENTIAL", "GITHUB_PAT", "PROXY_AUTH", "AUTHORIZATION", "MYSQL_PWD"),
         *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "WANDB_API_KEY", "SLACK_WEBHOOK", "my_api_key"),
+        *("DB_PASS", "SSHPASS", "DB_PASS_2", "ROOT_PW", "DBPWD", "MY_PASSCODE", "SESSION_COOKIE", "A_JWT", "AZURE_SAS"),
+        *("AZURE_STORAGE_CONNECTION_STRING", "PASS", "WIFI_PSK"),
     ],
 )
 def test_names_that_say_secret(name, monkeypatch):
@@ -95,7 +97,11 @@ def test_names_that_say_secret(name, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["GIT_AUTHOR_NAME", "TOKENIZERS_PARALLELISM", "XAUTHORITY", "PATH_TO_X", "PWD", "HOME"]
+    "name",
+    [
+        *("GIT_AUTHOR_NAME", "TOKENIZERS_PARALLELISM", "XAUTHORITY", "PATH_TO_X", "PWD", "OLDPWD", "HOME"),
+        *("PROXY_BYPASS", "COMPASS", "PASSENGERS", "PASSIVE_FTP", "PWM_MODE", "SASL_PATH", "POWER"),
+    ],
 )
 def test_names_that_do_not(name, monkeypatch):
     monkeypatch.setenv(name, "plain-words-1")

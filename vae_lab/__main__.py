@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.composition import refuse_pickles
+from vae_lab.durable import cannot_write
 from vae_lab.errors import DataError, NumericsError, OutOfMemoryError, Preempted, RunError, SweepError
 from vae_lab.names import folder_name
 from vae_lab.output import lasting_output
@@ -39,7 +40,7 @@ OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 SETTING_ERRORS = (ValueError, HydraException, OmegaConfBaseException)
-# An OSError is a full disk or a folder without permission: the message names the file.
+# An OSError is a full disk or a folder without permission.
 USER_ERRORS = (*SETTING_ERRORS, DataError, NumericsError, OutOfMemoryError, RunError, SweepError, OSError)
 failures: list[Exception] = []  # of a single run, kept from Hydra, which would print a line of its own before ours
 
@@ -83,6 +84,8 @@ def refuse_ddp(trainer: DictConfig) -> None:
 
 def one_line(error: Exception) -> str:
     """What an exception says, on one line."""
+    if isinstance(error, OSError) and isinstance(error.filename, str) and not isinstance(error, SETTING_ERRORS):
+        error = RunError(cannot_write(Path(error.filename), error))
     return redact(" ".join(explain(error, sys.argv[1:], CONF).split()))
 
 

@@ -47,10 +47,12 @@ def check_continuation(experiment: Experiment, checkpoint: Path) -> None:
         check_callbacks(content["callbacks"], experiment.trainer.callbacks)
         check_loops(content, experiment.trainer.fit_loop.state_dict())
         check_optimizer(content, experiment.lit)
-    except KeyError as error:
-        raise RunError(f"{checkpoint} cannot be continued from: {error.args[0]} is missing") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise RunError(f"{checkpoint} cannot be continued from: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
+        raise RunError(
+            f"{checkpoint} cannot be continued from: {reason}; it is not what training saved, get it again or start "
+            "a new run"
+        ) from error
 
 
 def check_like(key: str, found: Any, example: Any) -> None:

@@ -100,7 +100,7 @@ def cannot_write(path: Path, error: OSError, size: int | None = None) -> str:
     """One line on why a file could not be written and what to do; on a full disk with the bytes needed and free."""
     reason = f"cannot write {path}: {error.strerror or error}"
     if error.errno in (errno.EEXIST, errno.EISDIR, errno.ENOTDIR):
-        return f"{reason}; move away what is there instead, or choose another folder"
+        return f"{reason}; move {error.filename2 or error.filename or path} away, or choose another folder"
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return f"{reason}; check the permissions of {path.parent}, or choose another folder"
     needed = f"{size:,} bytes needed, " if size else ""

@@ -169,7 +169,6 @@ class Painter:
         return torch.cat(outputs).float().cpu()
 
     def _save(self, drawn: dict[str, np.ndarray], suffix: str = "") -> dict[str, Path]:
-        self.folder.mkdir(parents=True, exist_ok=True)
         paths = {kind: self.folder / f"{kind}{suffix}.png" for kind in drawn}
         for kind, picture in drawn.items():
             pictures.write_png(paths[kind], picture)

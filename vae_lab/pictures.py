@@ -5,7 +5,6 @@ N images, C channels (1 or 3), D latent_dim.
 """
 
 import math
-import os
 from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
@@ -20,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from vae_lab.durable import durable_open
 from vae_lab.errors import NumericsError
 
 MIN_TILE = 48  # pixels: an 8x8 digit becomes readable
@@ -199,14 +199,22 @@ def curves(rows: list[dict]) -> np.ndarray:
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
-    """Writes a picture (H, W, 3) atomically."""
+    """Writes a picture (H, W, 3) whole or not at all.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     _write(path, buffer.getvalue())
 
 
 def write_gif(path: Path, frames: list[Path]) -> None:
-    """Animates PNG files of one size, at most 60 evenly spaced ones, and holds the last for 2 seconds."""
+    """Animates PNG files of one size, at most 60 evenly spaced ones, and holds the last for 2 seconds.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
     chosen = np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).round().astype(int)
     images = [_frame(frames[i]) for i in chosen]
     duration = min(max(6000 // len(images), 80), 400)  # milliseconds
@@ -251,7 +259,5 @@ def _frame(path: Path) -> Image.Image:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """A reader, or a run killed half-way, never sees half a file."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with durable_open(path, len(data)) as file:
+        file.write(data)

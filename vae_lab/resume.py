@@ -1,5 +1,6 @@
 """`vae-lab resume=RUN_DIR`: the run's own config, in its own folder. `resume=auto`: the same where there is a run."""
 
+import re
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.durable import read_json
+from vae_lab.errors import RunError
 from vae_lab.saved_config import load_saved, saved_config
 
 # What may change when a run continues, because the numbers up to here do not depend on it.
@@ -68,6 +70,8 @@ def resume_arguments(arguments: list[str], conf: Path) -> list[str]:
         print(f"{folder} is already complete; nothing to do (more epochs: trainer.max_epochs=N)")
         sys.exit(0)
     absolute = folder.resolve()
+    if "${" in str(absolute):  # more than once on the way to where it is used
+        raise RunError(f"{absolute} holds ${{, which Hydra takes for the beginning of a setting; rename that folder")
     ConfigStore.instance().store(SAVED, config)  # as it was checked; nothing beside it is read
     return [
         f"--config-name={SAVED}",
@@ -88,8 +92,8 @@ def compose_logger(option: str, conf: Path) -> DictConfig:
 
 
 def quote(text: str | Path) -> str:
-    """Write text in Hydra's grammar of overrides."""
-    escaped = str(text).replace("'", "\\'")
+    """Write text in Hydra's grammar of overrides, where backslashes mean something before a quote and at the end."""
+    escaped = re.sub(r"(\\*)(?='|\Z)", r"\1\1", str(text)).replace("'", "\\'")
     return f"'{escaped}'"
 
 

@@ -72,18 +72,22 @@ def check_yaml(path: Path, text: str) -> None:
 
 
 def check_links(folder: Path) -> None:
-    """Refuse a run folder in which a link leads out of it: what is written there would change other files.
+    """Refuse a run folder in which a link leads out of it, or something is no file: opening a pipe waits for ever.
 
-    Inside `wandb/` there may be such links: W&B makes them itself, and writes to no file that is there already.
+    What is written to a link would change other files.
+
+    Inside `wandb/` there may be links and sockets: W&B makes them itself, and writes to no file that is there already.
 
     Raises:
-        RunError: naming the link.
+        RunError: naming the link, the pipe, socket or device.
     """
     inside = folder.resolve()
     for parent, folders, files in os.walk(folder):
         for path in (Path(parent) / name for name in (*folders, *files)):
             if path.is_symlink() and not path.resolve().is_relative_to(inside):
                 raise RunError(f"{path} is a link out of the run folder; replace it by what it leads to")
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise RunError(f"{path} is neither a file nor a folder; remove it")
         if Path(parent) == folder and "wandb" in folders:
             folders.remove("wandb")
 

@@ -25,7 +25,8 @@ LOOKS_LIKE_SECRET = (
 )
 
 _SECRET_NAME = re.compile(
-    r"KEY|TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|AUTH(?!OR(?!IZ))|WEBHOOK|_PWD|(^|_)PAT(_|$)",
+    r"KEY|TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASSCODE|CREDENTIAL|AUTH(?!OR(?!IZ))|WEBHOOK|COOKIE|JWT"
+    r"|(?<!BY)(?<!COM)PASS(_|$)|(?<!^)(?<!^OLD)PWD|PSWD|CONN(ECTION)?_STR|(^|_)(PAT|PW|SAS|PSK)(_|$)",
     re.IGNORECASE,
 )
 _PASSWORD = r"password|passwd|passphrase|secret|api_?key|(?:access|private|secret|account)_key|authorization"

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,10 +10,11 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sklearn.datasets  # noqa: F401  while the user may still read it; the data set of the runs
 import torch
-from command import finish, message, record, start, status, wait_until
+from command import TINY, finish, message, record, start, status, wait_until
 from forks import fork, train_in_fork, wait
 
 from vae_lab.__main__ import main
@@ -20,6 +22,7 @@ from vae_lab.checkpoint_files import DurableCheckpointIO, load_checkpoint
 from vae_lab.errors import RunError
 from vae_lab.lock import locked
 from vae_lab.module import LitVAE
+from vae_lab.pictures import write_png
 from vae_lab.runs import MetricsFile
 from vae_lab.train import train
 
@@ -117,6 +120,33 @@ def test_h2_a_folder_that_becomes_read_only_stops_the_run_at_the_next_save(folde
         train(cfg)
     assert status(folder)["state"] == "failed"
     assert load_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 3
+
+
+def test_h2_a_file_where_a_folder_should_be_is_named_with_the_remedy(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("")
+    for folder in ("taken", "taken/run"):
+        code, text = command("vae-lab", *TINY, f"hydra.run.dir={folder}")
+        assert (code, text.partition(":")[0]) == (5, "vae-lab"), text
+        assert re.search(r"cannot write taken.*: (File exists|Not a directory); move taken.* away", text)
+    assert (tmp_path / "taken").is_file()
+
+
+@pytest.mark.parametrize("name", ["status.json", "result.json", "metrics.jsonl", "checkpoints/last.ckpt"])
+def test_h2_a_folder_where_a_file_should_be_is_named(name, run_dir, command):
+    path = run_dir / name
+    path.unlink()
+    path.mkdir()
+    code, text = command("vae-lab", f"resume={run_dir}", "trainer.max_steps=4")
+    assert code == 5 or name == "checkpoints/last.ckpt"  # of which there is another
+    assert name in command.printed
+
+
+def test_h2_a_picture_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(RunError, match=r"cannot write .*a\.png: Is a directory; move .*a\.png away"):
+        write_png(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_h2_on_the_command_line(folder_of_nobody, monkeypatch, capfd):

@@ -1,5 +1,6 @@
 """A config from a stranger, in a run folder or in a file of its own, executes nothing and writes nowhere else."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -249,6 +250,19 @@ def test_g3_a_run_folder_with_a_link_out_of_it_is_refused(door, name, run_dir, t
     assert code == 5, message
     assert name in message
     assert outside.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["status.json", "metrics.jsonl", "train.log", "pictures/x.png", ".hydra/config.yaml"])
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.timeout(30)
+def test_g3_a_pipe_in_a_run_folder_keeps_nobody_waiting(door, name, run_dir, open_run):
+    path = run_dir / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    code, message = open_run(door, run_dir)
+    assert code == 5, message
+    assert name in message
 
 
 def test_g3_a_saved_run_dir_does_not_say_where_a_resumed_run_writes(run_dir, tmp_path, open_run):

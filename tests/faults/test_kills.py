@@ -20,6 +20,7 @@ from vae_lab.checkpoints import Checkpoints
 from vae_lab.durable import is_alive
 from vae_lab.errors import RunError
 from vae_lab.module import LitVAE
+from vae_lab.preemption import SAME_REQUEST
 from vae_lab.train import train
 
 pytestmark = pytest.mark.fault
@@ -169,11 +170,25 @@ def test_c5_c6_c7_a_signal_saves_and_stops(number, hook, config, undisturbed):
 
 def test_c6_a_second_signal_stops_at_once(config, undisturbed):
     cfg = config(tiny=[*EVERYTHING, "callbacks.checkpoints.every_n_minutes=10"])
-    code = train_in_fork(cfg, lambda: at_call(LitVAE, "training_step", 11, send(signal.SIGINT, signal.SIGINT)))
+
+    def interrupt_twice():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(SAME_REQUEST + 0.1)
+
+    code = train_in_fork(cfg, lambda: at_call(LitVAE, "training_step", 11, interrupt_twice))
     assert code == 130
     folder = Path(cfg.run_dir)
     assert status(folder)["state"] == "preempted"
     assert load_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 8  # of the epoch before
+    assert resume(cfg) == undisturbed
+
+
+def test_c5_a_signal_to_the_process_and_to_its_group_is_one_request(config, undisturbed):
+    cfg = config(tiny=[*EVERYTHING, "callbacks.checkpoints.every_n_minutes=10"])
+    code = train_in_fork(cfg, lambda: at_call(LitVAE, "training_step", 11, send(signal.SIGTERM, signal.SIGTERM)))
+    assert code == 143
+    assert load_checkpoint(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")["global_step"] == 12
     assert resume(cfg) == undisturbed
 
 

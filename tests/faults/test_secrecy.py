@@ -16,6 +16,7 @@ SECRETS = {
     "MYSQL_PWD": "plan\"ted\\pwd'1",
     "GPG_PASSPHRASE": "a planted pass phrase",
     "GITHUB_PAT": "planted-pat",
+    "DB_PASS": "planted_Tr0ub4dor",
     "PROXY_AUTH": "Basic cGxhbnRlZDpwbGFudGVk",
     "DATABASE_URL": "postgres://me:planted-in-a-url@host/db",
     "MIRROR": "https://planted0token0in0a0url@host/simple",
@@ -25,6 +26,7 @@ SECRETS = {
 PLANTED = (
     *(HEX, "hf_plantedplantedplanted", "planted/aws", 'plan"ted', 'plan\\"ted', "a planted pass", "planted-pat"),
     *("cGxhbnRlZDpwbGFudGVk", "planted-in-a-url", "planted0token0in0a0url", "planted-in-a-query", "plantedlineofakey"),
+    "planted_Tr0ub4dor",
 )
 EVERYWHERE = [f"${{oc.env:{name}}}" for name in SECRETS]
 
