@@ -1,0 +1,41 @@
+"""What the charts of the report share: which groups fit into one panel, and what it is called."""
+
+from vae_lab.compare.comparison import Comparison
+from vae_lab.compare.differences import as_text, is_number
+from vae_lab.compare.groups import Group
+from vae_lab.compare.yardsticks import base
+
+
+def classes(comparison: Comparison, metric: str) -> list[tuple[str, list[Group]]]:
+    """The groups that can be compared in a metric, together; each with a title, empty where that is all of them."""
+    found: dict = {}
+    for group in comparison.groups:
+        if any(metric in run.history or metric in run.metrics for run in group.runs):
+            found.setdefault(group.yardstick(metric), []).append(group)
+    found.pop(None, None)
+    if len(found) < 2:
+        return [("", groups) for groups in found.values()]
+    return [(what_is_common(comparison, groups, list(found.values())), groups) for groups in found.values()]
+
+
+def what_is_common(comparison: Comparison, groups: list[Group], others: list[list[Group]]) -> str:
+    """The settings that all of some groups share, and that tell them from the others."""
+    words = []
+    for key in comparison.by:
+        own = {group.settings[key] for group in groups}
+        rest = {group.settings[key] for members in others if members is not groups for group in members}
+        if not own & rest:
+            name = "/".join(sorted(own))
+            words.append(name if "." not in key else f"{key.rpartition('.')[2]}={name}")
+    return ", ".join(words[:2]) or f"groups {', '.join(str(group.number) for group in groups[:6])}"
+
+
+def titled(metric: str, title: str) -> str:
+    """The title of a panel."""
+    return f"{base(metric)} · {title}" if title else base(metric)
+
+
+def as_value(comparison: Comparison, key: str, group: Group):
+    """The setting of a group as it stands in the config, so that numbers sort as numbers."""
+    values = comparison.table[key]
+    return next((v for v in values if as_text(v) == group.settings[key] and is_number(v)), group.settings[key])
