@@ -49,8 +49,9 @@ class Comparison:
 
     @property
     def shown(self) -> list[str]:
-        """The metrics and what a run costs."""
-        return [*self.metrics, *(key for key in COSTS if key not in self.metrics and self.has(key))]
+        """The deciding metric, the others, and what a run costs."""
+        costs = [key for key in COSTS if self.has(key)]
+        return list(dict.fromkeys([*([self.sort] if self.sort else []), *self.metrics, *costs]))
 
     @property
     def unfinished(self) -> list[Entry]:

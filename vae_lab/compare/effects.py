@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable
+from html import escape
 
 from vae_lab.compare.comparison import Comparison
 from vae_lab.compare.differences import as_text, order_of, shorten
 from vae_lab.compare.groups import Group, axis_title
-from vae_lab.compare.panels import as_value, classes
+from vae_lab.compare.panels import as_value, classes, titled
 from vae_lab.compare.svg import Panel, cut, extent, steps, tick_texts
 from vae_lab.compare.table import decimals, format_spread
 from vae_lab.compare.yardsticks import base, has_better, sign
 
 MAX_KEYS = 12  # settings with a panel of their own
+SHIFT = 0.16  # of an axis, over which groups with the same setting are spread so that all lines show
 
 
 def effects(comparison: Comparison) -> list[str]:
@@ -21,22 +23,24 @@ def effects(comparison: Comparison) -> list[str]:
     wanted = dict.fromkeys([comparison.sort, f"{stage}/elbo", f"{stage}/mse"])
     metrics = [metric for metric in wanted if comparison.has(metric)][:2]
     for key in comparison.by[:MAX_KEYS]:
+        panels.append(f"<h3>{escape(key)}</h3>")
         for metric in metrics:
             for title, groups in classes(comparison, metric):
                 measured = [group for group in groups if group.values(metric)]
                 if len({group.settings[key] for group in measured}) > 1:
                     panels.append(effect(comparison, key, metric, title, measured))
+        if panels[-1].startswith("<h3>"):
+            panels.pop()
     return panels
 
 
 def effect(comparison: Comparison, key: str, metric: str, title: str, groups: list[Group]) -> str:
     """One panel: the values of one setting side by side."""
     texts = [group.settings[key] for group in groups]
-    index = {as_text(value): i for i, value in enumerate(comparison.table[key])}
-    places = {text: i for i, text in enumerate(order_of([comparison.table[key][index[text]] for text in texts]))}
+    places = {text: i for i, text in enumerate(text for text in order_of(comparison.table[key]) if text in texts)}
     means = [group.spread(metric).mean for group in groups]
     values = [value for group in groups for value in group.values(metric).values()]
-    name = f"{key} → {base(metric)}" + (f" · {title}" if title else "")
+    name = titled(metric, title)
     names = [cut(text, max(6, 48 // len(places))) for text in places]
     panel = Panel(cut(name, 52), key, axis_title(metric), (-0.5, len(places) - 0.5), extent(values), x_names=names)
     for chain in chains(groups, key, places):
@@ -76,11 +80,17 @@ def parallel(comparison: Comparison) -> list[str]:
         order = order_of([as_value(comparison, key, group) for group in groups])
         if len(order) > 1:
             places = {text: i / (len(order) - 1) for i, text in enumerate(order)}
+            shift = {g.number: (i / max(len(groups) - 1, 1) - 0.5) * SHIFT / len(order) for i, g in enumerate(groups)}
             every = math.ceil(len(order) / 9)
             ticks = [(places[text], cut(text, 14)) for text in order[::every]]
-            axes.append((name(key), lambda g, key=key, places=places: places[g.settings[key]], ticks, ""))
+            
+            def at(group: Group, key=key, places=places, shift=shift) -> float:
+                return places[group.settings[key]] + shift[group.number]
+
+            axes.append((name(key), at, ticks, ""))
     for metric in metrics:
-        axes.append(metric_axis(groups, metric))
+        if len({group.spread(metric).mean for group in groups}) > 1:
+            axes.append(metric_axis(groups, metric))
     if len(axes) < 3 or len(groups) < 2:
         return []
     return [draw_parallel(axes, groups)]
@@ -105,11 +115,11 @@ def metric_axis(groups: list[Group], metric: str) -> tuple:
 def draw_parallel(axes: list[tuple], groups: list[Group]) -> str:
     """The lines of all groups across the axes."""
     width = min(max(520, 150 * len(axes)), 1180)
-    panel = Panel("", "", "", (-0.35, len(axes) - 0.55), (-0.06, 1.16), [" "], [" "], width, 330, left=30)
+    panel = Panel("", "", "", (-0.35, len(axes) - 0.55), (-0.14, 1.22), [" "], [" "], width, 330, left=30)
     for i, (name, _, ticks, arrow) in enumerate(axes):
-        panel.line([(i, 0), (i, 1)], "pole")
-        panel.text(i, 1.16, cut(name, 20), "pole-name", (0, 12))
-        panel.text(i, 1.16, arrow.strip(), "pole-hint", (0, 25))
+        panel.line([(i, -0.06), (i, 1.06)], "pole")
+        panel.text(i, 1.22, cut(name, 20), "pole-name", (0, 12))
+        panel.text(i, 1.22, arrow.strip(), "pole-hint", (0, 25))
         for place, text in ticks:
             panel.text(i, place, text, "pole-tick", (5, 4))
     for group in reversed(groups):

@@ -42,7 +42,7 @@ class Group:
     def label(self) -> str:
         """What tells it from the others, on one line."""
         shown = [(key.rpartition(".")[2], value) for key, value in self.settings.items() if value != ABSENT]
-        return " ".join(value if key in NAMES_THEMSELVES else f"{key}={value}" for key, value in shown) or "all runs"
+        return ", ".join(value if key in NAMES_THEMSELVES else f"{key}={value}" for key, value in shown) or "all runs"
 
     def yardstick(self, metric: str) -> Hashable:
         """That of its runs; None if they have several, so that no mean can be taken."""
@@ -74,7 +74,7 @@ class Group:
 
 
 # A value of these columns says by itself what it is.
-NAMES_THEMSELVES = ("dataset", "model", "posterior", "loss", "objective", "prior", "optimizer", "schedule", "folder")
+NAMES_THEMSELVES = ("dataset", "model", "posterior", "objective", "prior", "optimizer", "schedule", "folder")
 
 
 def group_runs(entries: list[Entry], by: list[str], differing: list[str], table: Columns) -> list[Group]:
@@ -139,9 +139,9 @@ def judge(members: list[Group], metric: str, descending: bool | None) -> None:
     first = "best" if has_better(metric) and descending is None else "highest" if descending else "lowest"
     worse = "worse" if first == "best" else "lower" if descending else "higher"
     if len(members) == 1:
-        members[0].verdict = "nothing to compare with" if metric else ""
+        members[0].verdict = "the only one" if metric else ""
         return
-    differences, num_pairs = compare_with(0, [group.values(metric) for group in members])
+    differences = compare_with(0, [group.values(metric) for group in members])
     for group, found in zip(members, differences, strict=True):
         group.difference = found
         if found is None:

@@ -26,7 +26,7 @@ def what_is_common(comparison: Comparison, groups: list[Group], others: list[lis
         rest = {group.settings[key] for members in others if members is not groups for group in members}
         if not own & rest:
             name = "/".join(sorted(own))
-            words.append(name if "." not in key else f"{key.rpartition('.')[2]}={name}")
+            words.append(f"{key.rpartition('.')[2]}={name}")
     return ", ".join(words[:2]) or f"groups {', '.join(str(group.number) for group in groups[:6])}"
 
 

@@ -2,7 +2,7 @@
 
 from vae_lab.compare.comparison import Comparison
 from vae_lab.compare.groups import Group, axis_title
-from vae_lab.compare.panels import classes, titled
+from vae_lab.compare.panels import classes
 from vae_lab.compare.svg import Panel, Point, cut, extent, steps, tick_texts
 from vae_lab.compare.table import decimals, format_cell, format_spread
 from vae_lab.compare.yardsticks import base
@@ -56,11 +56,8 @@ def draw_equal_elbo(panel: Panel) -> None:
     values = steps(x0 + y0, x1 + y1, 5)
     for value, text in zip(values, tick_texts(values), strict=True):
         panel.line([(x0, value - x0), (x1, value - x1)], "iso")
-        x = max(x0, value - y1)
-        y = value - x
-        if y0 < y <= y1 and x < x1:
-            inside = y >= y1 - 1e-9 * abs(y1)
-            panel.text(x, y, f"elbo −{text}", "iso-text", (4, 11) if inside else (3, -3))
+        if y0 < value - x1 < y1:  # it leaves on the right
+            panel.text(x1, value - x1, f"elbo −{text}", "iso-text", (-4, -3))
 
 
 def pareto(points: list[Point]) -> list[Point]:
@@ -93,7 +90,8 @@ def against_time(comparison: Comparison, seconds: str, title: str, groups: list[
     xs = [value for group in groups for value in group.values(seconds).values()]
     ys = [value for group in groups for value in group.values(metric).values()]
     x_range = (0, max(xs) * 1.08)
-    panel = Panel(titled(metric, title), "training (seconds per run)", axis_title(metric), x_range, extent(ys, 0.1))
+    name = f"{base(metric)} against time" + (f" · {title}" if title else "")
+    panel = Panel(name, "training (seconds per run)", axis_title(metric), x_range, extent(ys, 0.1))
     for group in groups:
         for unit, value in group.values(metric).items():
             if unit in group.values(seconds):
@@ -108,10 +106,10 @@ def speeds(comparison: Comparison, metric: str, groups: list[Group]) -> str:
     """A bar for the images per second of every group, with the single runs."""
     count = len(groups)
     values = [value for group in groups for value in group.values(metric).values()]
-    names = [cut(f"{group.number}  {group.label}", 34) for group in reversed(groups)]
+    names = [cut(f"{group.number}  {group.label}", 44) for group in reversed(groups)]
     panel = Panel(
         "images per second", "training images per second", "", (0, max(values) * 1.05), (-0.6, count - 0.4),
-        y_names=names, height=max(160, 68 + 20 * count), width=460, left=200,
+        y_names=names, height=max(160, 68 + 20 * count), width=780, left=260, css="broad",
     )  # fmt: skip
     for row, group in enumerate(reversed(groups)):
         found = group.spread(metric)

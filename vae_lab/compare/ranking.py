@@ -23,7 +23,7 @@ def ranking(comparison: Comparison) -> str:
     heads += [head(name(key), "" if name(key) == key else key.rpartition(".")[0]) for key in comparison.by]
     heads.append(head("n", "runs", css="num"))
     heads += [metric_head(comparison, metric) for metric in shown]
-    heads.append(f"<th>against the best<small>{escape(base(comparison.sort))}, ± 95 %</small></th>")
+    heads.insert(len(comparison.by) + 3, "<th>against the best<small>difference ± 95 %</small></th>")
     rows = [row(comparison, group, shown, digits) for group in comparison.groups]
     body = f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<div class="scroll"><table class="sortable">{body}</table></div>'
@@ -61,7 +61,7 @@ def row(comparison: Comparison, group: Group, shown: list[str], digits: dict[str
         cells.append(f'<td data-value="{text}">{text}</td>')
     cells.append(f'<td class="num" data-value="{len(group.values(sort))}">{format_n(group, sort)}</td>')
     cells += [value_cell(comparison, group, metric, digits[metric]) for metric in shown]
-    cells.append(f'<td class="verdict">{verdict(group, digits[sort])}</td>')
+    cells.insert(len(comparison.by) + 3, f'<td class="verdict">{verdict(group, digits[sort])}</td>')
     return f'<tr class="{css}" data-g="{number}">{"".join(cells)}</tr>'
 
 
@@ -91,7 +91,7 @@ def verdict(group: Group, digits: int) -> str:
         return text
     plus = "+" if found.mean > 0 else ""
     pairs = f"{found.n} pairs with the same seed" if found.is_paired else "no shared seeds: means compared"
-    tip = f"{pairs}\np = {found.p:.2g}, adjusted for all pairs of groups (Holm)"
+    tip = f"{pairs}\np = {found.p:.2g}, adjusted for the choice of the best"
     difference = f"{plus}{format_number(found.mean, digits)} ± {format_number(found.ci, digits)}"
     return f'<span data-tip="{escape(tip, quote=True)}">{text}<small>{difference}</small></span>'
 

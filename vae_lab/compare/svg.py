@@ -30,7 +30,7 @@ def tick_texts(values: Sequence[float]) -> list[str]:
     """The same number of digits for all ticks of an axis, a true minus sign, thousands as k."""
     step = abs(values[1] - values[0]) if len(values) > 1 else abs(values[0]) or 1.0
     if step >= 1000:
-        return [f"{value / 1000:g}k".replace("-", "−") for value in values]
+        return [f"{value / 1000:g}k".replace("-", "−") if value else "0" for value in values]
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     if len(values) == 1:
         return [f"{values[0]:.4g}".replace("-", "−")]
@@ -61,6 +61,7 @@ class Panel:
         height: of the panel.
         left: margin, for names of rows.
         y_names: as `x_names`.
+        css: further classes.
     """
 
     def __init__(
@@ -75,11 +76,12 @@ class Panel:
         width: int = WIDTH,
         height: int = HEIGHT,
         left: int = LEFT,
+        css: str = "",
     ):
         self.title, self.x_title, self.y_title = title, x, y
         self.x_range, self.y_range = x_range, y_range
         self.x_names, self.y_names = x_names, y_names
-        self.width, self.height, self.left = width, height, left
+        self.width, self.height, self.left, self.css = width, height, left, css
         self.marks: list[str] = []
 
     def x(self, value: float) -> float:
@@ -127,7 +129,7 @@ class Panel:
         area = f'x="{self.left}" y="{TOP}" width="{plot[0]}" height="{plot[1]}"'
         label = escape(f"{self.title}: {self.y_title} against {self.x_title}", quote=True)
         return (
-            f'<svg class="panel" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{label}">'
+            f'<svg class="panel {self.css}" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{label}">'
             f'<clipPath id="{clip}"><rect {area}/></clipPath>'
             f'<text class="title" x="{self.left}" y="14">{escape(self.title)}</text>'
             f"{self._axes()}<g clip-path='url(#{clip})'>{''.join(self.marks)}</g></svg>"

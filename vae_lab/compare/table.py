@@ -6,24 +6,27 @@ import math
 import shutil
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from vae_lab.compare.comparison import Comparison
 from vae_lab.compare.differences import as_text, shorten
 from vae_lab.compare.found import Entry
 from vae_lab.compare.groups import Group
 from vae_lab.compare.statistics import Spread
+from vae_lab.compare.svg import cut
 from vae_lab.compare.yardsticks import UNITS, base, has_better
 from vae_lab.durable import durable_open
 
 MAX_ROWS = 40  # groups in the terminal
-WIDE = 120  # columns of a terminal in which the costs are shown too
 METHOD = (
-    "Values are those of each run's best checkpoint, means over seeds ± {spread}. Groups are compared by {sort}: "
-    "differences between runs with the same seed, or between means where fewer than 3 seeds are shared, at the 95 % "
-    "level, adjusted for all pairs of groups (Holm). What is not distinguishable may still differ; more seeds would tell."
+    "Values are those of each run's best checkpoint on images that chose it, means over seeds ± {spread}. Each group is "
+    "compared with the first one by {sort}: by differences between runs with the same seed, or between means where fewer "
+    "than 3 seeds are shared. It is called different where chance alone, which includes having chosen the best of all "
+    "groups, would rarely do that (5 % for all comparisons together). What is not distinguishable may still differ; "
+    "more seeds would tell. The interval of a difference is that of this one comparison (95 %)."
 )
 SPREADS = {"sd": "the standard deviation between seeds", "ci": "the 95 % confidence interval of the mean"}
 
@@ -34,6 +37,8 @@ def decimals(groups: list[Group], metric: str) -> int:
     deviations = sorted(s.sd for s in found if s.sd > 0)
     if deviations:
         return min(max(1 - math.floor(math.log10(deviations[len(deviations) // 2])), 0), 6)
+    if all(s.mean.is_integer() for s in found):
+        return 0
     largest = max((abs(s.mean) for s in found if s.mean), default=1.0)
     return min(max(4 - 1 - math.floor(math.log10(largest)), 0), 6)
 
@@ -109,39 +114,53 @@ def method(comparison: Comparison) -> str:
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the table of groups, the runs that are not completed, and the notes."""
-    width = shutil.get_terminal_size((160, 40)).columns
-    console = Console(markup=True, highlight=False, width=width)
-    title = f"{escape(comparison.title)}: {describe(comparison)}"
-    table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False)
-    keys, name = comparison.by, shorten(comparison.by)
-    metrics = comparison.shown if console.width >= WIDE else comparison.metrics
+    console = Console(markup=False, highlight=False, width=shutil.get_terminal_size((160, 40)).columns)
+    console.print(f"{comparison.title}: {describe(comparison)}", style="bold")
+    metrics = comparison.shown
+    unlimited = console.options.update(width=10_000)
+    while console.measure(table := group_table(comparison, metrics), options=unlimited).maximum > console.width:
+        if len(metrics) == 1:
+            break
+        metrics = metrics[:-1]
+    console.print(table)
+    left = [base(metric) for metric in comparison.shown[len(metrics) :]]
+    more = [f"{len(comparison.groups) - MAX_ROWS} more groups"] if len(comparison.groups) > MAX_ROWS else []
+    if more or left:
+        console.print(f"in the report: {', '.join([*more, *left])}", style="dim")
+    for entry in comparison.unfinished[:MAX_ROWS]:
+        style = "red" if entry.state == "failed" else "yellow"
+        console.print(Text.assemble((entry.state, style), f"  {about(entry)}"))
+    for text in (conclusion(comparison), *comparison.notes):
+        console.print(text)
+
+
+def group_table(comparison: Comparison, metrics: list[str]) -> Table:
+    """The groups with some metrics, the deciding one first."""
+    table = Table(header_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
+    name = shorten(comparison.by)
     table.add_column("", justify="right", style="dim")
-    for key in keys:
-        table.add_column(escape(name(key)))
-    table.add_column("n", justify="right")
-    for metric in metrics:
-        table.add_column(header(comparison, metric), justify="right", no_wrap=True)
-    table.add_column(f"{base(comparison.sort)}, against the best")
-    digits = {metric: decimals(comparison.groups, metric) for metric in (*metrics, comparison.sort)}
+    for key in comparison.by:
+        table.add_column(Text(name(key)), overflow="fold")
+    table.add_column("n", justify="right", no_wrap=True)
+    for i, metric in enumerate(metrics):
+        table.add_column(Text(header(comparison, metric)), justify="right", no_wrap=True)
+        if i == 0:
+            table.add_column(f"against {comparison.groups[0].number if comparison.groups else ''}", no_wrap=True)
+    digits = {metric: decimals(comparison.groups, metric) for metric in metrics}
     for group in comparison.groups[:MAX_ROWS]:
         cells = [format_cell(comparison, group, metric, digits[metric]) for metric in metrics]
-        verdict = escape(format_verdict(group, comparison.sort, digits[comparison.sort]))
-        style = "bold" if group.number == 1 and group.values(comparison.sort) else None
-        style = style if group.values(comparison.sort) else "dim"
-        settings = [escape(group.settings[key]) for key in keys]
-        table.add_row(str(group.number), *settings, format_n(group, comparison.sort), *cells, verdict, style=style)
-    console.print(table)
-    if len(comparison.groups) > MAX_ROWS:
-        console.print(f"[dim]{len(comparison.groups) - MAX_ROWS} more groups are in the report[/]")
-    for entry in comparison.unfinished[:MAX_ROWS]:
-        console.print(f"[{'red' if entry.state == 'failed' else 'yellow'}]{entry.state}[/]  {escape(about(entry))}")
-    for text in (conclusion(comparison), *comparison.notes):
-        console.print(escape(text), soft_wrap=False)
+        settings = [Text(cut(group.settings[key], 40)) for key in comparison.by]
+        cells[1:1] = [group.verdict]
+        style = "bold" if group.verdict == "best" else None if group.values(comparison.sort) else "dim"
+        table.add_row(str(group.number), *settings, format_n(group, comparison.sort), *cells, style=style)
+    return table
 
 
 def header(comparison: Comparison, metric: str) -> str:
     """A column's name; a mark says that not all of its values can be compared."""
-    return f"{metric} †" if metric in comparison.apart else metric
+    stages = {other.rpartition("/")[0] for other in comparison.metrics}
+    name = metric if len(stages) > 1 else base(metric)
+    return f"{name} †" if metric in comparison.apart else name
 
 
 def about(entry: Entry) -> str:
@@ -178,15 +197,19 @@ def harmless(text: object) -> str:
 def write_markdown(comparison: Comparison, path: Path) -> None:
     """Write the table of groups, the runs that are not completed, and the notes."""
     name = shorten(comparison.by)
-    heads = ["", *map(name, comparison.by), "n", *(header(comparison, m) for m in comparison.shown), "against the best"]
-    ends = ["---:", *["---"] * len(comparison.by), "---:", *["---:"] * len(comparison.shown), "---"]
+    heads = ["", *map(name, comparison.by), "n", *(header(comparison, m) for m in comparison.shown)]
+    ends = ["---:", *["---"] * len(comparison.by), "---:", *["---:"] * len(comparison.shown)]
+    second = len(comparison.by) + 3  # after the deciding metric
+    heads.insert(second, "against the best")
+    ends.insert(second, "---")
     digits = {metric: decimals(comparison.groups, metric) for metric in (*comparison.shown, comparison.sort)}
     rows = [heads, ends]
     for group in comparison.groups:
         cells = [format_cell(comparison, group, metric, digits[metric]) for metric in comparison.shown]
         verdict = format_verdict(group, comparison.sort, digits[comparison.sort])
         settings = [group.settings[key] for key in comparison.by]
-        rows.append([str(group.number), *settings, format_n(group, comparison.sort), *cells, verdict])
+        rows.append([str(group.number), *settings, format_n(group, comparison.sort), *cells])
+        rows[-1].insert(second, verdict)
     lines = [f"# {plain(comparison.title)}", "", f"{describe(comparison)}. {plain(conclusion(comparison))}", ""]
     lines += ["| " + " | ".join(row if row in ("---", "---:") else plain(row) for row in cells) + " |" for cells in rows]
     units = ", ".join(f"`{m}` {UNITS[base(m)]}" for m in comparison.shown if base(m) in UNITS)
