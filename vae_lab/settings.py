@@ -140,7 +140,7 @@ def check_read(cfg: DictConfig, plain: dict) -> None:
     if HydraConfig.initialized():  # the name of a run's folder
         text += OmegaConf.to_yaml(HydraConfig.get())
     referred = references(text)
-    ours = {*READ, *PARTS, *COLLECTIONS, *(part.split(".")[0] for part in PARTS)}
+    ours = {*READ, *PARTS, *COLLECTIONS, *(key.split(".")[0] for key in (*PARTS, *READ))}
     unread = [key for key in own_keys(plain) if key not in ours and not any(is_same(key, other) for other in referred)]
     if unread:
         meant = did_you_mean(unread[0], (name for name in setting_names(cfg) if name not in unread))

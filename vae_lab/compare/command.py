@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from vae_lab.arguments import check_choice, read_arguments
-from vae_lab.compare.comparison import compare
+from vae_lab.compare.comparison import Comparison, compare
 from vae_lab.compare.found import find_runs
+from vae_lab.compare.groups import first_run
 from vae_lab.compare.table import print_comparison, write_csv, write_markdown
 from vae_lab.names import folder_name
 from vae_lab.sweep.journal import JOURNAL
@@ -74,8 +75,10 @@ def compare_runs(arguments: list[str], conf: Path) -> None:
     write_markdown(comparison, out / "report.md")
     from vae_lab.compare.report import write_report  # after the table, which should not wait
 
-    path = write_report(comparison, out / "report.html", gallery(comparison, settings))
+    path = write_report(comparison, out / "report.html")
     print(f"report    {path}")
+    if drawn := gallery(comparison, settings):  # takes longer than all the rest
+        write_report(comparison, path, drawn)
     if settings["open"]:
         webbrowser.open(path.resolve().as_uri())
 
@@ -131,9 +134,9 @@ def default_out(folders: list[Path], wandb: str | None) -> Path:
     return Path("outputs/compare") / f"{folder_name(None, '+'.join(names)[:60]) or 'runs'}_{key}"
 
 
-def gallery(comparison, settings: dict[str, Any]):
-    """The images of the models, where they are wanted."""
-    if not settings["images"]:
+def gallery(comparison: Comparison, settings: dict[str, Any]):
+    """The images of the models, where they are wanted and a run keeps a model."""
+    if not settings["images"] or not any(first_run(group) for group in comparison.groups):
         return None
     from vae_lab.compare.images import draw_groups  # imports torch, several seconds
 

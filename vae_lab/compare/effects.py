@@ -5,7 +5,7 @@ from collections.abc import Callable
 from html import escape
 
 from vae_lab.compare.comparison import Comparison
-from vae_lab.compare.differences import as_text, order_of, shorten
+from vae_lab.compare.differences import order_of, shorten
 from vae_lab.compare.groups import Group, axis_title
 from vae_lab.compare.panels import as_value, classes, titled
 from vae_lab.compare.svg import Panel, cut, extent, steps, tick_texts
@@ -83,7 +83,7 @@ def parallel(comparison: Comparison) -> list[str]:
             shift = {g.number: (i / max(len(groups) - 1, 1) - 0.5) * SHIFT / len(order) for i, g in enumerate(groups)}
             every = math.ceil(len(order) / 9)
             ticks = [(places[text], cut(text, 14)) for text in order[::every]]
-            
+
             def at(group: Group, key=key, places=places, shift=shift) -> float:
                 return places[group.settings[key]] + shift[group.number]
 
@@ -114,15 +114,15 @@ def metric_axis(groups: list[Group], metric: str) -> tuple:
 
 def draw_parallel(axes: list[tuple], groups: list[Group]) -> str:
     """The lines of all groups across the axes."""
-    width = min(max(520, 150 * len(axes)), 1180)
-    panel = Panel("", "", "", (-0.35, len(axes) - 0.55), (-0.14, 1.22), [" "], [" "], width, 330, left=30)
-    for i, (name, _, ticks, arrow) in enumerate(axes):
+    panel = Panel("", "", "", (-0.35, len(axes) - 0.55), (-0.1, 1.22), [" "], [" "], 1130, 330, left=20)
+    for i, (name, *_, arrow) in enumerate(axes):
         panel.line([(i, -0.06), (i, 1.06)], "pole")
         panel.text(i, 1.22, cut(name, 20), "pole-name", (0, 12))
         panel.text(i, 1.22, arrow.strip(), "pole-hint", (0, 25))
-        for place, text in ticks:
-            panel.text(i, place, text, "pole-tick", (5, 4))
     for group in reversed(groups):
         points = [(i, at(group)) for i, (_, at, _, _) in enumerate(axes)]
         panel.line(points, "mean", group.number, f"{group.number}  {group.label}")
+    for i, (_, _, ticks, _) in enumerate(axes):
+        for place, text in ticks:
+            panel.text(i, place, text, "pole-tick", (7, 4))
     return panel.svg()

@@ -31,6 +31,7 @@ class Group:
     verdict: str = ""
     difference: Difference | None = None
     _values: dict[str, Values] = field(default_factory=dict)
+    _spreads: dict[str, Spread] = field(default_factory=dict)
     _yardsticks: dict[str, Hashable] = field(default_factory=dict)
 
     @cached_property
@@ -65,7 +66,9 @@ class Group:
 
     def spread(self, metric: str) -> Spread:
         """Mean and deviation over the completed runs."""
-        return spread(list(self.values(metric).values()))
+        if metric not in self._spreads:
+            self._spreads[metric] = spread(list(self.values(metric).values()))
+        return self._spreads[metric]
 
     def unfinished(self, metric: str) -> Spread:
         """The same of the last values of runs that are not at their end."""
@@ -97,6 +100,12 @@ def group_runs(entries: list[Entry], by: list[str], differing: list[str], table:
         seed = entry.location if entry.seed is None else as_text(entry.seed)
         group.units.append((seed, *(as_text(table[key][i]) for key in pooled)))
     return list(groups.values())
+
+
+def first_run(group: Group) -> Entry | None:
+    """The completed run with the smallest seed that keeps a checkpoint."""
+    kept = [run for run in group.completed if run.folder and (run.folder / "checkpoints" / "best.ckpt").is_file()]
+    return min(kept, key=lambda run: run.seed if isinstance(run.seed, int) else math.inf, default=None)
 
 
 def common_yardstick(groups: list[Group], metric: str) -> bool:

@@ -7,7 +7,6 @@ Shapes: N images in a strip, C channels, H height, W width, D latent_dim.
 """
 
 import base64
-import math
 from dataclasses import dataclass, field
 from html import escape
 from io import BytesIO
@@ -21,7 +20,7 @@ from torchvision.utils import make_grid
 
 from vae_lab.build import build_data
 from vae_lab.compare.found import Entry
-from vae_lab.compare.groups import Group
+from vae_lab.compare.groups import Group, first_run
 from vae_lab.compare.yardsticks import yardstick
 from vae_lab.downloads import no_downloads
 from vae_lab.gallery import fixed_latents
@@ -37,13 +36,16 @@ MAX_BYTES = 5_000_000  # of all images, before base64 adds a third
 KINDS = {
     "reconstructions": ("Reconstructions", "of the same validation images, from the posterior mean"),
     "samples": ("Samples", "decoded from the same latents; where latent_dim differs, from their first dimensions"),
-    "traversals": ("Traversals", "of the latents that vary most, from −3 to 3; the others are those of the first image"),
+    "traversals": (
+        "Traversals",
+        "of the latents that vary most, from −3 to 3; the others are those of the first image",
+    ),
 }
 
 
 @dataclass
 class Gallery:
-    """Strips of images: kind -> (group's number or None for originals, caption, data URI) in order, and what is missing."""
+    """Strips of images in order, kind -> (number of the group, None for originals; caption; data URI), and notes."""
 
     strips: dict[str, list[tuple[int | None, str, str]]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     notes: list[str] = field(default_factory=list)
@@ -106,12 +108,6 @@ def draw_groups(groups: list[Group], max_groups: int, data_root: str | None) -> 
         except Exception as error:  # a stranger's run may hold anything; the report goes on without its images
             gallery.notes.append(f"No images of group {group.number}: {' '.join(str(error).split())}")
     return gallery
-
-
-def first_run(group: Group) -> Entry | None:
-    """The completed run with the smallest seed that keeps a checkpoint."""
-    kept = [run for run in group.completed if run.folder and (run.folder / "checkpoints" / "best.ckpt").is_file()]
-    return min(kept, key=lambda run: run.seed if isinstance(run.seed, int) else math.inf, default=None)
 
 
 def read_inputs(cfg: DictConfig, data_root: str | None, gallery: Gallery) -> Tensor | None:

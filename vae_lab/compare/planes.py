@@ -3,7 +3,7 @@
 from vae_lab.compare.comparison import Comparison
 from vae_lab.compare.groups import Group, axis_title
 from vae_lab.compare.panels import classes
-from vae_lab.compare.svg import Panel, Point, cut, extent, steps, tick_texts
+from vae_lab.compare.svg import RIGHT, Panel, Point, cut, extent, steps, tick_texts
 from vae_lab.compare.table import decimals, format_cell, format_spread
 from vae_lab.compare.yardsticks import base
 
@@ -30,12 +30,15 @@ def rate_distortion(comparison: Comparison, rate: str, metric: str, title: str, 
     done = [run for group in groups for run in group.completed if metric in run.metrics and rate in run.metrics]
     xs, ys = ([run.metrics[key] for run in done] for key in (rate, metric))
     name = f"{base(metric)} against KL" + (f" · {title}" if title else "")
-    panel = Panel(name, axis_title(rate), axis_title(metric), extent(xs, 0.1), extent(ys, 0.1))
+    margin = 62 if base(metric) == "reconstruction" else RIGHT
+    panel = Panel(name, axis_title(rate), axis_title(metric), extent(xs, 0.1), extent(ys, 0.1), right=margin)
     if base(metric) == "reconstruction":
         draw_equal_elbo(panel)
     front = pareto([(group.spread(rate).mean, group.spread(metric).mean) for group in groups])
     corners = [front[0]] + [p for a, b in zip(front, front[1:], strict=False) for p in ((b[0], a[1]), b)]
-    panel.line([(front[0][0], panel.y_range[1]), *corners, (panel.x_range[1], front[-1][1])], "front", tip="Pareto front")
+    panel.line(
+        [(front[0][0], panel.y_range[1]), *corners, (panel.x_range[1], front[-1][1])], "front", tip="Pareto front"
+    )
     digits = [decimals(groups, key) for key in (rate, metric)]
     for group in groups:
         x, y = group.spread(rate), group.spread(metric)
@@ -45,7 +48,9 @@ def rate_distortion(comparison: Comparison, rate: str, metric: str, title: str, 
         if x.n > 1:
             panel.line([(x.mean - x.sd, y.mean), (x.mean + x.sd, y.mean)], "error", group.number)
             panel.line([(x.mean, y.mean - y.sd), (x.mean, y.mean + y.sd)], "error", group.number)
-        values = [f"{base(k)} {format_spread(s, d, 'sd')}" for k, s, d in zip((rate, metric), (x, y), digits, strict=True)]
+        values = [
+            f"{base(k)} {format_spread(s, d, 'sd')}" for k, s, d in zip((rate, metric), (x, y), digits, strict=True)
+        ]
         panel.dot(x.mean, y.mean, "mean", group.number, "\n".join([f"{group.number}  {group.label}", *values]))
     return panel.svg()
 
@@ -57,7 +62,7 @@ def draw_equal_elbo(panel: Panel) -> None:
     for value, text in zip(values, tick_texts(values), strict=True):
         panel.line([(x0, value - x0), (x1, value - x1)], "iso")
         if y0 < value - x1 < y1:  # it leaves on the right
-            panel.text(x1, value - x1, f"elbo −{text}", "iso-text", (-4, -3))
+            panel.note(value - x1, f"elbo {text.replace('−', '+') if value < 0 else f'−{text}'}")
 
 
 def pareto(points: list[Point]) -> list[Point]:
@@ -92,11 +97,12 @@ def against_time(comparison: Comparison, seconds: str, title: str, groups: list[
     x_range = (0, max(xs) * 1.08)
     name = f"{base(metric)} against time" + (f" · {title}" if title else "")
     panel = Panel(name, "training (seconds per run)", axis_title(metric), x_range, extent(ys, 0.1))
+    digits = {key: decimals(groups, key) for key in (metric, seconds)}
     for group in groups:
         for unit, value in group.values(metric).items():
             if unit in group.values(seconds):
                 panel.dot(group.values(seconds)[unit], value, "seed", group.number, size=2.2)
-        cells = [f"{base(k)} {format_cell(comparison, group, k, decimals(groups, k))}" for k in (metric, seconds)]
+        cells = [f"{base(k)} {format_cell(comparison, group, k, digits[k])}" for k in digits]
         tip = "\n".join([f"{group.number}  {group.label}", *cells])
         panel.dot(group.spread(seconds).mean, group.spread(metric).mean, "mean", group.number, tip)
     return panel.svg()

@@ -11,7 +11,11 @@ from vae_lab.compare.table import decimals, format_n, format_number
 from vae_lab.compare.yardsticks import base, has_better, sign, unit
 
 CSS = {"best": "best", "worse": "worse"}
-SHORT_UNITS = {"images per second": "images / s", "nats per image, weighted": "nats, weighted", "nats per image": "nats / image"}
+SHORT_UNITS = {
+    "images per second": "images / s",
+    "nats per image, weighted": "nats, weighted",
+    "nats per image": "nats / image",
+}
 
 
 def ranking(comparison: Comparison) -> str:

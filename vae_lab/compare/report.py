@@ -24,11 +24,13 @@ from vae_lab.durable import durable_open
 
 HERE = Path(__file__).parent
 MAX_COLUMNS = 40  # groups side by side in the differences
-CURVES = "Thick: the mean over seeds. Shaded: from the lowest to the highest seed. Thin: single runs; dashed: unfinished."
+CURVES = (
+    "Thick: the mean over seeds. Shaded: from the lowest to the highest seed. Thin: single runs; dashed: unfinished."
+)
 PLANE = (
-    "Left is a smaller KL, the rate; down is a smaller loss of the image, the distortion. Large marks are means over seeds "
-    "with their standard deviation, small ones runs. No group is better in both than those on the dashed Pareto front. "
-    "On a thin diagonal the ELBO is the same; it rises towards the lower left."
+    "Left is a smaller KL, the rate; down is a smaller loss of the image, the distortion. Large marks are means over "
+    "seeds with their standard deviation, small ones runs. No group is better in both than those on the dashed Pareto "
+    "front. On a thin diagonal the ELBO is the same; it rises towards the lower left."
 )
 EFFECTS = "Large marks: groups. Thin lines join groups that differ in nothing else. Short bars: the mean over groups."
 PARALLEL = "Each line is a group. Axes of metrics have the better end up; those that not all groups share are left out."
@@ -73,8 +75,8 @@ def page(comparison: Comparison, gallery=None) -> str:
         f'<p class="lead">{escape(conclusion(comparison))}</p></div></header>'
         f'<nav><div class="links">{links}</div><div class="legend" id="legend">{chooser(modes, mode)}</div></nav>'
         f"<main>{body}</main>"
-        f"<footer>vae_lab {escape(version('vae_lab'))}, {escape(made)}. Click groups to keep them highlighted, Escape to "
-        'let go.</footer><div id="tip" role="status"></div>'
+        f"<footer>vae_lab {escape(version('vae_lab'))}, {escape(made)}. Click groups to keep them highlighted, "
+        'Escape to let go.</footer><div id="tip" role="status"></div>'
         f'<script type="application/json" id="data">{data}</script><script>{script}</script></body></html>\n'
     )
 
@@ -106,7 +108,8 @@ def chooser(modes: dict, mode: str) -> str:
     if len(modes) < 2:
         return ""
     options = "".join(
-        f'<option value="{escape(key, quote=True)}"{" selected" * (key == mode)}>{escape(key)}</option>' for key in modes
+        f'<option value="{escape(key, quote=True)}"{" selected" * (key == mode)}>{escape(key)}</option>'
+        for key in modes
     )
     return f'<label>Colour <select id="mode">{options}</select></label>'
 
@@ -141,9 +144,15 @@ def settings(comparison: Comparison) -> str:
     shared = [
         (key, as_text(values[0]))
         for key, values in comparison.table.items()
-        if "." in key and "_target_" not in key and len(set(map(as_text, values))) == 1 and "${" not in as_text(values[0])
+        if "." in key
+        and "_target_" not in key
+        and len(set(map(as_text, values))) == 1
+        and "${" not in as_text(values[0])
     ]
     items = "".join(f"<li>{escape(key)}={escape(text)}</li>" for key, text in shared)
-    same = f'<details><summary>{len(shared)} settings are the same in all runs</summary><ul class="code columns">{items}</ul>'
+    summary = f"<summary>{len(shared)} settings are the same in all runs</summary>"
+    same = f'<details>{summary}<ul class="code columns">{items}</ul>'
     intro = "<p>What differs between the groups, without the seed, the machine and the loggers.</p>"
-    return (f"{intro}{differ}</table></div>" if rows else "<p>The runs have the same settings.</p>") + f"{same}</details>"
+    return (
+        f"{intro}{differ}</table></div>" if rows else "<p>The runs have the same settings.</p>"
+    ) + f"{same}</details>"

@@ -5,11 +5,11 @@ that what a seed does to both cancels. Where fewer than three seeds are shared, 
 are compared instead (Welch 1947).
 
 The best configuration is chosen by looking at the results, and is the luckiest of its equals. So the p-values are
-adjusted with what happens if k configurations of n seeds are all the same: how often the smallest of the k - 1 p-values,
-each against the one that came out best, is as small as this one. That is simulated with normal runs. Configurations
-that are already known to be different are taken off k, as in Westfall and Young 1993 (step-down min-p). The chance of
-any wrong "different" is then 5 %, also where the deviations differ tenfold; Holm's correction for k - 1 comparisons,
-which knows nothing of the choice, would let it rise to 9 % (12 configurations of 3 seeds).
+adjusted with what happens if k configurations of n seeds are all the same: how often the smallest of the k - 1
+p-values, each against the one that came out best, is as small as this one. That is simulated with normal runs.
+Configurations that are already known to be different are taken off k, as in Westfall and Young 1993 (step-down min-p).
+The chance of any wrong "different" is then about 5 %, also where the deviations differ tenfold; Holm's correction for
+k - 1 comparisons, which knows nothing of the choice, would let it rise to 9 % (12 configurations of 3 seeds).
 """
 
 import math
@@ -22,7 +22,7 @@ from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95
 MIN_SEEDS = 3  # for a test
-DRAWS = 2_000_000  # normal numbers of a simulation
+DRAWS = 1_000_000  # normal numbers of a simulation
 Values = dict[Hashable, float]  # of one metric, by what pairs the runs: the seed
 
 
@@ -138,7 +138,7 @@ def sizes() -> Iterator[int]:
 
 @cache
 def smallest_p_values(k: int, n: int) -> np.ndarray:
-    """Simulate k equal configurations of n seeds: the smallest p-value against the best, sorted, of many repetitions."""
+    """The smallest p-value against the best of k equal configurations of n seeds, sorted, of many simulations."""
     repetitions = min(max(DRAWS // (k * n), 2000), 40_000)
     runs = np.random.default_rng(0).standard_normal((repetitions, k, n))
     best = runs.mean(2).argmax(1)

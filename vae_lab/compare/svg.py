@@ -21,7 +21,7 @@ def steps(low: float, high: float, count: int = 5) -> list[float]:
         return [low]
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.8)
     first = math.ceil(low / step - 1e-9)
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -62,6 +62,7 @@ class Panel:
         left: margin, for names of rows.
         y_names: as `x_names`.
         css: further classes.
+        right: margin, for notes beside the plot.
     """
 
     def __init__(
@@ -77,17 +78,20 @@ class Panel:
         height: int = HEIGHT,
         left: int = LEFT,
         css: str = "",
+        right: int = RIGHT,
     ):
         self.title, self.x_title, self.y_title = title, x, y
         self.x_range, self.y_range = x_range, y_range
         self.x_names, self.y_names = x_names, y_names
         self.width, self.height, self.left, self.css = width, height, left, css
+        self.right = right
         self.marks: list[str] = []
+        self.beside: list[str] = []
 
     def x(self, value: float) -> float:
         """Where a value lies, from the left."""
         low, high = self.x_range
-        return round(self.left + (value - low) / (high - low) * (self.width - self.left - RIGHT), 1)
+        return round(self.left + (value - low) / (high - low) * (self.width - self.left - self.right), 1)
 
     def y(self, value: float) -> float:
         """Where a value lies, from the top."""
@@ -122,24 +126,30 @@ class Panel:
         place = f'x="{self.x(x) + shift[0]:g}" y="{self.y(y) + shift[1]:g}"'
         self.marks.append(f'<text class="{css}" {place}>{escape(text)}</text>')
 
+    def note(self, y: float, text: str) -> None:
+        """A text beside the plot, on its right."""
+        place = f'x="{self.width - self.right + 5}" y="{self.y(y) + 4:g}"'
+        self.beside.append(f'<text class="beside" {place}>{escape(text)}</text>')
+
     def svg(self) -> str:
         """The whole panel."""
         clip = f"c{zlib.crc32(repr((self.title, self.x_title, self.y_title, self.marks)).encode()):x}"
-        plot = self.width - self.left - RIGHT, self.height - TOP - BOTTOM
+        plot = self.width - self.left - self.right, self.height - TOP - BOTTOM
         area = f'x="{self.left}" y="{TOP}" width="{plot[0]}" height="{plot[1]}"'
         label = escape(f"{self.title}: {self.y_title} against {self.x_title}", quote=True)
         return (
             f'<svg class="panel {self.css}" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{label}">'
             f'<clipPath id="{clip}"><rect {area}/></clipPath>'
             f'<text class="title" x="{self.left}" y="14">{escape(self.title)}</text>'
-            f"{self._axes()}<g clip-path='url(#{clip})'>{''.join(self.marks)}</g></svg>"
+            f"{self._axes()}<g clip-path='url(#{clip})'>{''.join(self.marks)}</g>{''.join(self.beside)}</svg>"
         )
 
     def _axes(self) -> str:
-        bottom, right = self.height - BOTTOM, self.width - RIGHT
+        bottom, right = self.height - BOTTOM, self.width - self.right
         middle, centre = (TOP + bottom) / 2, (self.left + right) / 2
         parts = [
-            f'<text class="axis" text-anchor="middle" x="{centre:g}" y="{self.height - 6}">{escape(self.x_title)}</text>'
+            f'<text class="axis" text-anchor="middle" x="{centre:g}" y="{self.height - 6}">'
+            f"{escape(self.x_title)}</text>"
         ]
         if self.y_title:
             place = f'transform="translate(12 {middle:g}) rotate(-90)"'
@@ -153,7 +163,9 @@ class Panel:
             y = self.y(value)
             if not self.y_names:
                 parts.append(f'<line class="rule" x1="{self.left}" x2="{right}" y1="{y:g}" y2="{y:g}"/>')
-            parts.append(f'<text class="tick" text-anchor="end" x="{self.left - 6}" y="{y + 4:g}">{escape(text)}</text>')
+            parts.append(
+                f'<text class="tick" text-anchor="end" x="{self.left - 6}" y="{y + 4:g}">{escape(text)}</text>'
+            )
         return "".join(parts)
 
     def _ticks(self, interval: tuple[float, float], names: Sequence[str], count: int) -> list[tuple[float, str]]:

@@ -22,11 +22,11 @@ from vae_lab.durable import durable_open
 
 MAX_ROWS = 40  # groups in the terminal
 METHOD = (
-    "Values are those of each run's best checkpoint on images that chose it, means over seeds ± {spread}. Each group is "
-    "compared with the first one by {sort}: by differences between runs with the same seed, or between means where fewer "
-    "than 3 seeds are shared. It is called different where chance alone, which includes having chosen the best of all "
-    "groups, would rarely do that (5 % for all comparisons together). What is not distinguishable may still differ; "
-    "more seeds would tell. The interval of a difference is that of this one comparison (95 %)."
+    "Values are those of each run's best checkpoint, val/ on the images that chose it; means over seeds ± {spread}. "
+    "Each group is compared with the first one by {sort}: by differences between runs with the same seed, or between "
+    "means where fewer than 3 seeds are shared. It is called different where chance alone, and having chosen the "
+    "best of all groups, would rarely do that (5 % for all comparisons together). What is not distinguishable may "
+    "still differ; more seeds would tell. The interval of a difference is that of this one comparison (95 %)."
 )
 SPREADS = {"sd": "the standard deviation between seeds", "ci": "the 95 % confidence interval of the mean"}
 
@@ -211,7 +211,9 @@ def write_markdown(comparison: Comparison, path: Path) -> None:
         rows.append([str(group.number), *settings, format_n(group, comparison.sort), *cells])
         rows[-1].insert(second, verdict)
     lines = [f"# {plain(comparison.title)}", "", f"{describe(comparison)}. {plain(conclusion(comparison))}", ""]
-    lines += ["| " + " | ".join(row if row in ("---", "---:") else plain(row) for row in cells) + " |" for cells in rows]
+    lines += [
+        "| " + " | ".join(row if row in ("---", "---:") else plain(row) for row in cells) + " |" for cells in rows
+    ]
     units = ", ".join(f"`{m}` {UNITS[base(m)]}" for m in comparison.shown if base(m) in UNITS)
     lines += ["", f"Units: {units}.", "", method(comparison), ""]
     lines += [f"- {plain(note)}" for note in comparison.notes]
