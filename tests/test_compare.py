@@ -164,6 +164,17 @@ def test_settings_that_follow_from_an_option_or_copy_another_are_no_columns(tmp_
     assert comparison(tmp_path).by == ["model", "latent_dim", "model.hidden_dims"]
 
 
+def test_settings_that_differ_only_together_are_said_to(tmp_path):
+    write_run(tmp_path / "a", latent_dim=2, optimizer__lr=1.0)
+    write_run(tmp_path / "b", latent_dim=4, optimizer__lr=2.0)
+    write_run(tmp_path / "c", latent_dim=8, optimizer__lr=2.0)
+    found = comparison(tmp_path)
+    assert (found.by, found.keys) == (["latent_dim", "optimizer.lr"], ["latent_dim"])
+    assert found.groups[0].label == "latent_dim=2"
+    assert any(note.startswith("optimizer.lr differs only together with latent_dim") for note in found.notes)
+    assert comparison(tmp_path, by=["latent_dim", "lr"]).keys == ["latent_dim", "optimizer.lr"]
+
+
 def test_pooled_settings_pair_the_runs_and_are_named(tmp_path):
     for seed in range(2):
         for latent_dim in (2, 4):

@@ -2,7 +2,7 @@
 
 from vae_lab.compare.comparison import Comparison
 from vae_lab.compare.differences import ABSENT, is_number, order_of
-from vae_lab.compare.panels import as_value
+from vae_lab.compare.panels import as_value, classes
 
 NUM_COLOURS = 7  # that everybody can tell apart; further groups share a grey
 NUM_SHADES = 7  # of the scale for numbers
@@ -15,7 +15,7 @@ def colour_modes(comparison: Comparison, num_colours: int = NUM_COLOURS) -> dict
     ranked = [(f"{g.number}  {g.label}", [g.number], f"var(--c{i})") for i, g in enumerate(groups[:num_colours])]
     rest = [group.number for group in groups[num_colours:]]
     modes = {"group": [*ranked, *([(f"{len(rest)} more", rest, "var(--other)")] if rest else [])]}
-    for key in comparison.by:
+    for key in comparison.keys:
         texts = order_of([as_value(comparison, key, group) for group in groups])
         if not 1 < len(texts) <= 24:
             continue
@@ -34,11 +34,13 @@ def default_mode(comparison: Comparison, modes: dict, num_colours: int = NUM_COL
     """The groups where there are few, else the setting that explains most of the deciding metric."""
     if len(comparison.groups) <= num_colours:
         return "group"
-    means = {group.number: group.spread(comparison.sort).mean for group in comparison.ranked}
+    means: dict[int, float] = {}
+    for _, members in classes(comparison, comparison.sort):  # what cannot be compared must not count as an effect
+        own = {g.number: g.spread(comparison.sort).mean for g in members if g.values(comparison.sort)}
+        means |= {number: value - sum(own.values()) / len(own) for number, value in own.items()}
 
     def explained(key: str) -> float:
         parts = [[means[n] for n in members if n in means] for _, members, _ in modes[key]]
-        total = sum(means.values()) / max(len(means), 1)
-        return sum(len(part) * (sum(part) / len(part) - total) ** 2 for part in parts if part)
+        return sum(sum(part) ** 2 / len(part) for part in parts if part)
 
     return max((key for key in modes if key != "group"), key=explained, default="group")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vae_lab.compare.differences import Columns, columns, differing, find_columns, find_name
 from vae_lab.compare.found import Entry
-from vae_lab.compare.groups import Group, apart, common_yardstick, group_runs, rank
+from vae_lab.compare.groups import Group, apart, common_yardstick, entangled, group_runs, rank
 from vae_lab.compare.statistics import MIN_SEEDS
 from vae_lab.compare.yardsticks import base, has_better
 
@@ -25,6 +25,7 @@ class Comparison:
         entries: all runs.
         table: the settings of all of them.
         by: the columns by which they are grouped.
+        keys: those of them that tables and charts show.
         differing: the columns in which they differ.
         groups: best first.
         metrics: those that are shown.
@@ -39,6 +40,7 @@ class Comparison:
     entries: list[Entry]
     table: Columns
     by: list[str]
+    keys: list[str]
     differing: list[str]
     groups: list[Group]
     metrics: list[str]
@@ -87,6 +89,10 @@ def compare(title: str, entries: list[Entry], settings: dict, conf: Path, notes:
     by = find_columns(settings["by"], table) or differ
     groups = group_runs(entries, by, differ, table)
     known = measured(entries)
+    follow = entangled(groups, by)
+    keys = by if settings["by"] else [key for key in by if key not in follow]
+    for group in groups:
+        group.hidden = set(by) - set(keys)
     metrics = [find_name(name, known, "metric", "/") for name in settings["metrics"]] or usual(known)
     name = (settings["sort"] or "").removeprefix("-")
     sort = find_name(name, known, "metric", "/") if name else deciding(groups, metrics)
@@ -95,9 +101,9 @@ def compare(title: str, entries: list[Entry], settings: dict, conf: Path, notes:
         metrics = [sort, *metrics]
     groups = rank(groups, sort, largest_first)
     comparison = Comparison(
-        title, entries, table, by, differ, groups, metrics, sort, settings["spread"], apart(groups, metrics), notes
+        title, entries, table, by, keys, differ, groups, metrics, sort, settings["spread"], apart(groups, metrics)
     )
-    comparison.notes = [*notes, *caveats(comparison)]
+    comparison.notes = [*notes, *together(follow), *caveats(comparison)]
     return comparison
 
 
@@ -118,8 +124,24 @@ def deciding(groups: list[Group], metrics: list[str]) -> str:
     for metric in (*DECIDING, *metrics):
         if done and all(group.values(metric) for group in done) and common_yardstick(done, metric):
             return metric
-    counts = {metric: sum(bool(group.values(metric)) for group in done) for metric in (*DECIDING, *metrics)}
-    return max(counts, key=counts.get) if counts else ""
+
+    def merit(metric: str) -> tuple[int, int]:
+        having = [group for group in done if group.values(metric)]
+        return len(having), -len({group.yardstick(metric) for group in having})
+
+    return max((*DECIDING, *metrics), key=merit)
+
+
+def together(follow: dict[str, str]) -> list[str]:
+    """Notes on settings that follow from others."""
+    by_other: dict[str, list[str]] = {}
+    for key, other in follow.items():
+        by_other.setdefault(other, []).append(key)
+    return [
+        f"{', '.join(keys)} {'differs' if len(keys) == 1 else 'differ'} only together with {other}: "
+        "what is due to which cannot be told."
+        for other, keys in by_other.items()
+    ]
 
 
 def caveats(comparison: Comparison) -> list[str]:

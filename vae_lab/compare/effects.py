@@ -22,7 +22,7 @@ def effects(comparison: Comparison) -> list[str]:
     stage = comparison.sort.rpartition("/")[0] or "val"
     wanted = dict.fromkeys([comparison.sort, f"{stage}/elbo", f"{stage}/mse"])
     metrics = [metric for metric in wanted if comparison.has(metric)][:2]
-    for key in comparison.by[:MAX_KEYS]:
+    for key in comparison.keys[:MAX_KEYS]:
         panels.append(f"<h3>{escape(key)}</h3>")
         for metric in metrics:
             for title, groups in classes(comparison, metric):
@@ -75,8 +75,8 @@ def parallel(comparison: Comparison) -> list[str]:
     metrics = [metric for metric in comparison.metrics if metric not in comparison.apart and comparison.has(metric)]
     groups = [group for group in comparison.groups if all(group.values(metric) for metric in metrics)]
     axes: list[tuple[str, Callable[[Group], float], list[tuple[float, str]], str]] = []
-    name = shorten(comparison.by)
-    for key in comparison.by:
+    name = shorten(comparison.keys)
+    for key in comparison.keys:
         order = order_of([as_value(comparison, key, group) for group in groups])
         if len(order) > 1:
             places = {text: i / (len(order) - 1) for i, text in enumerate(order)}

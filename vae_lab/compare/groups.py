@@ -22,6 +22,7 @@ class Group:
         number: its place in the table, from 1.
         verdict: of the comparison with the best one, in words.
         difference: from the best one, None for the best.
+        hidden: columns that follow from others, and are left out of its name.
     """
 
     settings: dict[str, str]
@@ -30,6 +31,7 @@ class Group:
     number: int = 0
     verdict: str = ""
     difference: Difference | None = None
+    hidden: set[str] = field(default_factory=set)
     _values: dict[str, Values] = field(default_factory=dict)
     _spreads: dict[str, Spread] = field(default_factory=dict)
     _yardsticks: dict[str, Hashable] = field(default_factory=dict)
@@ -39,10 +41,11 @@ class Group:
         """The runs that are at their end."""
         return [run for run in self.runs if run.state == "completed"]
 
-    @cached_property
+    @property
     def label(self) -> str:
         """What tells it from the others, on one line."""
-        shown = [(key.rpartition(".")[2], value) for key, value in self.settings.items() if value != ABSENT]
+        named = {key: value for key, value in self.settings.items() if key not in self.hidden}
+        shown = [(key.rpartition(".")[2], value) for key, value in named.items() if value != ABSENT]
         return ", ".join(value if key in NAMES_THEMSELVES else f"{key}={value}" for key, value in shown) or "all runs"
 
     def yardstick(self, metric: str) -> Hashable:
@@ -106,6 +109,18 @@ def first_run(group: Group) -> Entry | None:
     """The completed run with the smallest seed that keeps a checkpoint."""
     kept = [run for run in group.completed if run.folder and (run.folder / "checkpoints" / "best.ckpt").is_file()]
     return min(kept, key=lambda run: run.seed if isinstance(run.seed, int) else math.inf, default=None)
+
+
+def entangled(groups: list[Group], by: list[str]) -> dict[str, str]:
+    """The columns whose value follows from that of an earlier one, and from which."""
+    found: dict[str, str] = {}
+    for i, key in enumerate(by):
+        for other in (other for other in by[:i] if other not in found):
+            values = {(group.settings[other], group.settings[key]) for group in groups}
+            if len(values) == len({value for value, _ in values}):
+                found[key] = other
+                break
+    return found
 
 
 def common_yardstick(groups: list[Group], metric: str) -> bool:

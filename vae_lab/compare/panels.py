@@ -3,6 +3,7 @@
 from vae_lab.compare.comparison import Comparison
 from vae_lab.compare.differences import as_text, is_number
 from vae_lab.compare.groups import Group
+from vae_lab.compare.svg import cut
 from vae_lab.compare.yardsticks import base
 
 
@@ -15,19 +16,17 @@ def classes(comparison: Comparison, metric: str) -> list[tuple[str, list[Group]]
     found.pop(None, None)
     if len(found) < 2:
         return [("", groups) for groups in found.values()]
-    return [(what_is_common(comparison, groups, list(found.values())), groups) for groups in found.values()]
+    return [(what_is_common(comparison, groups), groups) for groups in found.values()]
 
 
-def what_is_common(comparison: Comparison, groups: list[Group], others: list[list[Group]]) -> str:
-    """The settings that all of some groups share, and that tell them from the others."""
+def what_is_common(comparison: Comparison, groups: list[Group]) -> str:
+    """The settings that decide what can be compared, as far as all of some groups share them and others do not."""
     words = []
     for key in comparison.by:
-        own = {group.settings[key] for group in groups}
-        rest = {group.settings[key] for members in others if members is not groups for group in members}
-        if not own & rest:
-            name = "/".join(sorted(own))
-            words.append(f"{key.rpartition('.')[2]}={name}")
-    return ", ".join(words[:2]) or f"groups {', '.join(str(group.number) for group in groups[:6])}"
+        own, all_of_them = ({group.settings[key] for group in of} for of in (groups, comparison.groups))
+        if len(own) == 1 < len(all_of_them) and (key == "loss" or key.split(".")[0] == "dataset"):
+            words.append(f"{key.rpartition('.')[2]}={min(own)}")
+    return cut(", ".join(words), 44) or f"groups {', '.join(str(group.number) for group in groups[:6])}"
 
 
 def titled(metric: str, title: str) -> str:

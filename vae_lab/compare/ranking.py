@@ -20,14 +20,14 @@ SHORT_UNITS = {
 
 def ranking(comparison: Comparison) -> str:
     """The table of groups."""
-    name = shorten(comparison.by)
+    name = shorten(comparison.keys)
     shown = comparison.shown
     digits = {metric: decimals(comparison.groups, metric) for metric in (*shown, comparison.sort)}
     heads = [head("", "", css="rank")]
-    heads += [head(name(key), "" if name(key) == key else key.rpartition(".")[0]) for key in comparison.by]
+    heads += [head(name(key), "" if name(key) == key else key.rpartition(".")[0]) for key in comparison.keys]
     heads.append(head("n", "runs", css="num"))
     heads += [metric_head(comparison, metric) for metric in shown]
-    heads.insert(len(comparison.by) + 3, "<th>against the best<small>difference ± 95 %</small></th>")
+    heads.insert(len(comparison.keys) + 3, "<th>against the best<small>difference ± 95 %</small></th>")
     rows = [row(comparison, group, shown, digits) for group in comparison.groups]
     body = f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<div class="scroll"><table class="sortable">{body}</table></div>'
@@ -60,12 +60,12 @@ def row(comparison: Comparison, group: Group, shown: list[str], digits: dict[str
     css = "first" if group.verdict == "best" else css
     place = f'<span class="key g{number}" style="background:var(--c)"></span>{number}'
     cells = [f'<td class="rank" data-value="{number}">{place}</td>']
-    for key in comparison.by:
+    for key in comparison.keys:
         text = escape(group.settings[key], quote=True)
         cells.append(f'<td data-value="{text}">{text}</td>')
     cells.append(f'<td class="num" data-value="{len(group.values(sort))}">{format_n(group, sort)}</td>')
     cells += [value_cell(comparison, group, metric, digits[metric]) for metric in shown]
-    cells.insert(len(comparison.by) + 3, f'<td class="verdict">{verdict(group, digits[sort])}</td>')
+    cells.insert(len(comparison.keys) + 3, f'<td class="verdict">{verdict(group, digits[sort])}</td>')
     return f'<tr class="{css}" data-g="{number}">{"".join(cells)}</tr>'
 
 

@@ -21,6 +21,7 @@ from vae_lab.compare.yardsticks import UNITS, base, has_better
 from vae_lab.durable import durable_open
 
 MAX_ROWS = 40  # groups in the terminal
+MAX_CLASSES = 3  # of groups that can be compared, in the conclusion
 METHOD = (
     "Values are those of each run's best checkpoint, val/ on the images that chose it; means over seeds ± {spread}. "
     "Each group is compared with the first one by {sort}: by differences between runs with the same seed, or between "
@@ -87,24 +88,30 @@ def describe(comparison: Comparison) -> str:
 
 
 def conclusion(comparison: Comparison) -> str:
-    """What can be said of the best group, in a sentence."""
-    ranked, metric = comparison.ranked, comparison.sort
-    if not ranked:
+    """What can be said of the best group, and of the best of those that cannot be compared with it, in sentences."""
+    classes: dict = {}
+    for group in comparison.ranked:
+        classes.setdefault(group.yardstick(comparison.sort), []).append(group)
+    if not classes:
         return "No run has been completed yet."
-    first = ranked[0]
-    rivals = [g for g in ranked[1:] if g.yardstick(metric) == first.yardstick(metric)]
+    told = [conclude(comparison.sort, members, len(classes) > 1) for members in list(classes.values())[:MAX_CLASSES]]
+    return " ".join([*told, *(["..."] if len(classes) > MAX_CLASSES else [])])
+
+
+def conclude(metric: str, members: list[Group], has_others: bool) -> str:
+    """What can be said of the first of some groups that can be compared."""
+    first, *rivals = members
     found = f"{first.label} has the {'best' if has_better(metric) else 'first'} mean {metric}"
-    if len({group.yardstick(metric) for group in ranked}) > 1:
-        found += " of those that can be compared with it"
+    found += " of those that can be compared with it" if has_others else ""
     if not rivals:
-        return f"{found}."
-    open_ones = [group for group in rivals if not (group.difference and group.difference.is_distinct)]
-    if not open_ones:
-        return f"{found}; it is different from all others."
-    numbers = ", ".join(str(group.number) for group in open_ones[:8]) + (", ..." if len(open_ones) > 8 else "")
+        return f"{first.label} can be compared with no other." if has_others else f"{found}."
     if len(first.values(metric)) < 2:
         return f"{found}, but of a single seed."
-    return f"{found}; it is not distinguishable from {len(open_ones)} of {len(rivals)} others ({numbers})."
+    unclear = [group for group in rivals if not (group.difference and group.difference.is_distinct)]
+    if not unclear:
+        return f"{found}; it is different from all others."
+    numbers = ", ".join(str(group.number) for group in unclear[:8]) + (", ..." if len(unclear) > 8 else "")
+    return f"{found}; it is not distinguishable from {len(unclear)} of {len(rivals)} others ({numbers})."
 
 
 def method(comparison: Comparison) -> str:
@@ -137,10 +144,10 @@ def print_comparison(comparison: Comparison) -> None:
 def group_table(comparison: Comparison, metrics: list[str]) -> Table:
     """The groups with some metrics, the deciding one first."""
     table = Table(header_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
-    name = shorten(comparison.by)
+    name = shorten(comparison.keys)
     table.add_column("", justify="right", style="dim")
-    for key in comparison.by:
-        table.add_column(Text(name(key)), overflow="fold")
+    for key in comparison.keys:
+        table.add_column(Text(name(key)), no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     for i, metric in enumerate(metrics):
         table.add_column(Text(header(comparison, metric)), justify="right", no_wrap=True)
@@ -149,7 +156,7 @@ def group_table(comparison: Comparison, metrics: list[str]) -> Table:
     digits = {metric: decimals(comparison.groups, metric) for metric in metrics}
     for group in comparison.groups[:MAX_ROWS]:
         cells = [format_cell(comparison, group, metric, digits[metric]) for metric in metrics]
-        settings = [Text(cut(group.settings[key], 40)) for key in comparison.by]
+        settings = [Text(cut(group.settings[key], 28)) for key in comparison.keys]
         cells[1:1] = [group.verdict]
         style = "bold" if group.verdict == "best" else None if group.values(comparison.sort) else "dim"
         table.add_row(str(group.number), *settings, format_n(group, comparison.sort), *cells, style=style)
@@ -173,7 +180,7 @@ def about(entry: Entry) -> str:
 def write_csv(comparison: Comparison, path: Path) -> None:
     """Write one row for each run, failed and unfinished ones too: its group, settings and metrics."""
     metrics = list(dict.fromkeys(key for entry in comparison.entries for key in entry.metrics))
-    keys = list(dict.fromkeys([*comparison.by, *comparison.differing]))
+    keys = list(dict.fromkeys([*comparison.keys, *comparison.differing]))
     number = {id(run): group.number for group in comparison.groups for run in group.runs}
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -196,10 +203,10 @@ def harmless(text: object) -> str:
 
 def write_markdown(comparison: Comparison, path: Path) -> None:
     """Write the table of groups, the runs that are not completed, and the notes."""
-    name = shorten(comparison.by)
-    heads = ["", *map(name, comparison.by), "n", *(header(comparison, m) for m in comparison.shown)]
-    ends = ["---:", *["---"] * len(comparison.by), "---:", *["---:"] * len(comparison.shown)]
-    second = len(comparison.by) + 3  # after the deciding metric
+    name = shorten(comparison.keys)
+    heads = ["", *map(name, comparison.keys), "n", *(header(comparison, m) for m in comparison.shown)]
+    ends = ["---:", *["---"] * len(comparison.keys), "---:", *["---:"] * len(comparison.shown)]
+    second = len(comparison.keys) + 3  # after the deciding metric
     heads.insert(second, "against the best")
     ends.insert(second, "---")
     digits = {metric: decimals(comparison.groups, metric) for metric in (*comparison.shown, comparison.sort)}
@@ -207,7 +214,7 @@ def write_markdown(comparison: Comparison, path: Path) -> None:
     for group in comparison.groups:
         cells = [format_cell(comparison, group, metric, digits[metric]) for metric in comparison.shown]
         verdict = format_verdict(group, comparison.sort, digits[comparison.sort])
-        settings = [group.settings[key] for key in comparison.by]
+        settings = [group.settings[key] for key in comparison.keys]
         rows.append([str(group.number), *settings, format_n(group, comparison.sort), *cells])
         rows[-1].insert(second, verdict)
     lines = [f"# {plain(comparison.title)}", "", f"{describe(comparison)}. {plain(conclusion(comparison))}", ""]
