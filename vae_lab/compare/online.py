@@ -12,6 +12,9 @@ from vae_lab.compare.found import Entry, numbers
 from vae_lab.errors import RunError
 from vae_lab.resume import leaves
 from vae_lab.secrets import redact
+from vae_lab.wandb_process import obstacle
+
+KEY_SECONDS = 15.0  # to look for an API key
 
 STATES = {"finished": "completed", "running": "running", "pending": "running", "preempting": "preempted",
           "preempted": "preempted", "failed": "failed", "crashed": "interrupted", "killed": "interrupted"}  # fmt: skip
@@ -34,9 +37,7 @@ def online_runs(place: str, api: Any = None) -> list[Entry]:
         raise ValueError(f"wandb must be ENTITY/PROJECT or ENTITY/PROJECT/GROUP, got {place!r}")
     try:
         if api is None:
-            import wandb
-
-            api = wandb.Api()
+            api = connect()
         filters = {"group": parts[2]} if len(parts) == 3 else {}
         entries = [read_online(run, place) for run in api.runs("/".join(parts[:2]), filters=filters)]
     except Exception as error:  # W&B raises all kinds
@@ -44,6 +45,19 @@ def online_runs(place: str, api: Any = None) -> list[Entry]:
     if not entries:
         raise RunError(f"{place} has no runs in W&B")
     return entries
+
+
+def connect() -> Any:
+    """A `wandb.Api`, which would ask on the terminal where there is no API key.
+
+    Raises:
+        RunError: if there is none.
+    """
+    if reason := obstacle(KEY_SECONDS):
+        raise RunError(reason)
+    import wandb
+
+    return wandb.Api()
 
 
 def read_online(run: Any, source: str) -> Entry:

@@ -89,7 +89,7 @@ def value_cell(comparison: Comparison, group: Group, metric: str, digits: int) -
 def verdict(group: Group, digits: int) -> str:
     """What the comparison with the best group says, and the difference itself."""
     found = group.difference
-    css = next((CSS[word] for word in CSS if group.verdict.startswith(word)), "same")
+    css = CSS.get(group.verdict, "same")
     text = f'<span class="{css}">{escape(group.verdict)}</span>'
     if found is None or math.isnan(found.ci):
         return text

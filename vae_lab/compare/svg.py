@@ -83,7 +83,9 @@ class Panel:
         self.title, self.x_title, self.y_title = title, x, y
         self.x_range, self.y_range = x_range, y_range
         self.x_names, self.y_names = x_names, y_names
-        self.width, self.height, self.left, self.css = width, height, left, css
+        self.width, self.height, self.css = width, height, css
+        longest = 0 if y_names else max(map(len, tick_texts(steps(*y_range))))
+        self.left = max(left, 22 + 7 * longest)
         self.right = right
         self.marks: list[str] = []
         self.beside: list[str] = []
