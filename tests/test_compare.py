@@ -150,6 +150,22 @@ def test_a_group_without_completed_runs_is_marked_and_comes_last(tmp_path):
     assert "(−50 so far)" in (tmp_path / "report.md").read_text()
 
 
+def test_a_sweep_that_has_just_begun_has_a_report(tmp_path):
+    write_run(tmp_path / "a", 0, -100.5, 0.0212, state="running", latent_dim=2)
+    (write_run(tmp_path / "b", 0, state="running", latent_dim=4) / "metrics.jsonl").unlink()
+    found = comparison(tmp_path)
+    assert (found.sort, [group.verdict for group in found.groups]) == ("val/elbo", ["1 running", "1 running"])
+    write_markdown(found, tmp_path / "report.md")
+    assert "(0.02120 so far)" in (tmp_path / "report.md").read_text()
+    html = page(found)
+    assert "No run has been completed yet." in html
+    assert 'id="curves"' in html
+    for path in tmp_path.glob("*/metrics.jsonl"):
+        path.unlink()
+    assert comparison(tmp_path).sort == ""
+    page(comparison(tmp_path))
+
+
 def test_settings_that_follow_from_an_option_or_copy_another_are_no_columns(tmp_path):
     def write(name: str, latent_dim: int, changes: dict) -> None:
         write_run(
@@ -530,6 +546,12 @@ def test_online_runs_are_read_like_folders():
     found = compare("online", entries, SETTINGS, CONF, [])
     assert found.groups[0].spread("val/elbo").mean == pytest.approx(-101)
     page(found)
+
+
+def test_nothing_is_asked_where_there_is_no_key(monkeypatch):
+    monkeypatch.setattr("vae_lab.compare.online.obstacle", lambda seconds: "no API key")
+    with pytest.raises(RunError, match="cannot read me/project from W&B: no API key"):
+        online_runs("me/project")
 
 
 def test_online_failures_are_one_line():

@@ -95,7 +95,11 @@ def compare(title: str, entries: list[Entry], settings: dict, conf: Path, notes:
         group.hidden = set(by) - set(keys)
     metrics = [find_name(name, known, "metric", "/") for name in settings["metrics"]] or usual(known)
     name = (settings["sort"] or "").removeprefix("-")
-    sort = find_name(name, known, "metric", "/") if name else deciding(groups, metrics)
+    sort = (
+        find_name(name, known, "metric", "/")
+        if name
+        else deciding(groups, [m for m in dict.fromkeys((*DECIDING, *metrics)) if m in known])
+    )
     largest_first = True if (settings["sort"] or "").startswith("-") else None
     if sort not in metrics and sort:
         metrics = [sort, *metrics]
@@ -119,9 +123,9 @@ def usual(known: list[str]) -> list[str]:
 
 
 def deciding(groups: list[Group], metrics: list[str]) -> str:
-    """The first metric in which all groups that have completed runs can be compared."""
+    """The first metric in which all groups that have completed runs can be compared, else the one that most can."""
     done = [group for group in groups if group.completed]
-    for metric in (*DECIDING, *metrics):
+    for metric in metrics:
         if done and all(group.values(metric) for group in done) and common_yardstick(done, metric):
             return metric
 
@@ -129,7 +133,7 @@ def deciding(groups: list[Group], metrics: list[str]) -> str:
         having = [group for group in done if group.values(metric)]
         return len(having), -len({group.yardstick(metric) for group in having})
 
-    return max((*DECIDING, *metrics), key=merit)
+    return max(metrics, key=merit, default="")
 
 
 def together(follow: dict[str, str]) -> list[str]:

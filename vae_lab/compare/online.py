@@ -54,7 +54,7 @@ def connect() -> Any:
         RunError: if there is none.
     """
     if reason := obstacle(KEY_SECONDS):
-        raise RunError(reason)
+        raise RunError(reason.removesuffix(" or use logger.wandb.mode=auto"))  # which is of training
     import wandb
 
     return wandb.Api()

@@ -35,6 +35,7 @@ SPREADS = {"sd": "the standard deviation between seeds", "ci": "the 95 % confide
 def decimals(groups: list[Group], metric: str) -> int:
     """Digits after the point that show the deviations of a metric with two digits."""
     found = [group.spread(metric) for group in groups if group.values(metric)]
+    found = found or [group.unfinished(metric) for group in groups if group.unfinished(metric).n]
     deviations = sorted(s.sd for s in found if s.sd > 0)
     if deviations:
         return min(max(1 - math.floor(math.log10(deviations[len(deviations) // 2])), 0), 6)
