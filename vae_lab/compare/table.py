@@ -93,6 +93,8 @@ def conclusion(comparison: Comparison) -> str:
     classes: dict = {}
     for group in comparison.ranked:
         classes.setdefault(group.yardstick(comparison.sort), []).append(group)
+    if len(comparison.groups) == len(comparison.ranked) == 1:
+        return "All runs are of one group; there is nothing to compare it with."
     if not classes:
         return "No run has been completed yet."
     told = [conclude(comparison.sort, members, len(classes) > 1) for members in list(classes.values())[:MAX_CLASSES]]
@@ -105,7 +107,9 @@ def conclude(metric: str, members: list[Group], has_others: bool) -> str:
     found = f"{first.label} has the {'best' if has_better(metric) else 'first'} mean {metric}"
     found += " of those that can be compared with it" if has_others else ""
     if not rivals:
-        return f"{first.label} can be compared with no other." if has_others else f"{found}."
+        return (
+            f"{first.label} can be compared with no other." if has_others else f"Only {first.label} has completed runs."
+        )
     if len(first.values(metric)) < 2:
         return f"{found}, but of a single seed."
     unclear = [group for group in rivals if not (group.difference and group.difference.is_distinct)]
