@@ -1,4 +1,4 @@
-"""The commands `vae-lab`, `vae-lab-eval` and `vae-lab-export`.
+"""The commands `vae-lab`, `vae-lab-eval`, `vae-lab-compare` and `vae-lab-export`.
 
 Nothing here imports torch, so that `--help`, `--cfg` and completion answer at once.
 """
@@ -139,6 +139,14 @@ def evaluate() -> None:
         from vae_lab.evaluation import evaluate_runs
 
         evaluate_runs(sys.argv[1:])
+
+
+def compare() -> None:
+    """Run `vae-lab-compare`."""
+    with one_line_errors():
+        from vae_lab.compare.command import compare_runs
+
+        compare_runs(sys.argv[1:], CONF)
 
 
 def export() -> None:

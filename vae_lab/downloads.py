@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -27,6 +28,7 @@ MAX_BYTES = 2**30
 CHUNK = 2**16
 
 log = logging.getLogger(__name__)
+_may_download = ContextVar("may_download", default=True)
 
 
 def read_verified(path: Path, checksum: str) -> np.ndarray:
@@ -59,6 +61,16 @@ def _digest(checksum: str, content=b""):
 
 
 @contextmanager
+def no_downloads() -> Iterator[None]:
+    """Makes a download a failure while the block runs: a command that only looks must not fetch gigabytes."""
+    token = _may_download.set(False)
+    try:
+        yield
+    finally:
+        _may_download.reset(token)
+
+
+@contextmanager
 def one_downloader(folder: Path) -> Iterator[None]:
     """Waits until no other process downloads into a folder; a failure leaves no empty folder behind.
 
@@ -66,8 +78,11 @@ def one_downloader(folder: Path) -> Iterator[None]:
         folder: Made if it does not exist.
 
     Raises:
+        DataError: Within `no_downloads`.
         RunError: If the folder cannot be written to.
     """
+    if not _may_download.get():
+        raise DataError("this command downloads nothing")
     folders = (folder, *folder.parents)
     lock = folder / "download.lock"
     made = [path for path in folders if not path.exists()]

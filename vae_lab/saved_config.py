@@ -54,8 +54,13 @@ def load_saved(folder: str | Path) -> DictConfig:
     return config
 
 
-def check_yaml(path: Path, text: str) -> None:
+def check_yaml(path: Path, text: str, loader: type = yaml.SafeLoader) -> None:
     """Refuse YAML that no run writes: aliases, which unfold, nesting without end, and headers, which move keys.
+
+    Args:
+        path: of the file, for the message.
+        text: its content.
+        loader: of PyYAML; the one in C is faster.
 
     Raises:
         ValueError: naming the file and what it holds.
@@ -63,7 +68,7 @@ def check_yaml(path: Path, text: str) -> None:
     if _PACKAGE.search(text):
         raise ValueError(f"{path} holds more than plain settings: a @package header; remove it")
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"{path} holds more than plain settings: a YAML alias; write the value out")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

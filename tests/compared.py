@@ -1,0 +1,78 @@
+"""Run folders as training would leave them, written at once, for tests of what reads many of them."""
+
+import json
+from pathlib import Path
+
+import yaml
+
+CONFIG = {
+    "latent_dim": 2,
+    "data_root": "${oc.env:VAE_LAB_DATA,data}",
+    "run_dir": "${hydra:runtime.output_dir}",
+    "dataset": {"image_size": 8, "binarize": "none", "source": {"_target_": "vae_lab.datasets.Digits"}},
+    "model": {
+        "hidden_dims": [16],
+        "encoder": {"_target_": "vae_lab.networks.mlp.MLPEncoder", "hidden_dims": "${model.hidden_dims}"},
+        "decoder": {"_target_": "vae_lab.networks.mlp.MLPDecoder"},
+    },
+    "loss": {"likelihood": {"_target_": "vae_lab.likelihoods.Bernoulli"}, "KLD_weight": 1.0},
+    "objective": {"_target_": "vae_lab.objectives.ELBO", "kld_weight": "${loss.KLD_weight}"},
+    "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.001, "schedule": {}},
+    "trainer": {"max_epochs": 3},
+    "logger": {},
+}
+CONV = {f"model.{part}._target_": f"vae_lab.networks.conv.Conv{part.title()}" for part in ("encoder", "decoder")}
+GAUSSIAN = {"loss.likelihood._target_": "vae_lab.likelihoods.Gaussian"}
+
+
+def write_run(
+    folder: Path,
+    seed: int = 0,
+    elbo: float | None = -100.0,
+    mse: float = 0.02,
+    state: str = "completed",
+    reason: str = "",
+    **settings,
+) -> Path:
+    """Write a run folder; `settings` are dotted keys with __ for the dots, or a dict of them as `changes`."""
+    config = json.loads(json.dumps(CONFIG | {"seed": seed}))
+    for key, value in {**settings.pop("changes", {}), **settings}.items():
+        *path, last = key.replace("__", ".").split(".")
+        node = config
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "status.json").write_text(json.dumps({"state": state, "reason": reason}))
+    rows = []
+    for epoch in range(3):
+        values = {"elbo": elbo - 10 * (2 - epoch), "reconstruction": 5 - elbo, "kl": -0.05 * elbo} if elbo else {}
+        values |= {"mse": mse + 0.01 * (2 - epoch), "active_units": 2.0}
+        rows.append({"step": 10 * epoch + 10, **{f"val/{k}": v for k, v in values.items()}, "epoch": epoch})
+        rows.append({"step": 10 * epoch + 10, "train/loss": 1.0, "epoch": epoch})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if state == "completed":
+        final = {key: value for key, value in rows[-2].items() if key.startswith("val/")}
+        (folder / "result.json").write_text(
+            json.dumps({**final, "epochs": 3, "images_per_second": 1000.0 + seed, "train_seconds": 10.0 - seed})
+        )
+    return folder
+
+
+def write_sweep(folder: Path) -> Path:
+    """Write a sweep of two models, two likelihoods and three seeds; one failed, one is running, one has not started."""
+    (folder).mkdir(parents=True)
+    for m, (model, changes) in enumerate((("mlp", {}), ("conv", CONV))):
+        for name, offset, loss in (("bce", 0, {}), ("mse", -400, GAUSSIAN)):
+            for seed in range(3):
+                state, reason = ("failed", "ran out of <b>luck</b>") if (m, name, seed) == (1, "mse", 2) else ("", "")
+                state = "running" if (m, name, seed) == (1, "mse", 1) else state or "completed"
+                elbo, mse = (
+                    offset - 100 + 5 * m + 0.1 * seed**2 * m + seed,
+                    0.03 - 0.005 * m - offset * 5e-6 + 0.0001 * seed**2 * m,
+                )
+                write_run(folder / f"{model},{name},{seed}", seed, elbo, mse, state, reason, changes=changes | loss)
+    events = [{"event": "sweep", "arguments": [], "jobs": 13}]
+    (folder / "sweep.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + '{"event": "sta')
+    return folder

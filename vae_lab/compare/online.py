@@ -1,0 +1,88 @@
+"""Runs that are online in W&B, read through its public API into the same values as those of run folders.
+
+What is read is what vae-lab sent: the config with its interpolations resolved, `result.json` as the summary, and the
+lines of `metrics.jsonl` as the history.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from vae_lab.compare.found import Entry, numbers
+from vae_lab.errors import RunError
+from vae_lab.resume import leaves
+from vae_lab.secrets import redact
+from vae_lab.wandb_process import obstacle
+
+KEY_SECONDS = 15.0  # to look for an API key
+
+STATES = {"finished": "completed", "running": "running", "pending": "running", "preempting": "preempted",
+          "preempted": "preempted", "failed": "failed", "crashed": "interrupted", "killed": "interrupted"}  # fmt: skip
+REASONS = {"crashed": "W&B has not heard of it for some time", "killed": "it was killed"}
+
+
+def online_runs(place: str, api: Any = None) -> list[Entry]:
+    """Read the runs of a project.
+
+    Args:
+        place: ENTITY/PROJECT, or ENTITY/PROJECT/GROUP for one group of them.
+        api: a `wandb.Api`; None makes one, which needs an API key.
+
+    Raises:
+        ValueError: if the place is none.
+        RunError: if W&B does not answer, or has no such run.
+    """
+    parts = place.strip("/").split("/", 2)
+    if len(parts) < 2 or not all(parts):
+        raise ValueError(f"wandb must be ENTITY/PROJECT or ENTITY/PROJECT/GROUP, got {place!r}")
+    try:
+        if api is None:
+            api = connect()
+        filters = {"group": parts[2]} if len(parts) == 3 else {}
+        entries = [read_online(run, place) for run in api.runs("/".join(parts[:2]), filters=filters)]
+    except Exception as error:  # W&B raises all kinds
+        raise RunError(f"cannot read {place} from W&B: {redact(' '.join(str(error).split()))}") from error
+    if not entries:
+        raise RunError(f"{place} has no runs in W&B")
+    return entries
+
+
+def connect() -> Any:
+    """A `wandb.Api`, which would ask on the terminal where there is no API key.
+
+    Raises:
+        RunError: if there is none.
+    """
+    if reason := obstacle(KEY_SECONDS):
+        raise RunError(reason.removesuffix(" or use logger.wandb.mode=auto"))  # which is of training
+    import wandb
+
+    return wandb.Api()
+
+
+def read_online(run: Any, source: str) -> Entry:
+    """Read one run, a `wandb.apis.public.Run`."""
+    state = STATES.get(run.state, "interrupted")
+    config = json.loads(run.config) if isinstance(run.config, str) else dict(run.config)
+    rows = list(run.scan_history())
+    history = read_history(rows)
+    epochs = [row["epoch"] for row in rows if isinstance(row.get("epoch"), int | float)]
+    last = {key: points[-1][1] for key, points in history.items()}
+    metrics = numbers(dict(run.summary)) if state == "completed" else last
+    metrics = {key: value for key, value in metrics.items() if not key.startswith("_")}
+    reason = "" if state == "completed" else REASONS.get(run.state, "")
+    settings = leaves({key: value for key, value in config.items() if not key.startswith("_")})
+    epoch = int(epochs[-1]) + 1 if epochs else None
+    return Entry(str(run.name), source, str(run.url), state, reason, settings, metrics, history, epoch)
+
+
+def read_history(rows: Iterable[dict]) -> dict[str, list[tuple[int, float]]]:
+    """Every `val/` metric by its step, from the rows of a history."""
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        step = row.get("step", row.get("_step"))
+        if isinstance(step, int | float):
+            for key, value in numbers(row).items():
+                if key.startswith("val/"):
+                    found.setdefault(key, {})[int(step)] = value
+    return {key: sorted(points.items()) for key, points in found.items()}
