@@ -161,7 +161,9 @@ def own_keys(plain: dict) -> Iterator[str]:
     yield from plain
     for group in ("dataset", "model", "loss", "sweep"):
         parts = [part for part in PARTS if part.startswith(f"{group}.")]
-        yield from (f"{group}.{k}" for k in plain.get(group, {}) if all(lookup(plain, f"{p}.{k}") is ABSENT for p in parts))
+        yield from (
+            f"{group}.{k}" for k in plain.get(group, {}) if all(lookup(plain, f"{p}.{k}") is ABSENT for p in parts)
+        )
 
 
 def references(text: str) -> set[str]:
