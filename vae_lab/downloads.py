@@ -85,17 +85,25 @@ def one_downloader(folder: Path) -> Iterator[None]:
         raise DataError("this command downloads nothing")
     folders = (folder, *folder.parents)
     lock = folder / "download.lock"
-    made = [path for path in folders if not path.exists()]
-    try:
-        with locked(lock, wait=True):
-            made += [path for path in folders if not path.exists()]  # another process has tidied up after a failure
-            yield
-    finally:
-        with suppress(OSError):  # the folders are not empty, or were never made
-            lock.unlink(missing_ok=True)
-            for path in folders:
-                if path in made:
-                    path.rmdir()
+    made = set()
+    while True:
+        made |= {path for path in folders if not path.exists()}
+        with locked(lock, wait=True) as is_there:
+            if not is_there:  # the process that we waited for has tidied up
+                continue
+            try:
+                yield
+            finally:
+                tidy(lock, [path for path in folders if path in made])
+            return
+
+
+def tidy(lock: Path, folders: Sequence[Path]) -> None:
+    """Removes a lock file, while it is held, and those of the folders above it that are empty then."""
+    with suppress(OSError):  # they are not empty, or were never made
+        lock.unlink(missing_ok=True)
+        for path in folders:
+            path.rmdir()
 
 
 def download(urls: Sequence[str], path: Path, md5: str) -> None:

@@ -19,8 +19,12 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[None]:
+def locked(path: Path, wait: bool = False) -> Iterator[bool]:
     """Hold the lock. A process must not take the same lock twice.
+
+    Yields:
+        Whether the file still has its name. Who removes lock files, which may only be done while holding the lock, has
+        to try again if not: those that come now make a new file.
 
     Args:
         path: of the lock file; it and its folder are made if they do not exist.
@@ -38,9 +42,17 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         take(descriptor, path, wait)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield
+        yield is_at(path, descriptor)
     finally:
         os.close(descriptor)  # this releases it
+
+
+def is_at(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one of that name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def take(descriptor: int, path: Path, wait: bool) -> None:

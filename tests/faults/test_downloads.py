@@ -22,7 +22,8 @@ from torchvision import datasets as torchvision_datasets
 from vae_lab import downloads
 from vae_lab.datasets import CIFAR10
 from vae_lab.downloads import download, one_downloader
-from vae_lab.errors import DataError
+from vae_lab.errors import DataError, RunError
+from vae_lab.lock import locked
 from vae_lab.train import train
 
 pytestmark = pytest.mark.fault
@@ -232,5 +233,28 @@ def test_b3_two_failures_at_once_leave_nothing(server, mnist, tmp_path):
             tiny_mnist.read(tmp_path / "new")
 
     children = [fork(fail) for _ in range(2)]
+    assert [wait(child) for child in children] == [0, 0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_b3_who_has_waited_is_the_only_one_too(tmp_path):
+    folder = tmp_path / "new"
+    (entered, says_entered), (may_leave, leave) = os.pipe(), os.pipe()
+
+    def visit():
+        with one_downloader(folder):
+            os.write(says_entered, b"!")
+            os.read(may_leave, 1)
+
+    children = [fork(visit) for _ in range(2)]
+    os.read(entered, 1)
+    time.sleep(0.2)  # the other one has opened the lock file, and waits
+    os.write(leave, b"!")
+    os.read(entered, 1)
+    try:
+        with pytest.raises(RunError, match="is locked by process"), locked(folder / "download.lock"):
+            pass
+    finally:
+        os.write(leave, b"!")
     assert [wait(child) for child in children] == [0, 0]
     assert list(tmp_path.iterdir()) == []
