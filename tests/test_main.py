@@ -38,6 +38,7 @@ def test_the_help_names_every_option_and_its_examples_compose(tmp_path):
         assert vae_lab("--cfg", "job", *overrides, cwd=tmp_path).returncode == 0, words
 
 
+@pytest.mark.slow
 def test_a_run_writes_below_outputs_only_and_two_runs_never_share_a_folder(tmp_path):
     printed = []
     for _ in range(2):
@@ -64,6 +65,7 @@ def test_a_multirun_runs_every_job_and_returns_its_metric(tmp_path):
     assert len({result["parameters_sha256"] for result in results}) == 4
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path):
     done = vae_lab(*TINY, "trainer=ddp", "trainer.accelerator=cpu", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -152,6 +154,7 @@ def test_no_secret_is_in_any_byte_of_a_run(tmp_path):
     assert not any(secret.decode() in done.stdout + done.stderr for secret in planted)
 
 
+@pytest.mark.slow
 def test_csv_and_tensorboard_get_copies(tmp_path):
     tiny = [argument for argument in TINY if argument != "logger=none"]
     for logger, pattern in (("csv", "csv/**/metrics.csv"), ("tensorboard", "tensorboard/**/events.*")):

@@ -142,6 +142,7 @@ def long_run(tmp_path_factory):
     return arguments, record(parent / "undisturbed"), parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "exit_code", "state"),
     [(signal.SIGKILL, -9, "running"), (signal.SIGTERM, 143, "preempted"), (signal.SIGINT, 130, "preempted")],
@@ -262,6 +263,7 @@ def test_a_damaged_config_or_status_is_named(config):
         (folder / name).write_text(whole)
 
 
+@pytest.mark.slow
 def test_folders_with_odd_names_are_resumed(config):
     for name in ("it's", "two words", "a,b=c", "größe"):
         cfg = config("trainer.max_epochs=1", tiny=LONGER)
