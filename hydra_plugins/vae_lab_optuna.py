@@ -127,9 +127,14 @@ class OptunaSweeper(Sweeper):
         self._report(study)
 
     def _open_study(self) -> Any:
+        """Make the study, or go on with it.
+
+        Raises:
+            ValueError: if it is there with other directions or metrics, which Optuna would keep without a word.
+        """
         import optuna
 
-        from vae_lab.sweep.study import STORAGE, build_part, open_storage
+        from vae_lab.sweep.study import STORAGE, build_part, check_aims, open_storage
 
         sampler, pruner = (OmegaConf.to_container(part) if part else {} for part in (self.sampler, self.pruner))
         storage = open_storage(os.environ[STORAGE])
@@ -140,6 +145,8 @@ class OptunaSweeper(Sweeper):
             load_if_exists=True,
             pruner=build_part("pruners", pruner, "hydra.sweeper.pruner") if pruner else optuna.pruners.NopPruner(),
         )
+        monitor = OmegaConf.select(self.config, "callbacks.checkpoints.monitor")
+        check_aims(study, self.directions, self.metrics or [f"best_value of {monitor}"])
         seed = sampler.get("seed")
         moved = {} if seed is None else {"seed": seed + len(study.get_trials(deepcopy=False))}
         study.sampler = build_part("samplers", sampler, "hydra.sweeper.sampler", **moved)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from command import finish, message, start, vae_lab, wait_until
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hydra_plugins.vae_lab_optuna import OptunaSweeper
@@ -79,6 +80,28 @@ def test_the_storage_lies_in_the_folder_of_the_sweep(tmp_path):
     assert storage_url(None, tmp_path) == f"journal://{tmp_path}/optuna.journal"
     assert storage_url("sqlite", tmp_path) == f"sqlite:///{tmp_path}/optuna.db"
     assert storage_url("sqlite:////elsewhere/x.db", tmp_path) == "sqlite:////elsewhere/x.db"
+
+
+def open_study(folder: Path, monkeypatch, storage: str | None = None, **changes) -> optuna.Study:
+    monkeypatch.setenv(STORAGE, storage_url(storage, folder))
+    made = sweeper(sampler=OmegaConf.create({"_target_": "optuna.samplers.RandomSampler"}), **changes)
+    made.study_name = "mine"
+    made.config = OmegaConf.create({"callbacks": {"checkpoints": {"monitor": "val/loss"}}})
+    return made._open_study()
+
+
+@pytest.mark.parametrize("storage", [None, "sqlite"])
+def test_a_study_goes_on_with_its_own_aims_only(storage, tmp_path, monkeypatch):
+    for _ in range(2):
+        open_study(tmp_path, monkeypatch, storage)
+    for changes, aim in (
+        ({"direction": "maximize"}, "maximize best_value of val/loss"),
+        ({"metrics": ["val/kl"]}, "minimize val/kl"),
+        ({"metrics": ["a", "b"], "direction": ["minimize", "maximize"]}, "minimize a, maximize b"),
+    ):
+        problem = f"mine is there, to minimize best_value of val/loss, and cannot go on to {aim}: .*another sweep.name"
+        with pytest.raises(ValueError, match=problem):
+            open_study(tmp_path, monkeypatch, storage, **changes)
 
 
 class Lit:

@@ -26,6 +26,27 @@ def storage_url(storage: str | None, folder: Path) -> str:
     return f"sqlite:///{folder / 'optuna.db'}" if storage == "sqlite" else storage
 
 
+def check_aims(study: Any, directions: list[str], metrics: list[str]) -> None:
+    """Note in a new study what it searches for, and refuse one that was made for something else.
+
+    Args:
+        study: an `optuna.Study`.
+        directions: "minimize" or "maximize" for each metric.
+        metrics: the names of what is searched for.
+
+    Raises:
+        ValueError: naming the old aims and the new ones.
+    """
+    old = [direction.name.lower() for direction in study.directions], study.user_attrs.get("metrics", metrics)
+    if old != (directions, metrics):
+        was, now = (", ".join(map(" ".join, zip(*aims, strict=False))) for aims in (old, (directions, metrics)))
+        raise ValueError(
+            f"the study {study.study_name} is there, to {was}, and cannot go on to {now}: "
+            "begin another with another sweep.name or hydra.sweeper.study_name"
+        )
+    study.set_user_attr("metrics", metrics)
+
+
 def build_part(module: str, settings: dict, key: str, **more: Any) -> Any:
     """Build a sampler or a pruner of Optuna by the name in its config.
 
