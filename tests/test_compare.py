@@ -20,7 +20,7 @@ from vae_lab.compare.command import DEFAULTS, USAGE, compare_runs, default_out, 
 from vae_lab.compare.comparison import compare
 from vae_lab.compare.found import find_runs
 from vae_lab.compare.images import draw_groups
-from vae_lab.compare.online import online_runs
+from vae_lab.compare.online import online_runs, read_online
 from vae_lab.compare.planes import pareto
 from vae_lab.compare.report import page
 from vae_lab.compare.statistics import adjust, difference, smallest_p_values, spread
@@ -405,6 +405,29 @@ def test_a_strangers_text_is_text(tmp_path):
     assert "alert(1)&gt;" in html
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', html)[1]
     assert evil in [name for mode in json.loads(data)["modes"].values() for name, *_ in mode]
+
+
+def is_plain(text: str) -> bool:
+    """Whether it holds no character that a terminal obeys; a line break is one of the table's own."""
+    return text.replace("\n", "").isprintable()
+
+
+def test_a_strangers_control_characters_are_shown_and_not_obeyed(tmp_path, capsys):
+    evil = "a\x1b]0;gone\x07\x1b[2J\x9b31m\r\x00\x7f\u202eb\u2028"
+    for number, note in enumerate((evil, evil + "c", [evil], {"x": evil})):
+        write_run(tmp_path / f"r{number}\x1b[2J", note=note, changes={"model.x\x1b[1m": number})
+    failed = write_run(tmp_path / "sweep\x1b[2J" / "f", state="failed", reason=evil)
+    (failed.parent / "sweep.jsonl").write_text('{"event": "sweep", "jobs": 9}\n')
+    result = tmp_path / "r0\x1b[2J" / "result.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | {f"val/{evil}": 1.0}))
+    out = tmp_path / "out"
+    compare_runs([str(tmp_path), "by=note", "images=false", f"out={out}"], CONF)
+    html = page(comparison(tmp_path))
+    for text in (capsys.readouterr().out, html, *(path.read_text() for path in out.iterdir())):
+        assert is_plain(text), re.search(r"[^\n]{0,40}[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e].{0,40}", text)
+    assert len(comparison(tmp_path, by=["note"]).groups) == 4  # escaped values stay different
+    entry = read_online(FakeRun(evil, "finished", -1.0), "me/project")
+    assert is_plain(f"{entry.name}{entry.location}{entry.settings['seed']}")
 
 
 def test_the_report_needs_no_network(sweep):

@@ -110,12 +110,13 @@ def not_started(sweep: Path, runs: list[Path]) -> str:
     sizes = [event.get("jobs") for event in read_journal(sweep) if event["event"] == "sweep"]
     started = sum(run.is_relative_to(sweep) for run in runs)
     missing = sizes[-1] - started if sizes and isinstance(sizes[-1], int) else 0
-    return f"{missing} of {sizes[-1]} jobs of {sweep.name} have not started" if missing > 0 else ""
+    return f"{missing} of {sizes[-1]} jobs of {visible(sweep.name)} have not started" if missing > 0 else ""
 
 
 def read_run(folder: Path, source: str) -> Entry:
     """Read one run folder."""
-    entry = Entry(folder.resolve().name, source, str(folder), "failed", folder=folder)
+    name, source, location = map(visible, (folder.resolve().name, source, str(folder)))
+    entry = Entry(name, source, location, "failed", folder=folder)
     try:
         status = read_json(folder / "status.json")
         entry.state, entry.reason = state_of(folder, status)
@@ -124,7 +125,8 @@ def read_run(folder: Path, source: str) -> Entry:
         last = {key: points[-1][1] for key, points in entry.history.items()}
         entry.metrics = numbers(read_json(folder / "result.json")) if entry.state == "completed" else last
     except (RunError, ValueError, OSError) as error:
-        entry.state, entry.reason, entry.metrics = "failed", " ".join(str(error).split()), {}
+        entry.state, entry.reason, entry.metrics = "failed", str(error), {}
+    entry.reason = visible(" ".join(entry.reason.split()))
     return entry
 
 
@@ -173,7 +175,22 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} is not a config: it holds no keys")
-    return leaves(content)
+    return visible(leaves(content))
+
+
+def visible(value: Any) -> Any:
+    """A copy of nested dicts, lists and text without what a terminal would obey instead of showing it.
+
+    Control characters, and those that change the direction of writing, become their escapes: a stranger's text must not
+    rewrite the reader's screen.
+    """
+    if isinstance(value, dict):
+        return {visible(key): visible(child) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [visible(child) for child in value]
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in value)
 
 
 def read_metrics(path: Path) -> tuple[int | None, dict[str, list[tuple[int, float]]]]:
@@ -206,7 +223,7 @@ def parse(line: bytes) -> dict:
 def numbers(content: dict) -> dict[str, float]:
     """The numbers of a JSON object, NaN included; null, which some write for it, is left out."""
     return {
-        str(key): float(value)
+        visible(str(key)): float(value)
         for key, value in content.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300 or is_odd(value)
     }

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from vae_lab.build import build_data
-from vae_lab.compare.found import Entry
+from vae_lab.compare.found import Entry, visible
 from vae_lab.compare.groups import Group, first_run
 from vae_lab.compare.yardsticks import yardstick
 from vae_lab.downloads import no_downloads
@@ -106,7 +106,8 @@ def draw_groups(groups: list[Group], max_groups: int, data_root: str | None) -> 
                 add_originals(gallery, inputs[key])
             draw(gallery, group, run, vae, inputs[key])
         except Exception as error:  # a stranger's run may hold anything; the report goes on without its images
-            gallery.notes.append(f"No images of group {group.number}: {' '.join(str(error).split())}")
+            reason = visible(" ".join(str(error).split()))
+            gallery.notes.append(f"No images of group {group.number}: {reason}")
     return gallery
 
 
@@ -123,7 +124,7 @@ def read_inputs(cfg: DictConfig, data_root: str | None, gallery: Gallery) -> Ten
             data.prepare_data()
         return data.examples("val", NUM_CODES)[0]
     except Exception as error:  # of any source, also of a user's own
-        reason = " ".join(str(error).split())
+        reason = visible(" ".join(str(error).split()))
         gallery.notes.append(f"No reconstructions and traversals, the images cannot be read: {reason}")
         return None
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from vae_lab.compare.found import Entry, numbers
+from vae_lab.compare.found import Entry, numbers, visible
 from vae_lab.errors import RunError
 from vae_lab.resume import leaves
 from vae_lab.secrets import redact
@@ -41,7 +41,7 @@ def online_runs(place: str, api: Any = None) -> list[Entry]:
         filters = {"group": parts[2]} if len(parts) == 3 else {}
         entries = [read_online(run, place) for run in api.runs("/".join(parts[:2]), filters=filters)]
     except Exception as error:  # W&B raises all kinds
-        raise RunError(f"cannot read {place} from W&B: {redact(' '.join(str(error).split()))}") from error
+        raise RunError(f"cannot read {place} from W&B: {visible(redact(' '.join(str(error).split())))}") from error
     if not entries:
         raise RunError(f"{place} has no runs in W&B")
     return entries
@@ -71,9 +71,10 @@ def read_online(run: Any, source: str) -> Entry:
     metrics = numbers(dict(run.summary)) if state == "completed" else last
     metrics = {key: value for key, value in metrics.items() if not key.startswith("_")}
     reason = "" if state == "completed" else REASONS.get(run.state, "")
-    settings = leaves({key: value for key, value in config.items() if not key.startswith("_")})
+    settings = visible(leaves({key: value for key, value in config.items() if not key.startswith("_")}))
     epoch = int(epochs[-1]) + 1 if epochs else None
-    return Entry(str(run.name), source, str(run.url), state, reason, settings, metrics, history, epoch)
+    name, address = visible(str(run.name)), visible(str(run.url))
+    return Entry(name, source, address, state, reason, settings, metrics, history, epoch)
 
 
 def read_history(rows: Iterable[dict]) -> dict[str, list[tuple[int, float]]]:
