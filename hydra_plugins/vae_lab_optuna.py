@@ -130,25 +130,30 @@ class OptunaSweeper(Sweeper):
         """Make the study, or go on with it.
 
         Raises:
-            ValueError: if it is there with other directions or metrics, which Optuna would keep without a word.
+            ValueError: if its storage is no URL, or it is there with other directions or metrics, which Optuna would
+                keep without a word.
+            RunError: if its storage is damaged.
         """
         import optuna
 
-        from vae_lab.sweep.study import STORAGE, build_part, check_aims, open_storage
+        from vae_lab.sweep.study import STORAGE, build_part, check_aims, open_storage, storage_errors
 
         sampler, pruner = (OmegaConf.to_container(part) if part else {} for part in (self.sampler, self.pruner))
+        pruner = build_part("pruners", pruner, "hydra.sweeper.pruner") if pruner else optuna.pruners.NopPruner()
         storage = open_storage(os.environ[STORAGE])
-        study = optuna.create_study(
-            study_name=self.study_name,
-            storage=storage,
-            directions=self.directions,
-            load_if_exists=True,
-            pruner=build_part("pruners", pruner, "hydra.sweeper.pruner") if pruner else optuna.pruners.NopPruner(),
-        )
+        with storage_errors(os.environ[STORAGE]):
+            study = optuna.create_study(
+                study_name=self.study_name,
+                storage=storage,
+                directions=self.directions,
+                load_if_exists=True,
+                pruner=pruner,
+            )
+            num_trials = len(study.get_trials(deepcopy=False))
         monitor = OmegaConf.select(self.config, "callbacks.checkpoints.monitor")
         check_aims(study, self.directions, self.metrics or [f"best_value of {monitor}"])
         seed = sampler.get("seed")
-        moved = {} if seed is None else {"seed": seed + len(study.get_trials(deepcopy=False))}
+        moved = {} if seed is None else {"seed": seed + num_trials}
         study.sampler = build_part("samplers", sampler, "hydra.sweeper.sampler", **moved)
         return study
 

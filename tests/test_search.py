@@ -1,6 +1,7 @@
 """Searches: what is drawn, where it is kept, what a kill leaves of it."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from hydra_plugins.vae_lab_optuna import OptunaSweeper
+from vae_lab.errors import RunError
 from vae_lab.sweep.journal import read_journal
 from vae_lab.sweep.pruning import Pruning
 from vae_lab.sweep.study import STORAGE, build_part, distribution, open_storage, storage_url
@@ -102,6 +104,34 @@ def test_a_study_goes_on_with_its_own_aims_only(storage, tmp_path, monkeypatch):
         problem = f"mine is there, to minimize best_value of val/loss, and cannot go on to {aim}: .*another sweep.name"
         with pytest.raises(ValueError, match=problem):
             open_study(tmp_path, monkeypatch, storage, **changes)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["foo:///x", "no url", "", "sqlite://host:port/x", "nothing://me:p4ssw0rd@host/x", "mysql+no://me:p4ssw0rd@host/x"],
+)
+def test_a_url_that_is_none_is_named_without_its_password(url, tmp_path, monkeypatch):
+    shown = url.replace("me:p4ssw0rd", "***")
+    with pytest.raises(ValueError, match=re.escape(f"sqlite:///FILE, got {shown}: ")) as failure:
+        open_study(tmp_path, monkeypatch, url)
+    assert "p4ssw0rd" not in str(failure.value)
+
+
+@pytest.mark.parametrize("content", [b"xxx\n", b"\xff\xfe\n", b"[1]\n", b'{"op_code": 0}\n', b'{"op_code": 0'])
+def test_a_damaged_journal_is_named(content, tmp_path, monkeypatch):
+    (tmp_path / "optuna.journal").write_bytes(content)
+    with pytest.raises(RunError, match=rf"cannot read the study in {tmp_path}/optuna.journal: .*another sweep.name"):
+        open_study(tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("start", [0, 4096])
+def test_a_damaged_database_is_named(start, tmp_path, monkeypatch):
+    open_study(tmp_path, monkeypatch, "sqlite")
+    path = tmp_path / "optuna.db"
+    content = path.read_bytes()
+    path.write_bytes(content[:start] + b"junk" * ((len(content) - start) // 4))
+    with pytest.raises(RunError, match=rf"cannot read the study in {path}: .*another sweep.name"):
+        open_study(tmp_path, monkeypatch, "sqlite")
 
 
 class Lit:

@@ -1,28 +1,62 @@
 """An Optuna study: where it is stored, and what it draws from. Optuna is imported only when a search is made."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override, Transformer
 
+from vae_lab.errors import RunError
+from vae_lab.secrets import redact
+
 STORAGE = "VAE_LAB_STUDY"  # the variable in which a trial finds its study; a URL may hold a password
+JOURNAL = "journal://"  # how the URL of a file begins that is not a database
 
 
 def open_storage(url: str) -> Any:
-    """Open what `storage_url` names."""
+    """Open what `storage_url` names; raises what `storage_errors` raises."""
     import optuna
 
-    if url.startswith("journal://"):
-        from optuna.storages.journal import JournalFileBackend
+    with storage_errors(url):
+        if url.startswith(JOURNAL):
+            from optuna.storages.journal import JournalFileBackend
 
-        return optuna.storages.JournalStorage(JournalFileBackend(url.removeprefix("journal://")))
-    return optuna.storages.RDBStorage(url)
+            return optuna.storages.JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL)))
+        return optuna.storages.RDBStorage(url)
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Say which storage it was that could not be opened or read, without its password.
+
+    Raises:
+        ValueError: if the URL is wrong.
+        RunError: if what it names is damaged, or does not answer.
+    """
+    try:
+        yield
+    except OSError:  # names its file
+        raise
+    except Exception as error:  # SQLAlchemy's; of a damaged journal all kinds
+        from sqlalchemy.exc import ArgumentError
+
+        reason = redact(next(iter(str(error).splitlines()), type(error).__name__))
+        if not url.startswith(JOURNAL) and isinstance(error, ArgumentError | ImportError | ValueError):
+            raise ValueError(
+                f"hydra.sweeper.storage must be journal, sqlite or a URL such as sqlite:///FILE, got {redact(url)}: "
+                f"{reason}"
+            ) from error
+        raise RunError(
+            f"cannot read the study in {redact(url.removeprefix(JOURNAL).removeprefix('sqlite:///'))}: {reason}; "
+            "put a copy in its place, or begin another with another sweep.name or hydra.sweeper.storage"
+        ) from error
 
 
 def storage_url(storage: str | None, folder: Path) -> str:
     """The URL of a study's storage: a journal or an sqlite database in the sweep's folder, or what the user says."""
     if storage in (None, "journal"):
-        return f"journal://{folder / 'optuna.journal'}"
+        return f"{JOURNAL}{folder / 'optuna.journal'}"
     return f"sqlite:///{folder / 'optuna.db'}" if storage == "sqlite" else storage
 
 
