@@ -25,7 +25,7 @@ class OptunaSweeper(Sweeper):
     """Draws the jobs of a sweep from an Optuna study, until it has so many trials.
 
     The study is kept in the sweep's folder. The same command goes on where it was: trials that a kill has interrupted
-    continue in their folders, and the rest up to `n_trials` is drawn, not what was drawn before.
+    continue in their folders, and the rest up to `n_trials` is drawn.
 
     Args:
         sampler: config of a class of `optuna.samplers`; its seed moves on with the trials that there are.
@@ -102,7 +102,7 @@ class OptunaSweeper(Sweeper):
         Raises:
             SweepError: if too many trials of a batch failed, or none was completed.
         """
-        from vae_lab.sweep.study import distribution
+        from vae_lab.sweep.study import check_space, distribution
 
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
@@ -115,6 +115,7 @@ class OptunaSweeper(Sweeper):
                 "a search needs something to vary: hydra.sweeper.params, or key=interval(0,1) and the like"
             )
         study = self._open_study()
+        check_space(study, space)
         while batch := self._next_trials(study, space):
             jobs = [[*fixed, *drawn(trial.params), *self._watched(trial)] for trial in batch]
             returns = self.launcher.launch(jobs, initial_job_idx=batch[0].number)

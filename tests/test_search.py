@@ -17,7 +17,7 @@ from hydra_plugins.vae_lab_optuna import OptunaSweeper
 from vae_lab.errors import RunError
 from vae_lab.sweep.journal import read_journal
 from vae_lab.sweep.pruning import Pruning
-from vae_lab.sweep.study import STORAGE, build_part, distribution, open_storage, storage_url
+from vae_lab.sweep.study import STORAGE, build_part, check_space, distribution, open_storage, storage_url
 
 SMALL = ["logger=none", "callbacks.gallery=null", "trainer=cpu", "model.hidden_dims=[8]", "sweep.n_jobs=2"]
 
@@ -40,6 +40,26 @@ SMALL = ["logger=none", "callbacks.gallery=null", "trainer=cpu", "model.hidden_d
 def test_what_an_override_is_drawn_from(override, expected):
     (parsed,) = OverridesParser.create().parse_overrides([override])
     assert distribution(parsed) == expected
+
+
+@pytest.mark.parametrize(
+    "override", ["a.b=interval(64,2)", "a.b=int(interval(64,2))", "a.b=tag(log,interval(0,1))", "a.b=range(1,9,-1)"]
+)
+def test_a_range_that_is_none_is_named(override):
+    (parsed,) = OverridesParser.create().parse_overrides([override])
+    with pytest.raises(ValueError, match=r"^a\.b: "):
+        distribution(parsed)
+
+
+def test_a_search_cannot_go_on_in_a_space_of_another_kind():
+    study = optuna.create_study(study_name="mine")
+    space = {"a.b": IntDistribution(1, 3), "c": CategoricalDistribution([1, 2])}
+    study.tell(study.ask(space), 1.0)
+    check_space(study, space | {"a.b": IntDistribution(2, 9), "new": FloatDistribution(0, 1)})
+    for key, changed in (("a.b", FloatDistribution(1, 3)), ("c", CategoricalDistribution([1, 2, 3]))):
+        with pytest.raises(ValueError, match=rf"^{re.escape(key)}: .* The study mine .*another sweep.name"):
+            check_space(study, space | {key: changed})
+    assert len(study.trials) == 1
 
 
 def sweeper(**changes) -> OptunaSweeper:

@@ -111,11 +111,44 @@ def distribution(override: Override) -> Any:
 
     `choice` and a plain list are categories, `range(a, b, step)` includes both ends, `interval(a, b)` is continuous,
     whole numbers with `int(interval(a, b))`, and logarithmic with `tag(log, ...)`.
-    """
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+    Raises:
+        ValueError: if nothing can be drawn from it, naming the key.
+    """
     if not override.is_sweep_override():
         return None
+    try:
+        return _distribution(override)
+    except ValueError as error:
+        raise ValueError(f"{override.get_key_element()}: {error}") from error
+
+
+def check_space(study: Any, space: dict[str, Any]) -> None:
+    """Refuse a space that a study cannot go on with, before it draws a trial that would never run.
+
+    Args:
+        study: an `optuna.Study`.
+        space: key -> distribution.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    from optuna.distributions import check_distribution_compatibility
+
+    for trial in study.get_trials(deepcopy=False):
+        for key in trial.distributions.keys() & space.keys():
+            try:
+                check_distribution_compatibility(trial.distributions[key], space[key])
+            except ValueError as error:
+                raise ValueError(
+                    f"{key}: {error} The study {study.study_name} has drawn it from {trial.distributions[key]}, not "
+                    f"from {space[key]}: begin another with another sweep.name or hydra.sweeper.study_name"
+                ) from error
+
+
+def _distribution(override: Override) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     value = override.value()
     if override.is_interval_sweep():
         kind = IntDistribution if isinstance(value.start, int) and isinstance(value.end, int) else FloatDistribution
