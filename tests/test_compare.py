@@ -139,6 +139,15 @@ def test_unfinished_runs_are_in_no_mean_and_are_listed(sweep, capsys):
     assert "1 of 3" in printed
 
 
+def test_the_number_of_a_trial_is_no_setting(tmp_path):
+    for trial in range(4):
+        changes = {"callbacks.pruning._target_": "vae_lab.sweep.pruning.Pruning", "callbacks.pruning.trial": trial}
+        write_run(tmp_path / f"r{trial}", trial % 2, -100 - trial, latent_dim=2 + trial // 2, changes=changes)
+    found = comparison(tmp_path)
+    assert found.differing == ["latent_dim"]
+    assert [len(group.runs) for group in found.groups] == [2, 2]
+
+
 def test_a_group_without_completed_runs_is_marked_and_comes_last(tmp_path):
     for seed in range(3):
         write_run(tmp_path / f"a{seed}", seed, -100, 0.02)

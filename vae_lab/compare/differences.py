@@ -23,6 +23,7 @@ PARTS = ("dataset", "model", "posterior", "loss", "objective", "prior", "optimiz
 ASIDE = (
     *("trainer.accelerator", "trainer.enable_model_summary", "trainer.profiler", "callbacks.gallery"),
     *("callbacks.summary", "callbacks.progress", "callbacks.checkpoints.every_n_minutes"),
+    "callbacks.pruning",  # holds the number of a search's trial
 )
 Columns = dict[str, list[Any]]
 
