@@ -25,6 +25,8 @@ from vae_lab.sweep.slots import share_out
 from vae_lab.sweep.view import REFRESH_SECONDS, View
 from vae_lab.sweep.worker import SIGNALS
 
+BEGUN = ("running", "failed", "preempted")
+
 
 class LocalLauncher(Launcher):
     """Runs the jobs of a sweep on this machine.
@@ -40,7 +42,7 @@ class LocalLauncher(Launcher):
 
     def __init__(self, n_jobs: int | None, jobs_per_device: int, on_failure: str):
         for key, value in (("n_jobs", n_jobs), ("jobs_per_device", jobs_per_device)):
-            if value is not None and not (isinstance(value, int) and value >= 1):
+            if value is not None and not (type(value) is int and value >= 1):
                 raise ValueError(f"sweep.{key} must be a whole number >= 1, got {value!r}")
         if on_failure not in ("continue", "stop"):
             raise ValueError(f"sweep.on_failure must be continue or stop, got {on_failure!r}")
@@ -50,6 +52,8 @@ class LocalLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives, and share out the machine."""
+        if config.hydra.sweeper.get("max_batch_size") is not None:
+            raise ValueError("hydra.sweeper.max_batch_size has no meaning with hydra/launcher=local; use sweep.n_jobs")
         self.config = config
         self.loader = hydra_context.config_loader
         self.pool = Pool(share_out(config.trainer, self.n_jobs, self.jobs_per_device))
@@ -86,14 +90,18 @@ class LocalLauncher(Launcher):
         return [self._returned(job, jobs) for job in jobs]
 
     def _run(self, folder: Path, jobs: list[Job], view: View, asked: list[int]) -> None:
-        pending, told = deque(jobs), 0
+        pending, twins, told = deque(jobs), [], 0
         while pending or self.pool.running:
             if asked or (self.on_failure == "stop" and any(job.state == "failed" for job in jobs)):
                 pending.clear()
             if pending and self.pool.free:
                 job = pending.popleft()
                 job.place(self._compose(job))
-                if job.state != "completed":
+                twin = next((other for other in jobs if other.folder == job.folder and other.state in BEGUN), None)
+                if twin:  # the same settings, written twice
+                    twins.append((job, twin))
+                    continue
+                if job.state == "pending":
                     append_event(folder, "start", job=job.number, folder=job.folder.name, overrides=job.overrides)
                     self.pool.start(job)
                 view.tell(job)
@@ -105,6 +113,9 @@ class LocalLauncher(Launcher):
                 told = len(asked)
                 self.pool.stop()
             view.update()
+        for job, twin in twins:
+            job.copy(twin)
+            view.tell(job)
 
     def _compose(self, job: Job) -> DictConfig:
         config = self.loader.load_sweep_config(self.config, job.overrides)

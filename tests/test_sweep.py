@@ -68,7 +68,7 @@ def test_a_folder_name_cannot_lead_elsewhere_or_be_too_long(tmp_path):
 
 
 def name_of(*arguments: str) -> str:
-    return sweep_arguments(["-m", *arguments], CONF)[-1].removeprefix("sweep.name=")
+    return sweep_arguments(["-m", *arguments], CONF)[1].removeprefix("sweep.name=")
 
 
 def test_the_same_command_has_the_same_name():
@@ -87,13 +87,25 @@ def test_resume_sweep_is_the_last_command_in_its_folder(tmp_path):
     append_event(tmp_path, "sweep", arguments=["-m", "seed=0,1", "sweep.name=x"])
     append_event(tmp_path, "sweep", arguments=["--multirun", "seed=0,1,2", "sweep.name=x"])
     arguments = sweep_arguments([f"resume_sweep={tmp_path}", "sweep.n_jobs=1"], CONF)
-    expected = ["--multirun", "seed=0,1,2", "sweep.name=x", f"hydra.sweep.dir='{tmp_path}'", "sweep.n_jobs=1"]
+    expected = ["--multirun", f"hydra.sweep.dir='{tmp_path}'", "sweep.n_jobs=1", "seed=0,1,2", "sweep.name=x"]
     assert arguments == expected
 
 
 def test_resume_sweep_of_a_folder_without_one_is_refused(tmp_path):
     with pytest.raises(RunError, match="is not the folder of a sweep"):
         sweep_arguments([f"resume_sweep={tmp_path}"], CONF)
+
+
+def test_resume_sweep_cannot_become_another_sweep(tmp_path):
+    append_event(tmp_path, "sweep", arguments=["-m", "seed=0,1"])
+    with pytest.raises(ValueError, match="seed=0 would make resume_sweep=.* another sweep"):
+        sweep_arguments([f"resume_sweep={tmp_path}", "seed=0"], CONF)
+
+
+def test_flags_may_follow_the_overrides():
+    arguments = sweep_arguments(["seed=0,1", "latent_dim=2", "-m", "--config-dir", "mine"], CONF)
+    assert arguments[1:] == ["seed=0,1", "latent_dim=2", "-m", "--config-dir", "mine"]
+    assert arguments[0].startswith("sweep.name=seed_")
 
 
 def test_the_folders_of_configs_are_handed_on():
@@ -200,10 +212,10 @@ def test_the_progress_of_a_job_is_in_its_metrics(tmp_path):
     (job.folder / "metrics.jsonl").write_text(text)
     job.begin()
     epoch, value, left = job.progress()
-    assert (epoch, value) == (3, 7.0)
+    assert (epoch, value) == (4, 7.0)
     assert math.isnan(left)
-    job.first_epoch, job.started = 1, job.started - 20
-    assert job.progress()[2] == pytest.approx(70, abs=1)  # two epochs in 20 s, seven to go
+    job.first_epoch, job.started = 2, job.started - 20
+    assert job.progress()[2] == pytest.approx(60, abs=1)  # two epochs in 20 s, six to go
 
 
 def test_without_a_terminal_each_event_is_a_line(tmp_path, capsys):

@@ -122,10 +122,13 @@ def continues_run(cfg: DictConfig) -> bool:
 
 def is_complete(cfg: DictConfig) -> bool:
     """Whether the run has ended by itself, and its limits are those it ended at."""
-    saved = load_saved(cfg.run_dir)
+    return is_completed(Path(cfg.run_dir)) and has_limits_of(cfg, load_saved(cfg.run_dir))
+
+
+def has_limits_of(cfg: DictConfig, saved: DictConfig) -> bool:
+    """Whether two configs end the training at the same place."""
     limits = (f"trainer.{limit}" for limit in ("max_epochs", "max_steps", "max_time"))
-    same = all(OmegaConf.select(saved, key) == OmegaConf.select(cfg, key) for key in limits)
-    return same and is_completed(Path(cfg.run_dir))
+    return all(OmegaConf.select(saved, key) == OmegaConf.select(cfg, key) for key in limits)
 
 
 def is_completed(folder: Path) -> bool:

@@ -6,7 +6,12 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 import yaml
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -66,6 +71,8 @@ def explain(error: Exception, arguments: Sequence[str] = (), conf: Path | None =
         arguments: of the command line.
         conf: the folder of the config groups.
     """
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
+        return str(error.__cause__)  # of a launcher or a sweeper; it names its key
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
     if isinstance(error, MissingConfigException):
         return explain_option(error)

@@ -187,6 +187,50 @@ def test_a_grown_grid_keeps_what_is_there(tmp_path, undisturbed):
     assert {record(path)[0] for path in folders(sweep).values()} <= hashes
 
 
+def test_the_same_job_twice_is_trained_once(tmp_path):
+    done = vae_lab("-m", "optimizer.lr=1e-3,0.001", "seed=0,0", *SMALL, "trainer.max_epochs=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "4 completed" in done.stderr
+    sweep = only_sweep(tmp_path)
+    assert len(folders(sweep)) == 1
+    assert [event["event"] for event in read_journal(sweep)] == ["sweep", "start", "end"]
+
+
+def test_a_job_that_another_process_continues_is_left_to_it(tmp_path):
+    command = ["-m", "seed=0", *SMALL, "trainer.max_epochs=1"]
+    assert vae_lab(*command, cwd=tmp_path).returncode == 0
+    (run,) = folders(only_sweep(tmp_path)).values()
+    other = start(f"resume={run}", "trainer.max_epochs=100000", cwd=tmp_path)
+    wait_until(lambda: status(run)["state"] == "running", other)
+    done = vae_lab(*command, cwd=tmp_path)
+    assert done.returncode == 6
+    assert "is locked by process" in done.stderr
+    assert status(run)["state"] == "running"
+    other.terminate()
+    assert finish(other).returncode == 143
+
+
+def test_a_job_that_was_continued_to_other_limits_is_not_the_sweeps(tmp_path):
+    command = ["-m", "seed=0", *SMALL, "trainer.max_epochs=1"]
+    assert vae_lab(*command, cwd=tmp_path).returncode == 0
+    (run,) = folders(only_sweep(tmp_path)).values()
+    assert vae_lab(f"resume={run}", "trainer.max_epochs=2", cwd=tmp_path).returncode == 0
+    done = vae_lab(*command, cwd=tmp_path)
+    assert done.returncode == 6
+    assert "was continued to other limits of training; use another sweep.name" in done.stderr
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2, 3.5, 5])
+def test_d3_a_signal_while_the_first_jobs_start_loses_nothing(tmp_path, seconds):
+    process = start("-m", "seed=0,1,2", *SMALL, "trainer.max_epochs=100", cwd=tmp_path, start_new_session=True)
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGTERM)
+    done = finish(process)
+    assert done.returncode in (143, -signal.SIGTERM)  # before anything was begun there is nothing to say
+    assert "Traceback" not in done.stderr
+    assert "failed" not in done.stderr
+
+
 def test_d5_two_sweeps_in_the_same_instant(tmp_path):
     """The same sweep is refused while it runs; another has another folder."""
     command = ["-m", "seed=0,1", *SMALL, "trainer.max_epochs=300"]

@@ -29,14 +29,26 @@ def sweep_arguments(arguments: list[str], conf: Path) -> list[str]:
     """
     resumed = [a.removeprefix("resume_sweep=") for a in arguments if a.startswith("resume_sweep=")]
     if resumed:
+        if not resumed[-1]:
+            raise ValueError("resume_sweep needs the folder of a sweep: resume_sweep=outputs/sweeps/NAME")
         folder = Path(resumed[-1].strip("'\"")).resolve()
         others = [a for a in arguments if not a.startswith("resume_sweep=") and a not in MULTIRUN]
-        return ["--multirun", *command_of(folder), f"hydra.sweep.dir={quote(folder)}", *others]
+        if wrong := [a for a in others if not is_free(a.lstrip("+~").partition("=")[0])]:
+            raise ValueError(f"{wrong[0]} would make resume_sweep={folder} another sweep; repeat its command instead")
+        return ["--multirun", *insert(command_of(folder), f"hydra.sweep.dir={quote(folder)}", *others)]
     if not any(argument in MULTIRUN for argument in arguments):
         return arguments
     if any(argument.startswith(("sweep.name=", "hydra.sweep.dir=")) for argument in arguments):
         return arguments
-    return [*arguments, f"sweep.name={name}"] if (name := default_name(arguments, conf)) else arguments
+    name = default_name(arguments, conf)
+    return insert(arguments, f"sweep.name={name}") if name else arguments
+
+
+def insert(arguments: list[str], *overrides: str) -> list[str]:
+    """Put overrides before the others: Hydra wants all of them together."""
+    is_override = (index for index, argument in enumerate(arguments) if "=" in argument and argument[0] != "-")
+    at = next(is_override, len(arguments))
+    return [*arguments[:at], *overrides, *arguments[at:]]
 
 
 def flags(arguments: list[str]) -> list[str]:

@@ -5,12 +5,16 @@ import math
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.durable import read_json, write_json
 from vae_lab.errors import RunError
+from vae_lab.lock import locked
+from vae_lab.resume import has_limits_of
+from vae_lab.saved_config import load_saved
 
 TAIL = 8192  # bytes of a file that are read for its last lines
 OUTPUT = "output.log"  # what a job printed
@@ -42,7 +46,9 @@ class Job:
         self.config = config
         self.folder = Path(config.hydra.runtime.output_dir)
         if self.status.get("state") == "completed":
-            self.state = "completed"
+            kept = has_limits_of(config, load_saved(self.folder))
+            self.state = "completed" if kept else "failed"
+            self.reason = "" if kept else "its folder was continued to other limits of training; use another sweep.name"
 
     @property
     def status(self) -> dict:
@@ -77,15 +83,25 @@ class Job:
         """
         self.seconds = time.monotonic() - self.started
         said = self.status
-        if exit_code == 0 and said.get("state") == "completed":
+        if said.get("state") == "completed":
             self.state = "completed"
-        elif exit_code > 128 and said.get("state") != "failed":
+        elif 128 < exit_code < 160 and said.get("state") != "failed":
             self.state, self.reason = "preempted", said.get("reason", "")
         else:
             self.state = "failed"
             self.reason = self._last_words() or said.get("reason") or ended_by(exit_code)
+            self._mark_failed()
+
+    def _mark_failed(self) -> None:
+        """Say in `status.json` that it failed, unless it did so itself, or another process has the folder."""
+        with suppress(RunError), locked(self.folder / ".lock"):
+            said = self.status
             if said.get("state") != "failed":
                 write_json(self.folder / "status.json", {**said, "state": "failed", "reason": self.reason})
+
+    def copy(self, twin: "Job") -> None:
+        """Take over the end of another job that is the same, in the same folder."""
+        self.state, self.reason = twin.state, twin.reason
 
     @property
     def outcome(self) -> dict:
@@ -99,14 +115,14 @@ class Job:
         return next((line.removeprefix("vae-lab: ") for line in reversed(lines) if line.startswith("vae-lab: ")), "")
 
     def progress(self) -> tuple[float | None, float | None, float]:
-        """Epochs done, the monitored metric's last value, and the seconds left (NaN where nobody can tell)."""
+        """The epoch it is in, from 1, the monitored metric's last value, and the seconds left (or NaN)."""
         epoch = value = None
         for line in tail(self.folder / "metrics.jsonl"):
             try:
                 event = json.loads(line)
             except ValueError:  # cut by the reading, or being written
                 continue
-            epoch = event.get("epoch", epoch)
+            epoch = event["epoch"] + 1 if "epoch" in event else epoch
             value = event.get(self.monitor, value)
         total = OmegaConf.select(self.config, "trainer.max_epochs")
         if epoch is None or self.state != "running":

@@ -5,7 +5,7 @@ import multiprocessing.forkserver
 import os
 import signal
 import sys
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 
 from vae_lab.sweep.arguments import flags
@@ -14,7 +14,11 @@ from vae_lab.sweep.slots import Slot
 from vae_lab.sweep.worker import SIGNALS, work
 
 # Imported once, before any job starts. Nothing in it may start threads or touch a GPU: a fork would not survive that.
-PRELOADED = ["vae_lab.train", "vae_lab.gallery", "vae_lab.datasets", "vae_lab.sweep.worker", "vae_lab.__main__"]
+PRELOADED = [
+    *("vae_lab.__main__", "vae_lab.train", "vae_lab.sweep.worker", "vae_lab.gallery", "vae_lab.progress"),
+    *("vae_lab.datasets", "sklearn.datasets", "vae_lab.networks.mlp", "vae_lab.networks.conv", "vae_lab.posteriors"),
+    *("vae_lab.likelihoods", "vae_lab.objectives"),
+]
 
 
 class Pool:
@@ -30,6 +34,7 @@ class Pool:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
         # A signal to all processes of the command must not end the server, which tells how the jobs end.
+        resource_tracker.ensure_running()  # else the server's start does it, and unblocks two of the signals
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         multiprocessing.forkserver.ensure_running()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

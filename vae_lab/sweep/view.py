@@ -60,13 +60,10 @@ class View:
 
     def table(self) -> Table:
         """State, epoch, metric and time left of the jobs; running and failed ones first where there are many."""
-        table = Table(
-            title=escape(f"{self.folder.name}: {self.summary()}{self.time_left()}"), title_justify="left", expand=False
-        )
-        for column, justify in (("job", "right"), ("", "left"), ("state", "left"), ("epoch", "right")):
-            table.add_column(column, justify=justify)
-        table.add_column("metric", justify="right")
-        table.add_column("left", justify="right")
+        table = Table(title=escape(f"{self.folder.name}: {self.summary()}{self.time_left()}"), title_justify="left")
+        metric = next((job.monitor for job in self.jobs if job.config), "metric")
+        for column in ("job", "overrides", "state", "epoch", metric, "left"):
+            table.add_column(column, justify="left" if column in ("overrides", "state") else "right")
         for job in self.shown():
             epoch, value, left = job.progress() if job.folder else (None, None, math.nan)
             value = job.value if job.state == "completed" else value
