@@ -57,6 +57,7 @@ def test_a_run_writes_below_outputs_only_and_two_runs_never_share_a_folder(tmp_p
         assert cfg["latent_dim"] == 2
 
 
+@pytest.mark.slow
 def test_a_multirun_runs_every_job_and_returns_its_metric(tmp_path):
     done = vae_lab("-m", *TINY, "latent_dim=1,2", "loss=bce,mse", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -57,6 +57,7 @@ def parts(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", ["loss=laplace", "model=linear dataset=stripes"])
 def test_added_parts_train(options, parts):
     assert f"vae-lab --config-dir my_conf {options}\n" in TEXT

@@ -38,6 +38,8 @@ VARIANTS = {
     "averaged_weights": ["+callbacks.average={_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.9}"],
     "validate_every_other_epoch": ["trainer.check_val_every_n_epoch=2", "trainer.precision=bf16-mixed"],
 }
+OTHERS = [name for name in VARIANTS if name not in ("plain", "step_schedule")]
+CASES = ["plain", "step_schedule", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 
 
 class Killed(BaseException):
@@ -56,7 +58,7 @@ def kill_at(monkeypatch, evaluation: int) -> None:
     monkeypatch.setattr(ELBO, "__call__", deadly)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", CASES)
 def test_kills_change_nothing(variant, config, monkeypatch):
     overrides = VARIANTS[variant]
     cfg = config(*overrides, tiny=LONGER, run_dir="undisturbed")

@@ -29,6 +29,7 @@ def installed(tmp_path_factory) -> Path:
     return folder / "venv" / "bin"
 
 
+@pytest.mark.slow
 def test_the_wheel_trains_and_evaluates_from_an_empty_folder(installed, tmp_path):
     def run(*command: str) -> subprocess.CompletedProcess:
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
