@@ -41,7 +41,7 @@ FAULTS: dict[str, Callable[[Trial], Outcome]] = {
     "checkpoint folder becomes read-only": kills.locked_folder,
     "NaN loss (lr=1e12)": kills.nan,
     "two runs in the same second": kills.two_at_once,
-    "sweep of 3, SIGTERM in job 2": kills.sweep,
+    "sweep of 3 in one process, SIGTERM in job 2": kills.sweep,
     "W&B: no key, at a terminal": kills.no_key,
     "W&B: dead server": kills.dead_server,
     "resume where nothing is": inputs.nothing_to_resume,

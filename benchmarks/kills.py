@@ -205,11 +205,12 @@ def two_at_once(trial: Trial) -> Outcome:
 
 
 def sweep(trial: Trial) -> Outcome:
-    """Three jobs, and SIGTERM in the middle of the second."""
+    """Three jobs in one process, with Hydra's own launcher, and SIGTERM in the middle of the second."""
     total = EPOCHS * STEPS
-    extra = ("--multirun", "seed=0,1,2", f"hydra.sweep.dir={trial.run}")
+    extra = ("--multirun", "hydra/launcher=basic", "seed=0,1,2", f"hydra.sweep.dir={trial.run}")
     done = trial.train(*extra, run=None, plan={"step": total + MIDDLE, "signal": signal.SIGTERM})
-    steps = [step_of(trial.run / str(job) / "checkpoints" / "last.ckpt") for job in range(3)]
+    jobs = sorted(path for path in trial.run.iterdir() if path.is_dir())
+    steps = [step_of(job / "checkpoints" / "last.ckpt") for job in jobs] + [0] * (3 - len(jobs))
     evidence = f"{done.ending}, jobs at step {', '.join(map(str, steps))} of {total}"
     if done.exit_code == 0:
         return Outcome(SILENT if min(steps) < total else SURVIVED, evidence)
