@@ -109,6 +109,7 @@ def save(path, **content) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.fault
 def test_every_flipped_bit_is_noticed_or_harmless(tmp_path):
     path = tmp_path / "last.ckpt"
     whole = save(path, global_step=3)

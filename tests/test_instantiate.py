@@ -11,6 +11,7 @@ from vae_lab.instantiate import instantiate, is_trusted
 from vae_lab.networks.mlp import MLPEncoder
 from vae_lab.posteriors import Gaussian
 
+pytestmark = pytest.mark.fault
 REFUSED = r"is not trusted|is not a trusted class|cannot import"
 
 

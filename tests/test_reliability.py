@@ -1,5 +1,6 @@
 """docs/reliability.md names tests that exist."""
 
+import ast
 import re
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,8 +24,20 @@ def test_the_tests_of_a_row_exist(row, held_by):
     for name in re.findall(r"`([^`]+)`", held_by):
         if name.endswith(".py"):
             file = (TESTS / "faults" / name).resolve()
-            tests = re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
+            tests = marked(file)
             continue
         patterns += 1
-        assert any(fnmatch(test, name) for test in tests), f"no {name} in {file}"
+        found = [is_fault for test, is_fault in tests.items() if fnmatch(test, name)]
+        assert found, f"no {name} in {file}"
+        assert all(found), f"not all of {name} in {file} are part of make test-faults"
     assert patterns
+
+
+def marked(file: Path) -> dict[str, bool]:
+    """The tests of a file, and whether they have the marker `fault`."""
+    tree = ast.parse(file.read_text())
+    marks = [ast.unparse(node.value) for node in tree.body if isinstance(node, ast.Assign)
+             and ast.unparse(node.targets[0]) == "pytestmark"]  # fmt: skip
+    of_all = "mark.fault" in " ".join(marks)
+    tests = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    return {test.name: of_all or "mark.fault" in " ".join(map(ast.unparse, test.decorator_list)) for test in tests}

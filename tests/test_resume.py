@@ -58,6 +58,7 @@ def kill_at(monkeypatch, evaluation: int) -> None:
     monkeypatch.setattr(ELBO, "__call__", deadly)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("variant", CASES)
 def test_kills_change_nothing(variant, config, monkeypatch):
     overrides = VARIANTS[variant]
@@ -169,6 +170,7 @@ def test_signals_on_the_command_line(number, exit_code, state, long_run):
     assert len(status(folder)["times"]) == 2
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "ask", [["resume=undisturbed"], ["resume=auto", "hydra.run.dir=undisturbed"]], ids=["path", "auto"]
 )
@@ -181,6 +183,7 @@ def test_c11_resuming_a_completed_run_does_nothing_and_says_so(ask, long_run):
     assert {path: path.stat().st_mtime_ns for path in (parent / "undisturbed").rglob("*")} == before
 
 
+@pytest.mark.fault
 def test_c9_resuming_nothing_is_an_error(tmp_path):
     with pytest.raises(RunError, match=r"missing is not a run folder: there is no"):
         resume_arguments([f"resume={tmp_path / 'missing'}"], CONF)
@@ -188,6 +191,7 @@ def test_c9_resuming_nothing_is_an_error(tmp_path):
         resume_arguments(["resume=auto"], CONF)
 
 
+@pytest.mark.fault
 def test_c9_auto_starts_where_there_is_nothing_and_says_so_and_goes_on_where_there_is(
     config, monkeypatch, capsys, caplog
 ):
@@ -233,6 +237,7 @@ DIFFERENT = {
 }
 
 
+@pytest.mark.fault
 def test_c10_resuming_refuses_what_would_change_the_result_and_allows_the_rest(config):
     cfg = config(tiny=LONGER)
     train(cfg)

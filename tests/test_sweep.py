@@ -112,6 +112,7 @@ def test_the_folders_of_configs_are_handed_on():
     assert flags(["-m", "--config-dir", "mine", "seed=1", "-cn=other"]) == ["--config-dir", "mine", "-cn=other"]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("torn", [b'{"event": "sta', b'"a"\n', b"[1]\n", b"\xff\n", b'{"job": 1}\n'])
 def test_d6_a_torn_line_is_left_out_with_a_warning(tmp_path, caplog, torn):
     append_event(tmp_path, "start", job=0)

@@ -102,19 +102,13 @@ class CsvTracker(Logger):
         save_dir: the run folder.
     """
 
+    name, version = "csv", ""
+
     def __init__(self, *, save_dir: str):
         super().__init__()
         self.source = Path(save_dir) / "metrics.jsonl"
         self.path = Path(save_dir) / "csv" / "metrics.csv"
         self.columns: list[str] = []
-
-    @property
-    def name(self) -> str:
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        return ""
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The config is in `.hydra/`."""
@@ -155,6 +149,8 @@ class TensorBoardTracker(Logger):
         ValueError: if TensorBoard is not installed.
     """
 
+    name, version = "tensorboard", ""
+
     def __init__(self, *, save_dir: str):
         super().__init__()
         try:
@@ -166,14 +162,6 @@ class TensorBoardTracker(Logger):
             ) from error
         self.folder = Path(save_dir) / "tensorboard"
         self.path: Path | None = None
-
-    @property
-    def name(self) -> str:
-        return "tensorboard"
-
-    @property
-    def version(self) -> str:
-        return ""
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The config is in `.hydra/`."""

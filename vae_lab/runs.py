@@ -204,17 +204,11 @@ class MetricsFile(Logger):
         folder: the run folder.
     """
 
+    name, version = "metrics", ""
+
     def __init__(self, folder: str | Path):
         super().__init__()
         self.path = Path(folder) / "metrics.jsonl"
-
-    @property
-    def name(self) -> str:
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        return ""
 
     def log_hyperparams(self, *args, **kwargs) -> None:
         """The config is in `.hydra/`."""

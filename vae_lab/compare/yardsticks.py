@@ -11,6 +11,7 @@ from typing import Any
 
 from vae_lab.compare.differences import ABSENT, as_text
 from vae_lab.compare.found import Entry
+from vae_lab.result import UNITS as RESULT_UNITS
 
 HIGHER = ("elbo", "images_per_second")  # is better
 LOWER = ("loss", "mse", "nll", "reconstruction", "train_seconds", "clamped")  # is better
@@ -20,20 +21,7 @@ WEIGHTS = ("loss.KLD_weight", "loss.free_bits", "loss.warmup_steps")
 MEASURES = {"vae_lab.likelihoods.Gaussian": "density", "vae_lab.likelihoods.Bernoulli": "probability"}
 # Of the dataset: what does not decide which images are measured.
 NOT_OF_IMAGES = ("dataset.batch_size", "dataset.num_workers", "dataset.flip", "dataset.root", "dataset.source.root")
-UNITS = {
-    "loss": "nats per image, weighted",
-    "elbo": "nats per image",
-    "reconstruction": "nats per image",
-    "nll": "nats per image",
-    "kl": "nats per image",
-    "mse": "per pixel",
-    "active_units": "latents",
-    "clamped": "latents per image",
-    "images_per_second": "images per second",
-    "train_seconds": "seconds",
-    "peak_memory_mb": "MB",
-    "parameters": "parameters",
-}
+UNITS = {**RESULT_UNITS, "nll": "nats per image", "parameters": "parameters"}
 
 
 def base(metric: str) -> str:

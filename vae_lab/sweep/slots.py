@@ -20,7 +20,7 @@ def share_out(trainer: DictConfig, n_jobs: int | None, jobs_per_device: int) -> 
     there is one for each group of as many of them as a job wants.
 
     Args:
-        trainer: of the first job: its devices and accelerator.
+        trainer: that the command sets: its devices and accelerator.
         n_jobs: how many slots, >= 1; None is as above.
         jobs_per_device: how many slots there are for the same GPUs, >= 1.
     """
