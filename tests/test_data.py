@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vae_lab.data import BINARIZE_MODES, EpochSampler, ImageData, count
+from vae_lab.batches import EpochSampler
+from vae_lab.data import BINARIZE_MODES, ImageData, count
 from vae_lab.errors import DataError
 from vae_lab.fingerprint import LENGTH_0_1, fingerprint_0_1
 from vae_lab.images import Images

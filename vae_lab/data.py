@@ -1,85 +1,18 @@
-"""Resident images: one uint8 tensor, split once, of which a batch is one gather.
+"""Resident images: one uint8 tensor, split once, served in batches.
 
 Shapes: N images, B batch, C channels, H height, W width, F label columns.
 """
 
-from collections.abc import Iterator, Sequence
-
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
+from vae_lab.batches import Batches, EpochSampler, Pixels
 from vae_lab.fingerprint import fingerprint
 from vae_lab.images import Images, check_images
-from vae_lab.seeds import BINARIZE, ORDER, SPLIT, derive_seed
+from vae_lab.seeds import BINARIZE, SPLIT, derive_seed
 
 BINARIZE_MODES = ("none", "threshold", "dynamic", "static")
-
-
-class Pixels(Dataset):
-    """One split of the images.
-
-    Args:
-        pixels: uint8 (N, C, H, W), shared by all splits.
-        index: int64 (M,), which of the N images belong to this split.
-    """
-
-    def __init__(self, pixels: Tensor, index: Tensor):
-        self.pixels = pixels
-        self.index = index
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, i: int) -> Tensor:
-        return self.pixels[self.index[i]]
-
-    def __getitems__(self, indices: Sequence[int]) -> Tensor:
-        """Gather a batch, uint8 (B, C, H, W)."""
-        return self.pixels.index_select(0, self.index[torch.as_tensor(indices)])  # copies whole rows
-
-
-def as_batch(batch: Tensor) -> Tensor:
-    """The collate function: `__getitems__` has built the batch already."""
-    return batch
-
-
-class EpochSampler(Sampler):
-    """A fresh order for every epoch that depends on (seed, epoch) only, and that can start part-way through.
-
-    Every process takes every `world_size`-th image; the few images that do not divide are left out of that epoch.
-
-    Args:
-        total: number of images.
-        seed: of the run.
-        rank: of this process.
-        world_size: number of processes.
-        epoch: to start with.
-        start: images of the first epoch, on this process, that were already used.
-    """
-
-    def __init__(self, total: int, seed: int, rank: int, world_size: int, epoch: int, start: int):
-        self.total = total
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = epoch
-        self.start = start
-
-    def __len__(self) -> int:
-        """Images of a whole epoch on this process."""
-        return self.total // self.world_size
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order; a new epoch starts at its beginning. Lightning calls this before every epoch."""
-        if epoch != self.epoch:
-            self.epoch, self.start = epoch, 0
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, ORDER, self.epoch))
-        order = torch.randperm(self.total, generator=generator)[self.rank :: self.world_size]
-        return iter(order[self.start : len(self)].tolist())
 
 
 def count(key: str, size: float, total: int) -> int:
@@ -186,7 +119,7 @@ class ImageData(LightningDataModule):
         """Continue training at a batch of an epoch."""
         self.epoch, self.start = epoch, batch * self.batch_size
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Batches:
         """Shuffled batches of bytes, uint8 (B, C, H, W)."""
         rank, world_size = self._process()
         total = len(self.splits["train"])
@@ -194,11 +127,11 @@ class ImageData(LightningDataModule):
             raise ValueError(f"trainer.devices must be at most the {total} training images, got {world_size}")
         return self._loader("train", EpochSampler(total, self.seed, rank, world_size, self.epoch, self.start))
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> Batches:
         """Batches of bytes in a fixed order, uint8 (B, C, H, W)."""
         return self._loader("val", self._in_order("val"))
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> Batches:
         """Batches of bytes in a fixed order, uint8 (B, C, H, W)."""
         return self._loader(self.test_split, self._in_order(self.test_split))
 
@@ -215,10 +148,8 @@ class ImageData(LightningDataModule):
             raise ValueError(f"{few}: raise dataset.{split}_size or lower trainer.devices")
         return range(rank, total, world_size)
 
-    def _loader(self, split: str, sampler) -> DataLoader:
-        return DataLoader(
-            self.splits[split], self.batch_size, sampler=sampler, collate_fn=as_batch, num_workers=self.num_workers
-        )
+    def _loader(self, split: str, sampler) -> Batches:
+        return Batches(self.splits[split], self.batch_size, sampler=sampler, num_workers=self.num_workers)
 
     def to_pixels(self, batch: Tensor, training: bool) -> Tensor:
         """Turn bytes (B, C, H, W) into what the model sees: floats in [0, 1], flipped, binarized, on their device."""
