@@ -3,7 +3,9 @@
 Shapes: N images, M of a split, B batch, C channels, H height, W width.
 """
 
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -79,16 +81,38 @@ def as_batch(batch: Tensor) -> Tensor:
 
 
 class Batches(DataLoader):
-    """Loads batches of `Pixels`; its workers end when the run ends them, not by a SIGTERM to the process group."""
+    """Loads batches of `Pixels`; its workers end when the run ends them, not by a SIGTERM that others send them.
+
+    torch's own handler in a worker dies of any SIGTERM, as schedulers send to all processes, and the run, which would
+    save and stop, dies of its dead worker. Where the system does not tell who sends a signal (macOS), that remains.
+    """
 
     def __init__(self, pixels: Pixels, batch_size: int, sampler, num_workers: int):
-        super().__init__(pixels, batch_size, sampler=sampler, collate_fn=as_batch, num_workers=num_workers)
+        super().__init__(
+            pixels,
+            batch_size,
+            sampler=sampler,
+            collate_fn=as_batch,
+            num_workers=num_workers,
+            worker_init_fn=watch_for_sigterm if hasattr(signal, "sigwaitinfo") else None,
+        )
 
     def __iter__(self):
-        # torch's handler in a worker dies of the signal, and the run, which would save and stop, of its dead worker.
-        # Blocked before the workers are forked, so that none is ever without it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        if not self.worker_init_fn:
+            return super().__iter__()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # which the workers inherit
         try:
             return super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def watch_for_sigterm(worker: int) -> None:
+    """Let the run alone end this worker, in which SIGTERM is blocked."""
+
+    def watch():
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
