@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from compared import CONV, GAUSSIAN, write_run, write_sweep
 from scipy import stats
+from tracking import alone, go_online
+from wandb_server import WandbServer
 
 from vae_lab.__main__ import CONF
 from vae_lab.compare.command import DEFAULTS, USAGE, compare_runs, default_out, plain
@@ -26,6 +28,7 @@ from vae_lab.compare.report import page
 from vae_lab.compare.statistics import adjust, difference, smallest_p_values, spread
 from vae_lab.compare.svg import outline, steps, tick_texts
 from vae_lab.compare.table import describe, harmless, write_csv, write_markdown
+from vae_lab.compare.wandb_view import save_view
 from vae_lab.errors import RunError
 from vae_lab.train import train
 
@@ -579,6 +582,40 @@ def test_online_runs_are_read_like_folders():
     found = compare("online", entries, SETTINGS, CONF, [])
     assert found.groups[0].spread("val/elbo").mean == pytest.approx(-101)
     page(found)
+
+
+def test_the_comparison_becomes_a_view_in_wandb(sweep, tmp_path, monkeypatch):
+    alone(monkeypatch, tmp_path / "home")
+    command = "from vae_lab.__main__ import compare; compare()"
+    arguments = [sweep, "out=report", "images=false", "wandb_view=me/project/my/group"]
+    with WandbServer() as server:
+        go_online(monkeypatch, server.url)
+        done = subprocess.run(
+            [sys.executable, "-c", command, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+    assert done.returncode == 0, done.stderr
+    assert f"view      {server.url}/me/project?nw=" in done.stdout
+    (view,) = server.views
+    assert (view["entityName"], view["projectName"]) == ("me", "project")
+    spec = json.loads(view["spec"])["section"]
+    (runs,) = spec["runSets"]
+    (shown,) = runs["filters"]["filters"]
+    assert (shown["key"]["name"], shown["op"], shown["value"]) == ("group", "=", "my/group")
+    assert {"config:loss.value.likelihood._target_", "summary:val/mse"} <= runs["runFeed"]["columnPinned"].keys()
+    panels = [panel for section in spec["panelBankConfig"]["sections"] for panel in section["panels"]]
+    (parallel,) = (p["config"] for p in panels if p["viewType"] == "Parallel Coordinates Plot")
+    axes = [axis["accessor"] for axis in parallel["columns"]]
+    assert axes[:2] == ["config:model.value.decoder._target_", "config:loss.value.likelihood._target_"]
+    planes = [(p["config"]["xAxis"], p["config"]["yAxis"]) for p in panels if p["viewType"] == "Scatter Plot"]
+    assert planes[0] == ("summary:val/kl", "summary:val/reconstruction")
+
+
+def test_a_view_that_wandb_refuses_is_one_line(sweep, monkeypatch):
+    monkeypatch.setattr("vae_lab.compare.online.obstacle", lambda seconds: "no API key")
+    with pytest.raises(RunError, match="cannot save a view in me/project: no API key"):
+        save_view(comparison(sweep), "me/project")
+    with pytest.raises(ValueError, match="wandb_view must be ENTITY/PROJECT"):
+        save_view(comparison(sweep), "project")
 
 
 def test_nothing_is_asked_where_there_is_no_key(monkeypatch):

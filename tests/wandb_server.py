@@ -37,6 +37,7 @@ class WandbServer:
     def __init__(self, mode: str = "ok", after_start: str = "ok"):
         self.mode, self.after_start = mode, after_start
         self.runs: dict[str, Run] = {}
+        self.views: list[dict] = []  # saved views of the project
         self.requests: list[str] = []
         self.refused = 0  # requests that were not answered as W&B does
         self.closing = threading.Event()
@@ -67,6 +68,11 @@ class WandbServer:
             if name == "UpsertBucket":
                 self.mode = self.after_start
                 return {"data": self._upsert_run(variables)}
+            if name == "Viewer":
+                return {"data": {"viewer": {"id": "me", "entity": "me", "username": "me", "flags": "{}"}}}
+            if name == "UpsertView2":
+                self.views.append(variables)
+                return {"data": {"upsertView": {"view": {"id": "view", "name": variables["name"]}, "inserted": True}}}
             if name == "CreateRunFiles":
                 return {"data": self._upload_urls(variables, host)}
             return {"data": None}

@@ -24,7 +24,7 @@ from vae_lab.errors import DataError, NumericsError, OutOfMemoryError, Preempted
 from vae_lab.names import folder_name
 from vae_lab.output import lasting_output
 from vae_lab.ranks import forget_ranks, is_first
-from vae_lab.resume import resume_arguments
+from vae_lab.resume import continue_if_begun, resume_arguments
 from vae_lab.secrets import print_redacted, redact, refuse_secrets
 from vae_lab.suggestions import explain, refuse_flags
 from vae_lab.sweep.arguments import sweep_arguments
@@ -52,7 +52,7 @@ def run(cfg: DictConfig) -> float | None:
 
     is_job = HydraConfig.get().mode == RunMode.MULTIRUN  # of one of Hydra's launchers
     if is_job:
-        cfg.resume = "auto"
+        continue_if_begun(cfg)
         refuse_ddp(cfg.trainer)
     try:
         return train(cfg)

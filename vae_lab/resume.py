@@ -120,6 +120,11 @@ def continues_run(cfg: DictConfig) -> bool:
     return True
 
 
+def continue_if_begun(cfg: DictConfig) -> None:
+    """Let a job of a sweep go on where its folder holds a run, and begin where it does not."""
+    cfg.resume = "auto" if saved_config(cfg.run_dir).is_file() else None
+
+
 def is_complete(cfg: DictConfig) -> bool:
     """Whether the run has ended by itself, and its limits are those it ended at."""
     return is_completed(Path(cfg.run_dir)) and has_limits_of(cfg, load_saved(cfg.run_dir))

@@ -13,6 +13,7 @@ import re
 import sys
 import traceback
 from collections.abc import Mapping
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, unquote
@@ -136,21 +137,23 @@ def print_redacted(kind: type[BaseException], error: BaseException, trace: Trace
 
 
 def _mask(text: str) -> str:
-    for value in sorted(_secret_values(), key=len, reverse=True):  # one secret may contain another
+    for value in _secret_values(tuple(os.environ.items())):
         text = text.replace(value, MASK)
     for pattern in _IN_TEXT:
         text = pattern.sub(lambda match: match[0] if "${" in match[0] else match[1] + MASK, text)
     return text
 
 
-def _secret_values() -> set[str]:
-    named = [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
+@lru_cache(maxsize=1)
+def _secret_values(environment: tuple[tuple[str, str], ...]) -> list[str]:
+    """The secrets in the environment, in all forms, the longest first, because one may contain another."""
+    named = [value for name, value in environment if _SECRET_NAME.search(name)]
     parts = [value for value in named if not os.path.exists(value)]  # SSH_KEY_DIR=/home/me is no secret
-    for value in os.environ.values():
+    for _, value in environment:
         if "://" in value:
             parts += _url_secrets(value)
     lines = [line.strip() for part in parts for line in (part, *part.splitlines())]
-    return {form for line in lines if _is_long(line) for form in _forms(line)}
+    return sorted({form for line in lines if _is_long(line) for form in _forms(line)}, key=len, reverse=True)
 
 
 def _url_secrets(url: str) -> list[str]:

@@ -194,6 +194,7 @@ def test_the_same_job_twice_is_trained_once(tmp_path):
     sweep = only_sweep(tmp_path)
     assert len(folders(sweep)) == 1
     assert [event["event"] for event in read_journal(sweep)] == ["sweep", "start", "end"]
+    assert "no checkpoint yet" not in (next(iter(folders(sweep).values())) / "train.log").read_text()
 
 
 def test_a_job_that_another_process_continues_is_left_to_it(tmp_path):

@@ -28,6 +28,7 @@ USAGE = """vae-lab-compare: which settings are better, over seeds; a table here,
   out=DIR             for report.html, report.md and report.csv: the sweep itself where one is given, else
                       outputs/compare/NAMES
   open=false          open the report in a browser
+  wandb_view=ENTITY/PROJECT[/GROUP]   save a view there with the same columns, planes and curves
 
 Settings may also be written --sort METRIC. Groups are runs that differ in nothing but the seed."""
 DEFAULTS = {
@@ -41,6 +42,7 @@ DEFAULTS = {
     "out": None,
     "open": False,
     "wandb": None,
+    "wandb_view": None,
 }
 LISTS = ("metrics", "by")
 
@@ -79,6 +81,10 @@ def compare_runs(arguments: list[str], conf: Path) -> None:
     print(f"report    {path}")
     if drawn := gallery(comparison, settings):  # takes longer than all the rest
         write_report(comparison, path, drawn)
+    if settings["wandb_view"]:
+        from vae_lab.compare.wandb_view import save_view
+
+        print(f"view      {save_view(comparison, settings['wandb_view'])}")
     if settings["open"]:
         webbrowser.open(path.resolve().as_uri())
 

@@ -32,19 +32,33 @@ def online_runs(place: str, api: Any = None) -> list[Entry]:
         ValueError: if the place is none.
         RunError: if W&B does not answer, or has no such run.
     """
-    parts = place.strip("/").split("/", 2)
-    if len(parts) < 2 or not all(parts):
-        raise ValueError(f"wandb must be ENTITY/PROJECT or ENTITY/PROJECT/GROUP, got {place!r}")
+    entity, project, group = split_place("wandb", place)
     try:
         if api is None:
             api = connect()
-        filters = {"group": parts[2]} if len(parts) == 3 else {}
-        entries = [read_online(run, place) for run in api.runs("/".join(parts[:2]), filters=filters)]
+        filters = {"group": group} if group else {}
+        entries = [read_online(run, place) for run in api.runs(f"{entity}/{project}", filters=filters)]
     except Exception as error:  # W&B raises all kinds
         raise RunError(f"cannot read {place} from W&B: {visible(redact(' '.join(str(error).split())))}") from error
     if not entries:
         raise RunError(f"{place} has no runs in W&B")
     return entries
+
+
+def split_place(key: str, place: str) -> tuple[str, str, str | None]:
+    """The entity, the project and, where one is named, the group.
+
+    Args:
+        key: the setting that names them.
+        place: its value.
+
+    Raises:
+        ValueError: if it has fewer parts or empty ones.
+    """
+    entity, project, *group = [*place.strip("/").split("/", 2), ""][:3]
+    if not (entity and project):
+        raise ValueError(f"{key} must be ENTITY/PROJECT or ENTITY/PROJECT/GROUP, got {place!r}")
+    return entity, project, group[0] or None
 
 
 def connect() -> Any:

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
 from omegaconf import DictConfig, open_dict
 
+from vae_lab.resume import continue_if_begun
 from vae_lab.secrets import print_redacted
 from vae_lab.sweep.job import OUTPUT
 
@@ -55,7 +56,7 @@ def work(config: DictConfig, arguments: list[str], threads: int, device: str | N
     cfg = config.copy()
     with open_dict(cfg):
         del cfg["hydra"]
-    cfg.resume = "auto"
+    continue_if_begun(cfg)
     try:
         with one_line_errors():
             train(cfg)
