@@ -183,7 +183,8 @@ def make_job(folder: Path, number: int, **status) -> Job:
         (0, {"state": "running"}, "failed", "ended without a result"),
         (4, {"state": "failed", "reason": "NumericsError: nan"}, "failed", "NumericsError: nan"),
         (143, {"state": "preempted", "reason": "signal 15"}, "preempted", "signal 15"),
-        (143, {}, "preempted", ""),
+        (143, {}, "preempted", "signal 15"),
+        (143, {"state": "running"}, "preempted", "signal 15"),
         (-11, {"state": "running"}, "failed", "killed by SIGSEGV"),
         (9, {"state": "running"}, "failed", "ended with exit code 9"),
     ],
@@ -193,8 +194,8 @@ def test_how_a_job_ended(tmp_path, exit_code, said, state, reason):
     job.begin()
     job.end(exit_code)
     assert (job.state, job.reason) == (state, reason)
-    if state == "failed":
-        assert json.loads((job.folder / "status.json").read_text())["state"] == "failed"
+    if said:
+        assert json.loads((job.folder / "status.json").read_text())["state"] == state
 
 
 def test_the_last_words_of_a_job_are_its_reason(tmp_path):

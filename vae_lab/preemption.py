@@ -4,6 +4,8 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lightning.pytorch.callbacks import Checkpoint
 
@@ -29,6 +31,7 @@ class Preemption(Checkpoint):
     def __init__(self):
         self.signum: int | None = None
         self.training = False
+        self.interrupted = False
 
     def __enter__(self):
         self.process = os.getpid()
@@ -44,18 +47,34 @@ class Preemption(Checkpoint):
     def _handle(self, signum: int, frame) -> None:
         if os.getpid() != self.process:
             return  # a worker, to which a signal to the whole group came too: the main process ends it
-        if self.signum is not None and time.monotonic() - self.asked_at < SAME_REQUEST:
+        again, now = self.signum is not None, time.monotonic()
+        if again and now - self.asked_at < SAME_REQUEST:
             return
-        if self.signum is not None or not self.training:
+        self.signum, self.asked_at = signum, now
+        if again or not self.training:
+            self.interrupted = True
             raise Preempted(128 + signum)
-        self.signum, self.asked_at = signum, time.monotonic()
         log.warning("%s: saving a checkpoint, then stopping", signal.Signals(signum).name)
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """Raise `Preempted` for whatever the block raises after a signal interrupted it.
+
+        An interruption may come anywhere, and many a library makes an error of its own of what passes through it.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not self.interrupted:
+                raise
+            raise Preempted(128 + self.signum) from error
 
     def on_train_start(self, trainer, lit) -> None:
         # Lightning has put a handler of its own in front, which would end the run with exit code 0.
         for number in self.signals:
             signal.signal(number, self._handle)
         self.training = True
+        self._end_if_asked()  # by a signal whose exception was swallowed
 
     def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
         if is_safe_point(trainer, batch_idx):
@@ -70,7 +89,10 @@ class Preemption(Checkpoint):
 
     def on_train_end(self, trainer, lit) -> None:
         self.training = False
-        if self.signum is not None:  # came after the last save, while the final pictures were drawn
+        self._end_if_asked()  # after the last save, while the final pictures were drawn
+
+    def _end_if_asked(self) -> None:
+        if self.signum is not None:
             raise Preempted(128 + self.signum)
 
     def _stop_if_asked(self, trainer, lit) -> None:

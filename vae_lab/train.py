@@ -44,12 +44,12 @@ def train(cfg: DictConfig) -> float | None:
     if continues and is_complete(cfg):
         print(f"{run.folder} is already complete; nothing to do (more epochs: trainer.max_epochs=N)")
         return run.result.get("best_value")
-    with run.locked(), run.train_log(), Preemption() as preemption:
+    with run.locked(), run.train_log(), Preemption() as preemption, preemption.first():
         run.check_start(continues)
         checkpoint = find_checkpoint(run, cfg) if continues else None
         if checkpoint is None and cfg.resume:
             log.warning("%s has no checkpoint yet: starting from the beginning", run.folder)
-        with run.recording(), diagnosed(cfg):
+        with run.recording(), preemption.first(), diagnosed(cfg):
             run.write_config(**composition(cfg, continues))
             experiment = build(cfg, preemption)
             if checkpoint is None:

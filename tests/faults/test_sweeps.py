@@ -232,6 +232,21 @@ def test_d3_a_signal_while_the_first_jobs_start_loses_nothing(tmp_path, seconds)
     assert "failed" not in done.stderr
 
 
+@pytest.mark.parametrize("seconds", [0.2, 0.6])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_d3_a_signal_while_jobs_come_and_go_fails_none(tmp_path, seconds, number):
+    arguments = ["sweep.name=mine", "sweep.n_jobs=4", *SMALL, "trainer.max_epochs=1"]
+    process = start(*GRID, *arguments, cwd=tmp_path, start_new_session=True)
+    sweep = tmp_path / "outputs" / "sweeps" / "mine"
+    wait_until(has_started(sweep, 0), process)
+    time.sleep(seconds)
+    os.killpg(process.pid, number)
+    os.kill(process.pid, number)
+    done = finish(process)
+    assert done.returncode == 128 + number, done.stderr
+    assert {status(path)["state"] for path in folders(sweep).values()} <= {"completed", "preempted"}, done.stderr
+
+
 def test_d5_two_sweeps_in_the_same_instant(tmp_path):
     """The same sweep is refused while it runs; another has another folder."""
     command = ["-m", "seed=0,1", *SMALL, "trainer.max_epochs=300"]

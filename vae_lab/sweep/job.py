@@ -86,18 +86,19 @@ class Job:
         if said.get("state") == "completed":
             self.state = "completed"
         elif 128 < exit_code < 160 and said.get("state") != "failed":
-            self.state, self.reason = "preempted", said.get("reason", "")
+            self.state, self.reason = "preempted", said.get("reason") or f"signal {exit_code - 128}"
         else:
             self.state = "failed"
             self.reason = self._last_words() or said.get("reason") or ended_by(exit_code)
-            self._mark_failed()
+        if self.state == "failed" or said.get("state") == "running":
+            self._mark()
 
-    def _mark_failed(self) -> None:
-        """Say in `status.json` that it failed, unless it did so itself, or another process has the folder."""
+    def _mark(self) -> None:
+        """Say in `status.json` how it ended, unless it did so itself, or another process has the folder."""
         with suppress(RunError), locked(self.folder / ".lock"):
             said = self.status
-            if said.get("state") != "failed":
-                write_json(self.folder / "status.json", {**said, "state": "failed", "reason": self.reason})
+            if said.get("state") != self.state:
+                write_json(self.folder / "status.json", {**said, "state": self.state, "reason": self.reason})
 
     def copy(self, twin: "Job") -> None:
         """Take over the end of another job that is the same, in the same folder."""

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import multiprocessing.forkserver
-import os
 import signal
 import sys
 from multiprocessing import connection, resource_tracker
@@ -63,4 +62,4 @@ class Pool:
     def stop(self) -> None:
         """Ask all running jobs to save a checkpoint and end; asked again, they end at once."""
         for process in self.running:
-            os.kill(process.pid, signal.SIGTERM)
+            process.terminate()

@@ -36,33 +36,39 @@ def work(config: DictConfig, arguments: list[str], threads: int, device: str | N
     import torch
 
     from vae_lab.__main__ import one_line_errors
+    from vae_lab.preemption import Preemption
     from vae_lab.train import train
 
     os.setpgid(0, 0)  # Ctrl-C is for the sweep, which passes it on
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # until the run takes over
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked in the fork server
-    threading.Thread(target=stop_with_parent, daemon=True).start()
-    redirect(Path(config.hydra.runtime.output_dir) / OUTPUT)
-    faulthandler.enable()  # a crash in C says where
-    if device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that this one starts
-    torch.set_num_threads(threads)
-    sys.argv = arguments
-    sys.modules["__main__"].__spec__ = find_spec("vae_lab.__main__")  # Lightning starts this module for each device
-    os.environ.pop("HYDRA_FULL_ERROR", None)  # set by the sweep's process, not by the user
+    with Preemption() as preemption, preemption.first():  # until the run takes over
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked in the fork server
+        threading.Thread(target=stop_with_parent, daemon=True).start()
+        redirect(Path(config.hydra.runtime.output_dir) / OUTPUT)
+        faulthandler.enable()  # a crash in C says where
+        if device is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = device
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that this one starts
+        torch.set_num_threads(threads)
+        sys.argv = arguments
+        sys.modules["__main__"].__spec__ = find_spec("vae_lab.__main__")  # Lightning starts this module for each device
+        os.environ.pop("HYDRA_FULL_ERROR", None)  # set by the sweep's process, not by the user
+        try:
+            with one_line_errors(), preemption.first():
+                train(job_config(config))
+        except Exception:
+            print_redacted(*sys.exc_info())
+            sys.exit(1)
+
+
+def job_config(config: DictConfig) -> DictConfig:
+    """Give Hydra its node of a job's config, and return the rest."""
     setup_globals()
     HydraConfig.instance().set_config(config)
     cfg = config.copy()
     with open_dict(cfg):
         del cfg["hydra"]
     continue_if_begun(cfg)
-    try:
-        with one_line_errors():
-            train(cfg)
-    except Exception:
-        print_redacted(*sys.exc_info())
-        sys.exit(1)
+    return cfg
 
 
 def stop_with_parent() -> None:
