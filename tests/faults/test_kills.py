@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -228,6 +229,22 @@ def test_c5_a_signal_to_the_whole_process_group_is_the_same(tmp_path):
     assert status(tmp_path / "run")["state"] == "preempted"
     assert not any(map(is_alive, workers))
     assert load_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["global_step"] > 0
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system does not tell who sends a signal")
+def test_c5_a_signal_to_each_worker_is_left_to_the_run(tmp_path):
+    process = start(*ENDLESS, "hydra.run.dir=run", cwd=tmp_path)
+    metrics = tmp_path / "run/metrics.jsonl"
+    wait_until(lambda: metrics.exists() and len(children(process.pid)) >= 2, process)
+    for worker in children(process.pid):
+        with suppress(ProcessLookupError):  # its epoch is over
+            os.kill(worker, signal.SIGTERM)
+    size = metrics.stat().st_size
+    wait_until(lambda: metrics.stat().st_size > 3 * size, process)
+    process.terminate()
+    assert finish(process, timeout=30).returncode == 143
 
 
 @pytest.mark.slow
