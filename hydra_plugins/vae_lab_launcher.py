@@ -111,7 +111,7 @@ class LocalLauncher(Launcher):
                 view.tell(job)
             if len(asked) > told:
                 told = len(asked)
-                self.pool.stop()
+                self.pool.stop(asked[-1])
             view.update()
         for job, twin in twins:
             job.copy(twin)

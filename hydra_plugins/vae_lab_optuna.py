@@ -36,7 +36,7 @@ class OptunaSweeper(Sweeper):
         n_jobs: at a time; None is as many as the launcher runs.
         max_failure_rate: of a batch; a larger share of failed trials ends the search.
         storage: see `vae_lab.sweep.study.storage_url`.
-        study_name: None is the name of the sweep.
+        study_name: None is the name of the sweep, or "search" where the storage is in the sweep's folder.
         params: overrides to draw from, as a dict.
 
     Raises:
@@ -81,12 +81,13 @@ class OptunaSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives, and build the launcher."""
-        from vae_lab.sweep.study import STORAGE, storage_url
+        from vae_lab.sweep.study import IN_FOLDER, STORAGE, storage_url
 
         self.config = config
         self.parser = OverridesParser.create(config_loader=hydra_context.config_loader)
         self.folder = Path(config.hydra.sweep.dir).resolve()
-        self.study_name = self.study_name or self.folder.name
+        self.owns_storage = self.storage in IN_FOLDER
+        self.study_name = self.study_name or ("search" if self.owns_storage else self.folder.name)
         os.environ[STORAGE] = storage_url(self.storage, self.folder)  # before the launcher starts processes
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -119,7 +120,10 @@ class OptunaSweeper(Sweeper):
         while batch := self._next_trials(study, space):
             jobs = [[*fixed, *drawn(trial.params), *self._watched(trial)] for trial in batch]
             returns = self.launcher.launch(jobs, initial_job_idx=batch[0].number)
-            succeeded = [self._tell(study, trial, returned) for trial, returned in zip(batch, returns, strict=True)]
+            ended = [pair for pair in zip(batch, returns, strict=True) if pair[1].cfg is not None]  # the others wait
+            succeeded = [self._tell(study, trial, returned) for trial, returned in ended]
+            if False in succeeded and self.config.sweep.on_failure == "stop":
+                raise SweepError("a trial failed, and sweep.on_failure=stop; the same command goes on")
             if succeeded.count(False) > self.max_failure_rate * len(batch):
                 raise SweepError(
                     f"{succeeded.count(False)} of {len(batch)} trials of a batch failed, more than "
@@ -163,11 +167,13 @@ class OptunaSweeper(Sweeper):
         import optuna
 
         trials = study.get_trials(deepcopy=False)
-        mine = [t for t in trials if not t.state.is_finished() and t.user_attrs.get("sweep") == str(self.folder)]
+        unfinished = [trial for trial in trials if not trial.state.is_finished()]
+        name = self.folder.name
+        mine = [trial for trial in unfinished if self.owns_storage or trial.user_attrs.get("sweep") == name]
         batch = [optuna.Trial(study, trial._trial_id) for trial in mine[: self.n_jobs]]
         for _ in range(min(self.n_jobs - len(batch), self.n_trials - len(trials))):
             trial = study.ask(space)
-            trial.set_user_attr("sweep", str(self.folder))
+            trial.set_user_attr("sweep", name)
             batch.append(trial)
         return batch
 

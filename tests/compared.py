@@ -61,7 +61,7 @@ def write_run(
 
 
 def write_sweep(folder: Path) -> Path:
-    """Write a sweep of two models, two likelihoods and three seeds; one failed, one is running, one has not started."""
+    """Write a sweep of two models, two likelihoods and three seeds; one failed, one is running, the journal is torn."""
     (folder).mkdir(parents=True)
     for m, (model, changes) in enumerate((("mlp", {}), ("conv", CONV))):
         for name, offset, loss in (("bce", 0, {}), ("mse", -400, GAUSSIAN)):

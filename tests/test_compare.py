@@ -27,7 +27,7 @@ from vae_lab.compare.planes import pareto
 from vae_lab.compare.report import page
 from vae_lab.compare.statistics import adjust, difference, smallest_p_values, spread
 from vae_lab.compare.svg import outline, steps, tick_texts
-from vae_lab.compare.table import describe, harmless, write_csv, write_markdown
+from vae_lab.compare.table import describe, format_n, harmless, write_csv, write_markdown
 from vae_lab.compare.wandb_view import save_view
 from vae_lab.errors import RunError
 from vae_lab.train import train
@@ -59,8 +59,13 @@ def test_mean_and_deviations_are_those_of_the_textbook():
     assert math.isnan(spread([]).mean)
 
 
+def of_seeds(values: dict) -> dict:
+    """The values of runs by their seed, of groups that pool nothing."""
+    return {(seed,): value for seed, value in values.items()}
+
+
 def test_runs_with_the_same_seed_are_paired():
-    first, second = {0: 1.0, 1: 5.0, 2: 9.0, 7: 100.0}, {2: 8.1, 1: 4.0, 0: 0.2}
+    first, second = of_seeds({0: 1.0, 1: 5.0, 2: 9.0, 7: 100.0}), of_seeds({2: 8.1, 1: 4.0, 0: 0.2})
     found, expected = difference(first, second), stats.ttest_rel([1, 5, 9], [0.2, 4, 8.1])
     assert (found.is_paired, found.n) == (True, 3)
     assert (found.mean, found.p) == pytest.approx((0.9, expected.pvalue))
@@ -69,21 +74,43 @@ def test_runs_with_the_same_seed_are_paired():
 
 
 def test_runs_without_shared_seeds_are_compared_by_their_means():
-    first, second = {0: 1.0, 1: 2.0, 2: 4.0}, {3: 6.0, 4: 9.0, 5: 8.0, 0: 7.0}
+    first, second = of_seeds({0: 1.0, 1: 2.0, 2: 4.0}), of_seeds({3: 6.0, 4: 9.0, 5: 8.0, 0: 7.0})
     found, expected = difference(first, second), stats.ttest_ind([1, 2, 4], [6, 9, 8, 7], equal_var=False)
     assert not found.is_paired
     assert (found.p, found.ci) == pytest.approx((expected.pvalue, np.ptp(expected.confidence_interval(0.95)) / 2))
 
 
 def test_two_seeds_are_not_tested():
-    found = difference({0: 1.0, 1: 1.0}, {0: 2.0, 1: 2.0})
+    found = difference(of_seeds({0: 1.0, 1: 1.0}), of_seeds({0: 2.0, 1: 2.0}))
     assert math.isnan(found.p)
     assert not found.is_distinct
 
 
 def test_exactly_equal_differences_are_certain_and_equal_runs_are_equal():
-    assert difference({0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.5, 1: 1.5, 2: 2.5}).p == 0
-    assert difference({0: 1.0, 1: 2.0, 2: 3.0}, {0: 1.0, 1: 2.0, 2: 3.0}).p == 1
+    first = of_seeds({0: 1.0, 1: 2.0, 2: 3.0})
+    assert difference(first, of_seeds({0: 0.5, 1: 1.5, 2: 2.5})).p == 0
+    assert difference(first, first).p == 1
+
+
+def test_pooled_runs_are_subtracted_with_the_same_settings_and_averaged_within_each_seed():
+    first = {(0, "a"): 1.0, (0, "b"): 9.0, (1, "a"): 2.0, (1, "b"): 8.0, (2, "a"): 3.0, (3, "c"): 50.0}
+    second = {(0, "a"): 0.0, (0, "b"): 6.0, (1, "a"): 1.5, (1, "b"): 6.5, (2, "a"): 1.0, (2, "b"): 90.0}
+    found, expected = difference(first, second), stats.ttest_1samp([2, 1, 2], 0)
+    assert (found.is_paired, found.n) == (True, 3)
+    assert (found.mean, found.p) == pytest.approx((5 / 3, expected.pvalue))
+    assert math.isnan(difference({(0, i): 1.0 for i in range(9)}, {(0, i): 2.0 for i in range(9)}).p)
+
+
+def test_seeds_that_are_not_shared_are_tested_by_their_means_where_they_pool_the_same_settings():
+    first = {(seed, key): seed + value for seed in (0, 1, 2) for key, value in (("a", 0.0), ("b", 10.0))}
+    second = {(seed, key): seed + value for seed in (5, 6, 8) for key, value in (("a", 1.0), ("b", 11.0))}
+    found, expected = difference(first, second), stats.ttest_ind([5, 6, 7], [11, 12, 14], equal_var=False)
+    assert (found.is_paired, found.n, found.p) == (False, 3, pytest.approx(expected.pvalue))
+    for other in (
+        {unit: v for unit, v in second.items() if unit != (5, "b")},
+        {(s, "c"): v for (s, _), v in second.items()},
+    ):
+        assert math.isnan(difference(first, other).p)
 
 
 def test_one_comparison_needs_no_adjustment():
@@ -138,8 +165,27 @@ def test_unfinished_runs_are_in_no_mean_and_are_listed(sweep, capsys):
     compare_runs([str(sweep), "images=false", f"out={sweep.parent / 'out'}"], CONF)
     printed = " ".join(capsys.readouterr().out.split())  # however wide the terminal is
     assert "ran out of <b>luck</b>" in printed
-    assert "1 of 13 jobs of sweep have not started" in printed
+    assert "The sweep sweep is not at its end: jobs that have not started are not counted." in printed
     assert "1 of 3" in printed
+
+
+def test_nothing_is_said_of_the_jobs_of_a_sweep_whose_runs_are_at_their_end(tmp_path):
+    """However many jobs the journal counts: some may be the same twice, or belong to an earlier command."""
+    write_run(tmp_path / "tw" / "a", 0)
+    write_run(tmp_path / "tw" / "b", 1, state="failed", reason="no")
+    (tmp_path / "tw" / "sweep.jsonl").write_text('{"event": "sweep", "jobs": 4}\n')
+    assert find_runs([tmp_path])[1] == []
+    write_run(tmp_path / "tw" / "c", 2, state="preempted")
+    assert len(find_runs([tmp_path, tmp_path / "tw"])[1]) == 1
+
+
+def test_runs_that_a_pruner_may_have_ended_are_named(tmp_path):
+    for trial, limit in enumerate((3, 5, 9, None, "x", -1)):
+        changes = {"callbacks.pruning.trial": trial, "trainer.max_epochs": limit}
+        write_run(tmp_path / f"r{trial}", trial, -100 - trial, changes=changes)
+    write_run(tmp_path / "alone", 7, trainer__max_epochs=9)
+    notes = comparison(tmp_path).notes
+    assert any("in a search with a pruner: 2. Their" in note for note in notes)
 
 
 def test_the_number_of_a_trial_is_no_setting(tmp_path):
@@ -192,6 +238,24 @@ def test_settings_that_follow_from_an_option_or_copy_another_are_no_columns(tmp_
     assert comparison(tmp_path).by == ["model", "latent_dim", "model.hidden_dims"]
 
 
+def test_a_callback_is_a_column_named_by_its_class(tmp_path):
+    checkpoints = {"_target_": "vae_lab.checkpoints.Checkpoints", "monitor": "val/loss", "mode": "min"}
+    stopping = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss", "patience": 5}
+    default = {f"callbacks.checkpoints.{key}": value for key, value in checkpoints.items()}
+    gallery = {"callbacks.gallery._target_": "vae_lab.gallery.Gallery", "callbacks.gallery.num_images": 64}
+    early = {f"callbacks.early_stopping.{key}": value for key, value in stopping.items()}
+    write_run(tmp_path / "none")
+    write_run(tmp_path / "default", changes=default | gallery)
+    assert comparison(tmp_path).by == ["callbacks.checkpoints"]  # without it, values are the last ones
+    write_run(tmp_path / "early", changes=default | early)
+    found = comparison(tmp_path)
+    assert found.by == ["callbacks.checkpoints", "callbacks.early_stopping"]
+    assert {group.settings["callbacks.early_stopping"] for group in found.groups} == {"EarlyStopping", "–"}
+    write_run(tmp_path / "patient", changes=default | early | {"callbacks.early_stopping.patience": 9})
+    write_run(tmp_path / "other", changes=default | {"callbacks.checkpoints.monitor": "val/mse"})
+    assert set(comparison(tmp_path).by) >= {"callbacks.early_stopping.patience", "callbacks.checkpoints.monitor"}
+
+
 def test_settings_that_differ_only_together_are_said_to(tmp_path):
     write_run(tmp_path / "a", latent_dim=2, optimizer__lr=1.0)
     write_run(tmp_path / "b", latent_dim=4, optimizer__lr=2.0)
@@ -203,19 +267,60 @@ def test_settings_that_differ_only_together_are_said_to(tmp_path):
     assert comparison(tmp_path, by=["latent_dim", "lr"]).keys == ["latent_dim", "optimizer.lr"]
 
 
-def test_pooled_settings_pair_the_runs_and_are_named(tmp_path):
-    for seed in range(2):
-        for latent_dim in (2, 4):
+def write_pool(folder: Path, seeds: range) -> None:
+    """Write runs of two weights, the second a little worse, each with some latent dimensions that do much more."""
+    for seed in seeds:
+        for latent_dim in (2, 4, 8, 16):
             for weight, gain in ((1, 0), (2, -1)):
-                run = tmp_path / f"{seed}{latent_dim}{weight}"
-                elbo = -100 + 20 * latent_dim + gain + 0.01 * (seed + latent_dim) * weight
-                write_run(run, seed, elbo, latent_dim=latent_dim, loss__KLD_weight=weight)
+                elbo = -100 + 5 * latent_dim + gain + 0.01 * (seed + latent_dim) * weight
+                write_run(folder / f"{seed},{latent_dim},{weight}", seed, elbo, latent_dim=latent_dim,
+                          loss__KLD_weight=weight)  # fmt: skip
+
+
+def test_pooled_settings_pair_the_runs_and_are_named(tmp_path):
+    write_pool(tmp_path, range(3))
     found = comparison(tmp_path, by=["KLD_weight"])
     assert found.by == ["loss.KLD_weight"]
-    assert len(found.groups) == 2
-    assert (found.groups[1].difference.n, found.groups[1].difference.is_paired) == (4, True)
-    assert found.groups[1].verdict == "worse"  # although latent_dim does much more
-    assert any("pool runs that differ in latent_dim" in note for note in found.notes)
+    first, second = found.groups
+    assert (second.difference.n, second.difference.is_paired, second.verdict) == (3, True, "worse")
+    assert (first.spread("val/elbo").n, len(first.values("val/elbo")), format_n(first, "val/elbo")) == (3, 12, "3")
+    means = [np.mean([-100 + 5 * k + 0.01 * (seed + k) for k in (2, 4, 8, 16)]) for seed in range(3)]
+    assert first.spread("val/elbo").sd == pytest.approx(np.std(means, ddof=1))
+    assert any("pool runs that differ in latent_dim. n counts seeds" in note for note in found.notes)
+    page(found)
+
+
+@pytest.mark.parametrize(("seeds", "verdict"), [(1, "not tested: a single seed"), (2, "not distinguishable (n=2)")])
+def test_pooled_settings_are_no_seeds(seeds, verdict, tmp_path):
+    write_pool(tmp_path, range(seeds))
+    found = comparison(tmp_path, by=["KLD_weight"])
+    assert found.groups[1].verdict == verdict
+    assert found.groups[0].verdict == ("best, of a single seed" if seeds == 1 else "best")
+    expected = "2 of 2 groups have a single seed" if seeds == 1 else "Differences are tested from 3 seeds on"
+    assert any(note.startswith(expected) for note in found.notes)
+
+
+def test_groups_that_pool_different_settings_are_not_tested(tmp_path):
+    for seed in range(3):
+        for weight, latent_dims in ((1, (2, 4)), (2, (8, 16))):
+            for latent_dim in latent_dims:
+                elbo = -100 - latent_dim - 0.1 * seed
+                run = tmp_path / f"{seed},{latent_dim}"
+                write_run(run, seed, elbo, latent_dim=latent_dim, loss__KLD_weight=weight)
+    found = comparison(tmp_path, by=["KLD_weight"])
+    assert [group.verdict for group in found.groups] == ["best", "not tested: they pool different settings"]
+
+
+def test_an_order_that_shared_runs_contradict_is_said_to(tmp_path):
+    for seed in range(3):
+        for latent_dim, elbo in ((2, -300), (4, -100)):
+            for weight in (1, 2):
+                if (weight, latent_dim) != (1, 2):  # where all are bad, and the other is better
+                    run = tmp_path / f"{seed},{latent_dim},{weight}"
+                    value = elbo + weight + 0.01 * seed * weight
+                    write_run(run, seed, value, latent_dim=latent_dim, loss__KLD_weight=weight)
+    found = comparison(tmp_path, by=["KLD_weight"])
+    assert [group.verdict for group in found.groups] == ["best", "better in the runs they share"]
 
 
 def test_the_same_run_twice_counts_once_and_repeats_of_a_seed_are_one(tmp_path):
@@ -277,8 +382,34 @@ def test_likelihoods_are_compared_by_mse_and_not_by_nats(sweep):
     by_elbo = comparison(sweep, sort="elbo")
     losses = [group.settings["loss"] for group in by_elbo.groups]
     assert losses in (["bce", "bce", "mse", "mse"], ["mse", "mse", "bce", "bce"])
-    assert [group.verdict for group in by_elbo.groups if group.settings["loss"] == "bce"][0] == "best"
+    for first, second in (by_elbo.groups[:2], by_elbo.groups[2:]):
+        single = "" if first.spread("val/elbo").n > 1 else ", of a single seed"
+        assert first.verdict == f"best of its kind{single}"
+        assert second.difference.n == min(first.spread("val/elbo").n, second.spread("val/elbo").n)
+    assert "best" not in {group.verdict for group in by_elbo.groups}
     assert "of those that can be compared with it" in page(by_elbo)
+
+
+def test_a_verdict_says_with_which_group_of_its_kind_it_was_compared(tmp_path, capsys):
+    for seed, noise in enumerate((0.0, 9.0, -5.0)):
+        for name, loss, offset in (("bce", {}, 0), ("mse", GAUSSIAN, -400)):
+            for latent_dim, elbo in ((2, noise), (4, noise - 1 + 0.01 * seed), (8, -1 - noise)):
+                changes = loss | {"latent_dim": latent_dim}
+                write_run(tmp_path / f"{name}{latent_dim}{seed}", seed, offset + elbo - 100, changes=changes)
+    found = comparison(tmp_path, sort="elbo")
+    verdicts = [
+        {group.settings["latent_dim"]: group.verdict for group in part} for part in (found.groups[:3], found.groups[3:])
+    ]
+    assert verdicts == [
+        {"2": "best of its kind", "4": f"worse than {n}", "8": f"not distinguishable from {n} (n=3)"} for n in (1, 4)
+    ]
+    write_markdown(found, tmp_path / "report.md")
+    for text in (page(found), (tmp_path / "report.md").read_text()):
+        assert "not distinguishable from 4 (n=3)" in text
+    compare_runs([str(tmp_path), "sort=elbo", "images=false", f"out={tmp_path / 'out'}"], CONF)
+    printed = capsys.readouterr().out
+    assert "against the best" in printed
+    assert "against 1" not in printed
 
 
 def test_a_mean_over_likelihoods_is_not_taken(sweep):
@@ -365,7 +496,10 @@ def test_the_csv_has_a_row_for_every_run(sweep, tmp_path):
         "completed",
     )
     assert float(row["val/mse"]) == pytest.approx(0.0251)
-    assert harmless("=1+1") == "'=1+1"
+    for text in ("=1+1", "-1+cmd|'x'!A0", "-a", "-", "+1", "@x"):
+        assert harmless(text) == f"'{text}"
+    for text in ("-1", "-0.5", "-1e-05", "a-1", "–"):
+        assert harmless(text) == text
 
 
 def test_the_markdown_is_one_table(sweep, tmp_path):
@@ -382,6 +516,12 @@ def test_arguments_are_read_in_both_spellings(tmp_path):
     ]  # fmt: skip
     for key in DEFAULTS:
         assert f"  {key}=" in USAGE or f" {key}=" in USAGE, key
+    for wrong, right in ((["--sort"], "--sort"), (["--sort", "out=o3"], "--sort"), (["--by", "--open"], "--by")):
+        with pytest.raises(ValueError, match=f"{right} needs a value"):
+            plain(["a", *wrong])
+    assert plain(["--sort", "-val/mse", "--by", "a=b"]) == ["sort=-val/mse", "by=a=b"]
+    with pytest.raises(ValueError, match="sort must be METRIC or -METRIC"):
+        compare_runs([str(tmp_path), "sort=-"], CONF)
     for wrong in (["--what"], ["x=1"], [], ["max_images=0", "a"], ["spread=x", "a"], ["sort=", "a"]):
         with pytest.raises(ValueError, match=r"\w"):
             compare_runs(wrong, CONF)
@@ -429,7 +569,7 @@ def test_a_strangers_control_characters_are_shown_and_not_obeyed(tmp_path, capsy
     evil = "a\x1b]0;gone\x07\x1b[2J\x9b31m\r\x00\x7f\u202eb\u2028"
     for number, note in enumerate((evil, evil + "c", [evil], {"x": evil})):
         write_run(tmp_path / f"r{number}\x1b[2J", note=note, changes={"model.x\x1b[1m": number})
-    failed = write_run(tmp_path / "sweep\x1b[2J" / "f", state="failed", reason=evil)
+    failed = write_run(tmp_path / "sweep\x1b[2J" / "f", state="interrupted", reason=evil)
     (failed.parent / "sweep.jsonl").write_text('{"event": "sweep", "jobs": 9}\n')
     result = tmp_path / "r0\x1b[2J" / "result.json"
     result.write_text(json.dumps(json.loads(result.read_text()) | {f"val/{evil}": 1.0}))

@@ -114,8 +114,9 @@ def open_study(folder: Path, monkeypatch, storage: str | None = None, **changes)
 
 @pytest.mark.parametrize("storage", [None, "sqlite"])
 def test_a_study_goes_on_with_its_own_aims_only(storage, tmp_path, monkeypatch):
-    for _ in range(2):
-        open_study(tmp_path, monkeypatch, storage)
+    open_study(tmp_path, monkeypatch, storage, metrics=["val/los"])
+    study = open_study(tmp_path, monkeypatch, storage)  # nothing was found out about the wrong name
+    study.add_trial(optuna.trial.create_trial(value=1.0))
     for changes, aim in (
         ({"direction": "maximize"}, "maximize best_value of val/loss"),
         ({"metrics": ["val/kl"]}, "minimize val/kl"),
@@ -124,6 +125,16 @@ def test_a_study_goes_on_with_its_own_aims_only(storage, tmp_path, monkeypatch):
         problem = f"mine is there, to minimize best_value of val/loss, and cannot go on to {aim}: .*another sweep.name"
         with pytest.raises(ValueError, match=problem):
             open_study(tmp_path, monkeypatch, storage, **changes)
+
+
+@pytest.mark.parametrize(("owns", "number"), [(True, 0), (False, 1)])
+def test_unfinished_trials_in_the_folders_own_storage_go_on_wherever_it_is_now(tmp_path, owns, number):
+    study = optuna.create_study()
+    study.ask().set_user_attr("sweep", "an earlier name")
+    made = sweeper(n_trials=2)
+    made.folder, made.owns_storage = tmp_path, owns
+    (trial,) = made._next_trials(study, {})
+    assert trial.number == number
 
 
 @pytest.mark.parametrize(
@@ -198,7 +209,7 @@ def test_outside_of_its_search_a_trial_is_never_ended(monkeypatch):
 
 
 def load(sweep: Path) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=sweep.name, storage=open_storage(storage_url(None, sweep))).trials
+    return optuna.load_study(study_name="search", storage=open_storage(storage_url(None, sweep))).trials
 
 
 @pytest.mark.slow
@@ -246,6 +257,17 @@ def test_failed_trials_are_recorded_and_not_fatal(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_failure_can_stop_a_search_whose_other_trials_wait(tmp_path):
+    command = ["-m", "hydra/sweeper=optuna", "latent_dim=choice(-1,-2)", "hydra.sweeper.n_trials=6",
+               "hydra.sweeper.n_jobs=3", "sweep.on_failure=stop", "sweep.name=mine", *SMALL]  # fmt: skip
+    done = vae_lab(*command, "sweep.n_jobs=1", cwd=tmp_path)
+    assert done.returncode == 6
+    assert message(done) == "vae-lab: a trial failed, and sweep.on_failure=stop; the same command goes on"
+    states = [trial.state.name for trial in load(tmp_path / "outputs" / "sweeps" / "mine")]
+    assert states == ["FAIL", "RUNNING", "RUNNING"]
+
+
+@pytest.mark.slow
 def test_several_metrics_give_a_front(tmp_path):
     command = ["-m", "hydra/sweeper=optuna", "loss.KLD_weight=tag(log,interval(0.01,4))", "hydra.sweeper.n_trials=4",
                "hydra.sweeper.metrics=[val/reconstruction,val/kl]", "hydra.sweeper.direction=[minimize,minimize]",
@@ -254,7 +276,7 @@ def test_several_metrics_give_a_front(tmp_path):
     done = vae_lab(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     sweep = tmp_path / "outputs" / "sweeps" / "mine"
-    study = optuna.load_study(study_name="mine", storage=storage_url("sqlite", sweep))
+    study = optuna.load_study(study_name="search", storage=storage_url("sqlite", sweep))
     front = yaml.safe_load((sweep / "optimization_results.yaml").read_text())["solutions"]
     assert [solution["values"] for solution in front] == [trial.values for trial in study.best_trials]
 

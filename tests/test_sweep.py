@@ -68,7 +68,7 @@ def test_a_folder_name_cannot_lead_elsewhere_or_be_too_long(tmp_path):
 
 
 def name_of(*arguments: str) -> str:
-    return sweep_arguments(["-m", *arguments], CONF)[1].removeprefix("sweep.name=")
+    return sweep_arguments(["-m", *arguments], CONF)[1].removeprefix("sweep.default_name=")
 
 
 def test_the_same_command_has_the_same_name():
@@ -76,6 +76,10 @@ def test_the_same_command_has_the_same_name():
     assert name_of("seed=0,1", "logger=none") == name_of("seed=0,1,2,3", "sweep.n_jobs=4", "hydra/launcher=basic")
     assert name_of("seed=0,1") != name_of("seed=0,1", "latent_dim=2")
     assert name_of("seed=0,1") != name_of("seed=0,1", "hydra/sweeper=other")
+    assert len({name_of("seed=0,1", *more) for more in ([], ["~callbacks.gallery"], ["--config-dir", "mine"])}) == 3
+    assert name_of("seed=0,1", "callbacks=none").startswith("seed_")
+    assert name_of("seed=0,1", "sweep.name=null") == name_of("seed=0,1")
+    assert sweep_arguments(["--multi", "seed=0,1"], CONF)[1] == f"sweep.default_name={name_of('seed=0,1')}"
 
 
 @pytest.mark.parametrize("given", [["seed=0,1"], ["-m", "seed=0,1", "sweep.name=mine"], ["-m", "seed=[0"], []])
@@ -87,8 +91,11 @@ def test_resume_sweep_is_the_last_command_in_its_folder(tmp_path):
     append_event(tmp_path, "sweep", arguments=["-m", "seed=0,1", "sweep.name=x"])
     append_event(tmp_path, "sweep", arguments=["--multirun", "seed=0,1,2", "sweep.name=x"])
     arguments = sweep_arguments([f"resume_sweep={tmp_path}", "sweep.n_jobs=1"], CONF)
-    expected = ["--multirun", f"hydra.sweep.dir='{tmp_path}'", "sweep.n_jobs=1", "seed=0,1,2", "sweep.name=x"]
-    assert arguments == expected
+    moved = f"hydra.sweep.dir='{tmp_path}'"
+    assert arguments == ["--multirun", moved, "sweep.n_jobs=1", "seed=0,1,2", "sweep.name=x"]
+    append_event(tmp_path, "sweep", arguments=[*arguments, "hydra.sweep.dir=elsewhere"])
+    arguments = sweep_arguments([f"resume_sweep={tmp_path}", "sweep.n_jobs=3"], CONF)
+    assert arguments == ["--multirun", moved, "sweep.n_jobs=3", "seed=0,1,2", "sweep.name=x"]  # what is said now
 
 
 def test_resume_sweep_of_a_folder_without_one_is_refused(tmp_path):
@@ -105,7 +112,7 @@ def test_resume_sweep_cannot_become_another_sweep(tmp_path):
 def test_flags_may_follow_the_overrides():
     arguments = sweep_arguments(["seed=0,1", "latent_dim=2", "-m", "--config-dir", "mine"], CONF)
     assert arguments[1:] == ["seed=0,1", "latent_dim=2", "-m", "--config-dir", "mine"]
-    assert arguments[0].startswith("sweep.name=seed_")
+    assert arguments[0].startswith("sweep.default_name=seed_")
 
 
 def test_the_folders_of_configs_are_handed_on():
@@ -190,18 +197,29 @@ def make_job(folder: Path, number: int, **status) -> Job:
     ],
 )
 def test_how_a_job_ended(tmp_path, exit_code, said, state, reason):
-    job = make_job(tmp_path, 0, **said)
+    job = make_job(tmp_path, 0, state="failed", reason="of an earlier start")
     job.begin()
+    if said:
+        (job.folder / "status.json").write_text(json.dumps(said))
     job.end(exit_code)
     assert (job.state, job.reason) == (state, reason)
     if said:
         assert json.loads((job.folder / "status.json").read_text())["state"] == state
 
 
+def test_a_job_that_ends_before_it_says_anything_does_not_keep_an_earlier_reason(tmp_path):
+    job = make_job(tmp_path, 0, state="failed", reason="of an earlier start")
+    (job.folder / "output.log").write_text("vae-lab: of an earlier start\n")
+    job.begin()
+    job.end(9)
+    assert job.reason == "ended with exit code 9"
+    assert json.loads((job.folder / "status.json").read_text())["reason"] == job.reason
+
+
 def test_the_last_words_of_a_job_are_its_reason(tmp_path):
     job = make_job(tmp_path, 0)
-    (job.folder / "output.log").write_text("vae-lab: old\nepoch 1\nvae-lab: latent_dim must be >= 1, got -1\n")
     job.begin()
+    (job.folder / "output.log").write_text("vae-lab: old\nepoch 1\nvae-lab: latent_dim must be >= 1, got -1\n")
     job.end(2)
     assert job.reason == "latent_dim must be >= 1, got -1"
 

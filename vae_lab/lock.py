@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,17 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
         yield is_at(path, descriptor)
     finally:
         os.close(descriptor)  # this releases it
+
+
+def wait_for(path: Path, seconds: float) -> None:
+    """Wait until no other process holds a lock, at most so long."""
+    deadline = time.monotonic() + seconds
+    while path.exists() and time.monotonic() < deadline:
+        try:
+            with locked(path):
+                return
+        except RunError:
+            time.sleep(0.2)
 
 
 def is_at(path: Path, descriptor: int) -> bool:

@@ -23,6 +23,7 @@ READ = {
     "run_name": str | None,
     "run_dir": str,
     "sweep.name": str | None,
+    "sweep.default_name": str,
     "sweep.n_jobs": int | None,
     "sweep.jobs_per_device": int,
     "sweep.on_failure": str,

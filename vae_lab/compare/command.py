@@ -90,7 +90,11 @@ def compare_runs(arguments: list[str], conf: Path) -> None:
 
 
 def plain(arguments: list[str]) -> list[str]:
-    """`--key value` and `--key=value` as `key=value`."""
+    """`--key value` and `--key=value` as `key=value`.
+
+    Raises:
+        ValueError: naming a key that is unknown or has no value.
+    """
     found, rest = [], list(arguments)
     while rest:
         argument = rest.pop(0)
@@ -103,8 +107,10 @@ def plain(arguments: list[str]) -> list[str]:
             found.append(argument[2:])
         elif isinstance(DEFAULTS[key], bool) and not (rest and rest[0] in ("true", "false")):
             found.append(f"{key}=true")
+        elif not rest or rest[0].startswith("--") or rest[0].partition("=")[0] in DEFAULTS:
+            raise ValueError(f"--{key} needs a value")
         else:
-            found.append(f"{key}={rest.pop(0) if rest else ''}")
+            found.append(f"{key}={rest.pop(0)}")
     return found
 
 
@@ -120,6 +126,8 @@ def check(folders: list[Path], settings: dict[str, Any]) -> None:
         if "=" in str(folder) and not folder.exists():
             raise ValueError(f"{folder} is no setting of vae-lab-compare, and no folder; see vae-lab-compare --help")
     check_choice(settings, "spread", ("sd", "ci"))
+    if settings["sort"] == "-":
+        raise ValueError("sort must be METRIC or -METRIC, got '-'")
     for key in ("images", "open"):
         if not isinstance(settings[key], bool):
             raise ValueError(f"{key} must be true or false, got {settings[key]!r}")

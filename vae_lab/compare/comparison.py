@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vae_lab.compare.differences import Columns, columns, differing, find_columns, find_name
+from vae_lab.compare.differences import Columns, columns, differing, find_columns, find_name, is_number
 from vae_lab.compare.found import Entry
 from vae_lab.compare.groups import Group, apart, common_yardstick, entangled, group_runs, rank
 from vae_lab.compare.statistics import MIN_SEEDS
@@ -151,7 +151,7 @@ def together(follow: dict[str, str]) -> list[str]:
 def caveats(comparison: Comparison) -> list[str]:
     """What a reader must know to read the tables rightly."""
     groups, sort, notes = comparison.ranked, comparison.sort, []
-    sizes = [len(group.values(sort)) for group in groups]
+    sizes = [group.spread(sort).n for group in groups]
     by_reason: dict[str, list[str]] = {}
     for metric, reason in comparison.apart.items():
         by_reason.setdefault(reason, []).append(base(metric))
@@ -167,7 +167,7 @@ def caveats(comparison: Comparison) -> list[str]:
     elif sizes and min(sizes) < MIN_SEEDS:
         notes.append(f"Differences are tested from {MIN_SEEDS} seeds on; some groups have fewer.")
     notes += repeats(comparison) + pooled(comparison) + not_finite(comparison) + survivors(comparison)
-    return notes
+    return notes + pruned(comparison)
 
 
 def repeats(comparison: Comparison) -> list[str]:
@@ -183,7 +183,8 @@ def repeats(comparison: Comparison) -> list[str]:
 def pooled(comparison: Comparison) -> list[str]:
     """A note on settings that differ within the groups."""
     keys = [key for key in comparison.differing if key not in comparison.by]
-    return [f"The groups pool runs that differ in {', '.join(keys)}."] if keys else []
+    return [f"The groups pool runs that differ in {', '.join(keys)}. n counts seeds: runs that share these and the "
+            "seed are compared, and their differences averaged within each seed."] if keys else []  # fmt: skip
 
 
 def not_finite(comparison: Comparison) -> list[str]:
@@ -199,3 +200,13 @@ def survivors(comparison: Comparison) -> list[str]:
     lost = [g for g in comparison.ranked if any(run.state == "failed" for run in g.runs)]
     numbers = ", ".join(str(group.number) for group in lost)
     return [f"Groups {numbers} have failed runs: what is shown of them are the runs that survived."] if lost else []
+
+
+def pruned(comparison: Comparison) -> list[str]:
+    """A note on completed runs of a search that its pruner may have ended."""
+    done = [entry for entry in comparison.entries if entry.state == "completed"]
+    watched = [entry for entry in done if any(key.startswith("callbacks.pruning.") for key in entry.settings)]
+    limits = [(entry, entry.settings.get("trainer.max_epochs")) for entry in watched]
+    early = sum(is_number(limit) and entry.metrics.get("epochs", math.inf) < limit for entry, limit in limits)
+    return [f"Completed runs that ended before trainer.max_epochs, in a search with a pruner: {early}. Their values "
+            "are those of fewer epochs."] if early else []  # fmt: skip

@@ -1,4 +1,4 @@
-"""Learning curves: each validation metric against the step, for every group, with what the seeds do."""
+"""Learning curves: each validation metric against the step, for every group and each of its runs."""
 
 import math
 
@@ -14,7 +14,7 @@ BEGIN = 0.12  # of the training, which may lie outside of the axes
 
 
 def learning_curves(comparison: Comparison) -> list[str]:
-    """Each validation metric against the step: the mean over seeds, the range of the seeds, and every run."""
+    """Each validation metric against the step: the mean over a group's runs, their range, and every run."""
     metrics = [metric for metric in comparison.metrics if metric.startswith("val/")]
     panels = []
     for metric in metrics:

@@ -1,7 +1,8 @@
 """In which settings runs differ: the columns by which they are grouped.
 
 A group of the config is one column, named by its option (`model` is mlp or conv), although its options differ in many
-settings; a setting of the group is a column of its own only where it differs within one option.
+settings; a setting of the group is a column of its own only where it differs within one option. A callback is such a
+column too, named by its class.
 """
 
 import json
@@ -37,7 +38,8 @@ def columns(entries: list[Entry], conf: Path) -> Columns:
     """
     options = read_options(conf)
     names = list(dict.fromkeys(key for entry in entries for key in entry.settings))
-    parts = {part: [option(entry.settings, part, options) for entry in entries] for part in PARTS}
+    callbacks = {of_callback(key): None for key in names if key.startswith("callbacks.")}
+    parts = {part: [option(entry.settings, part, options) for entry in entries] for part in (*PARTS, *callbacks)}
     found = {part: values for part, values in parts.items() if set(values) != {ABSENT}}
     found |= {key: [entry.settings.get(key, ABSENT) for entry in entries] for key in names if key not in found}
     return found | {FOLDER: [entry.source for entry in entries]}
@@ -68,11 +70,17 @@ def is_aside(key: str) -> bool:
 
 def follows_from_option(key: str, texts: tuple[str, ...], known: list[int], table: Columns) -> bool:
     """Whether a setting of a group is the same in all runs that have the same option of it."""
-    part = next((part for part in reversed(PARTS) if key.startswith(f"{part}.") and part in table), None)
+    parts = [of_callback(key), *reversed(PARTS)]
+    part = next((part for part in parts if key.startswith(f"{part}.") and part in table), None)
     if part is None or key in PARTS:
         return False
     labels = [table[part][i] for i in known]
     return len(set(zip(labels, texts, strict=True))) == len(set(labels)) > 1 or "_target_" in key
+
+
+def of_callback(key: str) -> str:
+    """The callback that a setting such as `callbacks.checkpoints.monitor` is of."""
+    return ".".join(key.split(".")[:2])
 
 
 def as_text(value: Any) -> str:

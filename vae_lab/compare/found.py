@@ -19,7 +19,7 @@ from vae_lab.durable import is_alive, read_json
 from vae_lab.errors import RunError
 from vae_lab.resume import leaves
 from vae_lab.saved_config import MAX_BYTES, check_yaml, saved_config
-from vae_lab.sweep.journal import JOURNAL, read_journal
+from vae_lab.sweep.journal import JOURNAL
 
 STATES = ("completed", "running", "preempted", "interrupted", "failed")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it was built
@@ -65,24 +65,25 @@ def find_runs(folders: list[Path]) -> tuple[list[Entry], list[str]]:
     """Read every run below some folders, each once.
 
     Returns:
-        The runs in the order of their paths, and notes on what has not started or cannot be read.
+        The runs in the order of their paths, and notes on sweeps that are not at their end.
 
     Raises:
         RunError: if a folder does not exist, or holds no run.
     """
     found: dict[Path, tuple[Path, Path]] = {}
-    notes = []
+    sweeps: list[Path] = []
     for top in folders:
         if not top.is_dir():
             raise RunError(f"{top} is not a folder")
-        runs, sweeps = run_folders(top)
-        if not runs and not sweeps:
+        runs, here = run_folders(top)
+        if not runs and not here:
             raise RunError(f"{top} holds no run: there is no status.json and no .hydra/config.yaml below it")
         for run in runs:
             found.setdefault(run.resolve(), (top, run))
-        notes += [note for sweep in sweeps if (note := not_started(sweep, runs))]
+        sweeps += here
     names = short_names([top for top, _ in found.values()])
-    return [read_run(run, names[top]) for top, run in found.values()], notes
+    entries = [read_run(run, names[top]) for top, run in found.values()]
+    return entries, list(dict.fromkeys(note for sweep in sweeps if (note := at_work(sweep, entries))))
 
 
 def run_folders(top: Path) -> tuple[list[Path], list[Path]]:
@@ -105,12 +106,12 @@ def short_names(tops: list[Path]) -> dict[Path, str]:
     return {top: name if list(own.values()).count(name) == 1 else str(top) for top, name in own.items()}
 
 
-def not_started(sweep: Path, runs: list[Path]) -> str:
-    """How many jobs of a sweep have no folder yet, in words; empty where all have one."""
-    sizes = [event.get("jobs") for event in read_journal(sweep) if event["event"] == "sweep"]
-    started = sum(run.is_relative_to(sweep) for run in runs)
-    missing = sizes[-1] - started if sizes and isinstance(sizes[-1], int) else 0
-    return f"{missing} of {sizes[-1]} jobs of {visible(sweep.name)} have not started" if missing > 0 else ""
+def at_work(sweep: Path, entries: list[Entry]) -> str:
+    """That a sweep has runs that are not at their end, so that other jobs may not have started; else empty."""
+    runs = [entry for entry in entries if entry.folder and entry.folder.resolve().is_relative_to(sweep.resolve())]
+    if all(run.state in ("completed", "failed") for run in runs):
+        return ""
+    return f"The sweep {visible(sweep.name)} is not at its end: jobs that have not started are not counted."
 
 
 def read_run(folder: Path, source: str) -> Entry:

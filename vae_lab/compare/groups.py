@@ -7,7 +7,7 @@ from functools import cached_property
 
 from vae_lab.compare.differences import ABSENT, Columns, as_text
 from vae_lab.compare.found import Entry
-from vae_lab.compare.statistics import Difference, Spread, Values, compare_with, spread
+from vae_lab.compare.statistics import MIN_SEEDS, Difference, Spread, Unit, Values, compare_with, seed_means, spread
 from vae_lab.compare.yardsticks import base, difference_in_words, has_better, sign, unit, yardstick
 
 
@@ -27,7 +27,7 @@ class Group:
 
     settings: dict[str, str]
     runs: list[Entry]
-    units: list[Hashable]
+    units: list[Unit]
     number: int = 0
     verdict: str = ""
     difference: Difference | None = None
@@ -58,7 +58,7 @@ class Group:
     def values(self, metric: str) -> Values:
         """The finite values of completed runs; runs with the same unit, which are repeats, count as one, their mean."""
         if metric not in self._values:
-            found: dict[Hashable, list[float]] = {}
+            found: dict[Unit, list[float]] = {}
             for run, unit in zip(self.runs, self.units, strict=True):
                 value = run.metrics.get(metric, math.nan)
                 if run.state == "completed" and math.isfinite(value):
@@ -68,10 +68,15 @@ class Group:
         return self._values[metric]
 
     def spread(self, metric: str) -> Spread:
-        """Mean and deviation over the completed runs."""
+        """Mean and deviation over seeds; where settings are pooled, a seed counts with the mean of its runs."""
         if metric not in self._spreads:
-            self._spreads[metric] = spread(list(self.values(metric).values()))
+            self._spreads[metric] = spread(seed_means(self.values(metric)))
         return self._spreads[metric]
+
+    @property
+    def is_best(self) -> bool:
+        """Whether it is the first of those that it can be compared with, and of more than one seed."""
+        return self.verdict in ("best", f"best{OF_ITS_KIND}")
 
     def unfinished(self, metric: str) -> Spread:
         """The same of the last values of runs that are not at their end."""
@@ -79,6 +84,7 @@ class Group:
         return spread([run.metrics[metric] for run in runs if math.isfinite(run.metrics.get(metric, math.nan))])
 
 
+OF_ITS_KIND = " of its kind"  # where not all groups can be compared: of those that can be
 # A value of these columns says by itself what it is.
 NAMES_THEMSELVES = ("dataset", "model", "posterior", "objective", "prior", "optimizer", "schedule", "folder")
 
@@ -145,38 +151,46 @@ def rank(groups: list[Group], metric: str, descending: bool | None = None) -> li
     classes: dict[Hashable, list[Group]] = {}
     for group in measured:
         classes.setdefault(group.yardstick(metric), []).append(group)
-    ranked = []
     for members in classes.values():
         members.sort(key=lambda group: factor * group.spread(metric).mean)
-        judge(members, metric, descending)
-        ranked += members
+    rest.sort(key=lambda group: not group.completed)
+    ordered = [group for members in (*classes.values(), rest) for group in members]
+    for number, group in enumerate(ordered, 1):
+        group.number = number
+    for members in classes.values():
+        judge(members, metric, descending, len(classes) > 1)
     for group in rest:
         group.verdict = why_not_ranked(group, metric)
-    rest.sort(key=lambda group: not group.completed)
-    for number, group in enumerate([*ranked, *rest], 1):
-        group.number = number
-    return [*ranked, *rest]
+    return ordered
 
 
-def judge(members: list[Group], metric: str, descending: bool | None) -> None:
-    """Say of every group whether it is different from the first one."""
+def judge(members: list[Group], metric: str, descending: bool | None, has_others: bool) -> None:
+    """Say of every group whether it is different from the first one, and which one that is if there are others."""
     first = "best" if has_better(metric) and descending is None else "highest" if descending else "lowest"
-    worse = "worse" if first == "best" else "lower" if descending else "higher"
+    kind = OF_ITS_KIND if has_others else ""
     if len(members) == 1:
-        members[0].verdict = "the only one" if metric else ""
+        members[0].verdict = f"the only one{kind}" if metric else ""
         return
+    more, less = ("higher", "lower") if first != "best" else ("worse", "better")[:: sign(metric)]
     differences = compare_with(0, [group.values(metric) for group in members])
-    for group, found in zip(members, differences, strict=True):
+    members[0].verdict = f"{first}{kind}" + (", of a single seed" if members[0].spread(metric).n < 2 else "")
+    for group, found in zip(members[1:], differences[1:], strict=True):
         group.difference = found
-        if found is None:
-            n = len(group.values(metric))
-            group.verdict = first if n > 1 else f"{first}, of a single seed"
-        elif math.isnan(found.p):
-            group.verdict = f"not distinguishable (n={found.n})" if found.n > 1 else "not tested: a single seed"
-        elif found.is_distinct:
-            group.verdict = worse
-        else:
-            group.verdict = f"not distinguishable (n={found.n})"
+        group.verdict = not_different(found, members[0].number if has_others else None)
+        if found.is_distinct:
+            than = f" than {members[0].number}" if has_others else ""
+            follows = found.mean * (group.spread(metric).mean - members[0].spread(metric).mean) > 0
+            where = "" if follows else " in the runs they share"  # others, which one of them lacks, decide the order
+            group.verdict = f"{more if found.mean > 0 else less}{than}{where}"
+
+
+def not_different(found: Difference, first: int | None) -> str:
+    """Why a group is not called different; `first` is the number of what it was compared with, if it must be said."""
+    if found.n < 2:
+        return "not tested: a single seed"
+    if math.isnan(found.p) and found.n >= MIN_SEEDS:
+        return "not tested: they pool different settings"
+    return f"not distinguishable{f' from {first}' if first else ''} (n={found.n})"
 
 
 def why_not_ranked(group: Group, metric: str) -> str:

@@ -10,7 +10,6 @@ from vae_lab.compare.groups import Group
 from vae_lab.compare.table import decimals, format_n, format_number
 from vae_lab.compare.yardsticks import base, has_better, sign, unit
 
-CSS = {"best": "best", "worse": "worse"}
 SHORT_UNITS = {
     "images per second": "images / s",
     "nats per image, weighted": "nats, weighted",
@@ -25,7 +24,7 @@ def ranking(comparison: Comparison) -> str:
     digits = {metric: decimals(comparison.groups, metric) for metric in (*shown, comparison.sort)}
     heads = [head("", "", css="rank")]
     heads += [head(name(key), "" if name(key) == key else key.rpartition(".")[0]) for key in comparison.keys]
-    heads.append(head("n", "runs", css="num"))
+    heads.append(head("n", "seeds", css="num"))
     heads += [metric_head(comparison, metric) for metric in shown]
     heads.insert(len(comparison.keys) + 3, "<th>against the best<small>difference ± 95 %</small></th>")
     rows = [row(comparison, group, shown, digits) for group in comparison.groups]
@@ -57,13 +56,13 @@ def row(comparison: Comparison, group: Group, shown: list[str], digits: dict[str
     """A group."""
     number, sort = group.number, comparison.sort
     css = "" if group.values(sort) else "none"
-    css = "first" if group.verdict == "best" else css
+    css = "first" if group.is_best else css
     place = f'<span class="key g{number}" style="background:var(--c)"></span>{number}'
     cells = [f'<td class="rank" data-value="{number}">{place}</td>']
     for key in comparison.keys:
         text = escape(group.settings[key], quote=True)
         cells.append(f'<td data-value="{text}">{text}</td>')
-    cells.append(f'<td class="num" data-value="{len(group.values(sort))}">{format_n(group, sort)}</td>')
+    cells.append(f'<td class="num" data-value="{group.spread(sort).n}">{format_n(group, sort)}</td>')
     cells += [value_cell(comparison, group, metric, digits[metric]) for metric in shown]
     cells.insert(len(comparison.keys) + 3, f'<td class="verdict">{verdict(group, digits[sort])}</td>')
     return f'<tr class="{css}" data-g="{number}">{"".join(cells)}</tr>'
@@ -89,12 +88,12 @@ def value_cell(comparison: Comparison, group: Group, metric: str, digits: int) -
 def verdict(group: Group, digits: int) -> str:
     """What the comparison with the best group says, and the difference itself."""
     found = group.difference
-    css = CSS.get(group.verdict, "same")
+    css = "best" if group.is_best else "worse" if group.verdict.startswith("worse") else "same"
     text = f'<span class="{css}">{escape(group.verdict)}</span>'
     if found is None or math.isnan(found.ci):
         return text
     plus = "+" if found.mean > 0 else ""
-    pairs = f"{found.n} pairs with the same seed" if found.is_paired else "no shared seeds: means compared"
+    pairs = f"{found.n} shared seeds" if found.is_paired else "fewer than 3 shared seeds: means compared"
     tip = f"{pairs}\np = {found.p:.2g}, adjusted for the choice of the best"
     difference = f"{plus}{format_number(found.mean, digits)} ± {format_number(found.ci, digits)}"
     return f'<span data-tip="{escape(tip, quote=True)}">{text}<small>{difference}</small></span>'

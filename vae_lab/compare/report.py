@@ -25,7 +25,8 @@ from vae_lab.durable import durable_open
 HERE = Path(__file__).parent
 MAX_COLUMNS = 40  # groups side by side in the differences
 CURVES = (
-    "Thick: the mean over seeds. Shaded: from the lowest to the highest seed. Thin: single runs; dashed: unfinished."
+    "Thick: the mean over completed runs. Shaded: from the lowest to the highest run. Thin: single runs; dashed: "
+    "unfinished."
 )
 PLANE = (
     "Left is a smaller KL, the rate; down is a smaller loss of the image, the distortion. Large marks are means over "

@@ -1,8 +1,10 @@
 """What a few seeds can tell: means, and which differences from the best are more than chance.
 
 Two configurations are compared by the differences between runs that share a seed (a paired t-test; Student 1908), so
-that what a seed does to both cancels. Where fewer than three seeds are shared, the means of at least three runs each
-are compared instead (Welch 1947).
+that what a seed does to both cancels. Where fewer than three seeds are shared, the means of at least three seeds each
+are compared instead (Welch 1947). A configuration may pool settings, of which each seed has a run. Such runs are no
+independent repetitions: only those with the same settings are subtracted from each other, and their differences are
+averaged within each seed. What is counted is always seeds.
 
 The best configuration is chosen by looking at the results, and is the luckiest of its equals. So the p-values are
 adjusted with what happens if k configurations of n seeds are all the same: how often the smallest of the k - 1
@@ -23,12 +25,13 @@ from scipy.special import stdtr, stdtrit
 LEVEL = 0.95
 MIN_SEEDS = 3  # for a test
 DRAWS = 1_000_000  # normal numbers of a simulation
-Values = dict[Hashable, float]  # of one metric, by what pairs the runs: the seed
+Unit = tuple[Hashable, ...]  # what pairs a run with others: its seed, and the settings that are pooled
+Values = dict[Unit, float]  # of one metric
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, standard deviation between runs (NaN for one run), and half the 95 % confidence interval of the mean."""
+    """Mean, standard deviation (NaN for one value), and half the 95 % confidence interval of the mean."""
 
     n: int
     mean: float
@@ -37,12 +40,29 @@ class Spread:
 
 
 def spread(values: list[float]) -> Spread:
-    """Mean and deviation (divided by n - 1) of some runs."""
+    """Mean and deviation (divided by n - 1) of some values."""
     n = len(values)
     if n < 2:
         return Spread(n, values[0] if values else math.nan, math.nan, math.nan)
     sd = float(np.std(values, ddof=1))
     return Spread(n, float(np.mean(values)), sd, quantile(n - 1) * sd / math.sqrt(n))
+
+
+def seed_means(values: Values) -> list[float]:
+    """The mean of the values of each seed."""
+    found: dict[Hashable, list[float]] = {}
+    for (seed, *_), value in values.items():
+        found.setdefault(seed, []).append(value)
+    return [sum(own) / len(own) for own in found.values()]
+
+
+def are_alike(first: Values, second: Values) -> bool:
+    """Whether every seed of both pools the same settings, so that their means can be compared."""
+    found: dict[tuple[bool, Hashable], set[Unit]] = {}
+    for is_first, values in ((True, first), (False, second)):
+        for seed, *settings in values:
+            found.setdefault((is_first, seed), set()).add(tuple(settings))
+    return len(set(map(frozenset, found.values()))) == 1
 
 
 def quantile(freedom: float) -> float:
@@ -58,8 +78,8 @@ class Difference:
         mean: of the first minus the second.
         ci: half the 95 % confidence interval, not adjusted for the number of comparisons; NaN if it was not tested.
         p: of no difference, adjusted for the choice of the best; NaN if it was not tested.
-        n: pairs, or the runs of the smaller group.
-        is_paired: whether it is of pairs with the same seed.
+        n: shared seeds, or the seeds of the smaller group.
+        is_paired: whether it is of runs with the same seeds.
     """
 
     mean: float
@@ -76,15 +96,14 @@ class Difference:
 
 def difference(first: Values, second: Values) -> Difference:
     """Compare two configurations, before any adjustment."""
-    shared = [key for key in first if key in second]
-    if len(shared) >= MIN_SEEDS:
-        differences = np.array([first[key] - second[key] for key in shared])
-        n, mean = len(shared), float(differences.mean())
+    differences = np.array(seed_means({unit: first[unit] - second[unit] for unit in first if unit in second}))
+    if len(differences) >= MIN_SEEDS:
+        n, mean = len(differences), float(differences.mean())
         error, freedom = float(differences.std(ddof=1)) / math.sqrt(n), n - 1
         return Difference(mean, quantile(freedom) * error, two_sided(mean, error, freedom), n, True)
-    a, b = (np.array(list(values.values())) for values in (first, second))
+    a, b = (np.array(seed_means(values)) for values in (first, second))
     n, mean = min(len(a), len(b)), float(a.mean() - b.mean())
-    if n < MIN_SEEDS:
+    if n < MIN_SEEDS or not are_alike(first, second):
         return Difference(mean, math.nan, math.nan, n, False)
     parts = [float(x.var(ddof=1)) / len(x) for x in (a, b)]
     error = math.sqrt(sum(parts))

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -24,10 +25,11 @@ MAX_ROWS = 40  # groups in the terminal
 MAX_CLASSES = 3  # of groups that can be compared, in the conclusion
 METHOD = (
     "Values are those of each run's best checkpoint, val/ on the images that chose it; means over seeds ± {spread}. "
-    "Each group is compared with the first one by {sort}: by differences between runs with the same seed, or between "
-    "means where fewer than 3 seeds are shared. It is called different where chance alone, and having chosen the "
-    "best of all groups, would rarely do that (5 % for all comparisons together). What is not distinguishable may "
-    "still differ; more seeds would tell. The interval of a difference is that of this one comparison (95 %)."
+    "Each group is compared with the first one by {sort}, of those that it can be compared with: by differences "
+    "between runs with the same seed, or between means where fewer than 3 seeds are shared. It is called different "
+    "where chance alone, and having chosen the best of them, would rarely do that (5 % for all comparisons "
+    "together). What is not distinguishable may still differ; more seeds would tell. The interval of a difference is "
+    "that of this one comparison (95 %)."
 )
 SPREADS = {"sd": "the standard deviation between seeds", "ci": "the 95 % confidence interval of the mean"}
 
@@ -66,8 +68,8 @@ def format_cell(comparison: Comparison, group: Group, metric: str, digits: int) 
 
 
 def format_n(group: Group, metric: str) -> str:
-    """How many runs a mean is of, and of how many."""
-    n, total = len(group.values(metric)), len(group.runs)
+    """How many seeds a mean is of, and of how many."""
+    n, total = group.spread(metric).n, len({seed for seed, *_ in group.units})
     return str(n) if n == total else f"{n} of {total}"
 
 
@@ -110,7 +112,7 @@ def conclude(metric: str, members: list[Group], has_others: bool) -> str:
         return (
             f"{first.label} can be compared with no other." if has_others else f"Only {first.label} has completed runs."
         )
-    if len(first.values(metric)) < 2:
+    if first.spread(metric).n < 2:
         return f"{found}, but of a single seed."
     unclear = [group for group in rivals if not (group.difference and group.difference.is_distinct)]
     if not unclear:
@@ -157,13 +159,13 @@ def group_table(comparison: Comparison, metrics: list[str]) -> Table:
     for i, metric in enumerate(metrics):
         table.add_column(Text(header(comparison, metric)), justify="right", no_wrap=True)
         if i == 0:
-            table.add_column(f"against {comparison.groups[0].number if comparison.groups else ''}", no_wrap=True)
+            table.add_column("against the best", no_wrap=True)
     digits = {metric: decimals(comparison.groups, metric) for metric in metrics}
     for group in comparison.groups[:MAX_ROWS]:
         cells = [format_cell(comparison, group, metric, digits[metric]) for metric in metrics]
         settings = [Text(cut(group.settings[key], 28)) for key in comparison.keys]
         cells[1:1] = [group.verdict]
-        style = "bold" if group.verdict == "best" else None if group.values(comparison.sort) else "dim"
+        style = "bold" if group.is_best else None if group.values(comparison.sort) else "dim"
         table.add_row(str(group.number), *settings, format_n(group, comparison.sort), *cells, style=style)
     return table
 
@@ -201,9 +203,10 @@ def write_csv(comparison: Comparison, path: Path) -> None:
 
 
 def harmless(text: object) -> str:
-    """Text that a spreadsheet does not take for a formula."""
+    """Text that a spreadsheet does not take for a formula; a negative number stays one."""
     text = str(text)
-    return f"'{text}" if text[:1] in ("=", "+", "@", "\t", "\r") else text
+    is_number = re.fullmatch(r"-\d[\d.]*(e[-+]?\d+)?", text)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") and not is_number else text
 
 
 def write_markdown(comparison: Comparison, path: Path) -> None:

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from vae_lab.compare.comparison import Comparison
-from vae_lab.compare.differences import PARTS, as_text
+from vae_lab.compare.differences import as_text
 from vae_lab.compare.found import visible
 from vae_lab.compare.online import connect, split_place
 from vae_lab.compare.yardsticks import base
@@ -74,12 +74,10 @@ def make_view(comparison: Comparison, entity: str, project: str, group: str | No
 
 
 def settings_of(comparison: Comparison) -> list[str]:
-    """The settings that W&B knows for what tells the groups apart: for an option of a part, a class that it names."""
+    """The settings that W&B knows for what tells the groups apart: for an option or callback, a class that it names."""
     found = []
     for key in comparison.keys:
-        within = [key]
-        if key in PARTS:
-            within = [k for k in comparison.table if k.startswith(f"{key}.") and k.endswith("_target_")]
+        within = [k for k in comparison.table if k.startswith(f"{key}.") and k.endswith("_target_")] or [key]
         found += [k for k in within if len(set(map(as_text, comparison.table[k]))) > 1][:1]
     return list(dict.fromkeys(found))
 

@@ -11,8 +11,6 @@ from vae_lab.resume import quote
 from vae_lab.sweep.identity import is_free
 from vae_lab.sweep.journal import JOURNAL, read_journal
 
-MULTIRUN = ("-m", "--multirun")
-
 
 def sweep_arguments(arguments: list[str], conf: Path) -> list[str]:
     """Complete the command line of a sweep; other command lines are returned as they are.
@@ -32,16 +30,28 @@ def sweep_arguments(arguments: list[str], conf: Path) -> list[str]:
         if not resumed[-1]:
             raise ValueError("resume_sweep needs the folder of a sweep: resume_sweep=outputs/sweeps/NAME")
         folder = Path(resumed[-1].strip("'\"")).resolve()
-        others = [a for a in arguments if not a.startswith("resume_sweep=") and a not in MULTIRUN]
-        if wrong := [a for a in others if not is_free(a.lstrip("+~").partition("=")[0])]:
+        others = [a for a in arguments if not a.startswith("resume_sweep=") and not is_multirun(a)]
+        if wrong := [a for a in others if not is_free(key_of(a))]:
             raise ValueError(f"{wrong[0]} would make resume_sweep={folder} another sweep; repeat its command instead")
-        return ["--multirun", *insert(command_of(folder), f"hydra.sweep.dir={quote(folder)}", *others)]
-    if not any(argument in MULTIRUN for argument in arguments):
+        settings = [f"hydra.sweep.dir={quote(folder)}", *others]
+        now = {key_of(setting) for setting in settings}
+        before = [argument for argument in command_of(folder) if key_of(argument) not in now]
+        return ["--multirun", *insert(before, *settings)]
+    if not any(map(is_multirun, arguments)):
         return arguments
-    if any(argument.startswith(("sweep.name=", "hydra.sweep.dir=")) for argument in arguments):
-        return arguments
-    name = default_name(arguments, conf)
-    return insert(arguments, f"sweep.name={name}") if name else arguments
+    named = [a for a in arguments if a.startswith(("sweep.name=", "hydra.sweep.dir=")) and a != "sweep.name=null"]
+    name = None if named else default_name(arguments, conf)
+    return insert(arguments, f"sweep.default_name={name}") if name else arguments
+
+
+def is_multirun(argument: str) -> bool:
+    """Whether it is Hydra's flag for a sweep, which may be shortened."""
+    return argument == "-m" or (argument.startswith("--m") and "--multirun".startswith(argument))
+
+
+def key_of(argument: str) -> str:
+    """What an override sets; another argument is itself."""
+    return argument.lstrip("+~").partition("=")[0]
 
 
 def insert(arguments: list[str], *overrides: str) -> list[str]:
@@ -69,20 +79,22 @@ def command_of(folder: Path) -> list[str]:
     started = [event for event in read_journal(folder) if event["event"] == "sweep"]
     if not started:
         raise RunError(f"{folder} is not the folder of a sweep: there is no {folder / JOURNAL}")
-    return [argument for argument in started[-1]["arguments"] if argument not in MULTIRUN]
+    return [argument for argument in started[-1]["arguments"] if not is_multirun(argument)]
 
 
 def default_name(arguments: list[str], conf: Path) -> str | None:
     """`GROUPS_KEYS_HASH`: the groups that are set, the keys that vary; None where Hydra will refuse the command."""
+    settings = [a for a in arguments if "=" in a and a[0] != "-"]
+    others = [a for a in arguments if a not in settings and not is_multirun(a)]
     try:
-        overrides = OverridesParser.create().parse_overrides([a for a in arguments if "=" in a and a[0] != "-"])
+        overrides = OverridesParser.create().parse_overrides(settings)
     except OverrideParseException:
         return None
     overrides = [o for o in overrides if not is_free(o.key_or_group) or o.key_or_group == "hydra/sweeper"]
     varied = [o.key_or_group for o in overrides if o.is_sweep_override()]
     fixed = [o for o in overrides if not o.is_sweep_override()]
     groups = [o.get_value_element_as_str() for o in fixed if (conf / o.key_or_group).is_dir()]
-    content = repr((sorted(varied), sorted(o.input_line for o in fixed)))
-    words = [*groups, *(key.rpartition(".")[2] for key in varied)] or ["defaults"]
+    content = repr((sorted(varied), sorted(o.input_line for o in fixed), *sorted(others)))
+    words = [word for word in groups if word != "none"] + [key.rpartition(".")[2] for key in varied] or ["defaults"]
     readable = "-".join(word for word in words if word.replace("_", "").isalnum())[:60]
     return f"{readable}_{hashlib.sha256(content.encode()).hexdigest()[:6]}"

@@ -40,6 +40,8 @@ class Job:
         self.folder: Path | None = None
         self.started = self.seconds = math.nan
         self.first_epoch: float | None = None
+        self.before: dict = {}  # what `status.json` said when it was started
+        self.printed = 0  # bytes in its output then
 
     def place(self, config: DictConfig) -> None:
         """Set the config and the folder it says, and look what is there."""
@@ -74,6 +76,8 @@ class Job:
     def begin(self) -> None:
         """Note that its process has been started."""
         self.state, self.reason, self.started = "running", "", time.monotonic()
+        self.before, output = self.status, self.folder / OUTPUT
+        self.printed = output.stat().st_size if output.exists() else 0
 
     def end(self, exit_code: int) -> None:
         """Note how its process ended; a run that could not say so itself is marked as failed.
@@ -83,13 +87,15 @@ class Job:
         """
         self.seconds = time.monotonic() - self.started
         said = self.status
+        said = {} if said == self.before else said  # of an earlier start
         if said.get("state") == "completed":
             self.state = "completed"
         elif 128 < exit_code < 160 and said.get("state") != "failed":
             self.state, self.reason = "preempted", said.get("reason") or f"signal {exit_code - 128}"
         else:
             self.state = "failed"
-            self.reason = self._last_words() or said.get("reason") or ended_by(exit_code)
+            words = self._last_words() or said.get("reason") or ""
+            self.reason = words if words and exit_code >= 0 else ended_by(exit_code)
         if self.state == "failed" or said.get("state") == "running":
             self._mark()
 
@@ -97,7 +103,7 @@ class Job:
         """Say in `status.json` how it ended, unless it did so itself, or another process has the folder."""
         with suppress(RunError), locked(self.folder / ".lock"):
             said = self.status
-            if said.get("state") != self.state:
+            if said == self.before or said.get("state") != self.state:
                 write_json(self.folder / "status.json", {**said, "state": self.state, "reason": self.reason})
 
     def copy(self, twin: "Job") -> None:
@@ -112,7 +118,7 @@ class Job:
                 "seconds": seconds}  # fmt: skip
 
     def _last_words(self) -> str:
-        lines = tail(self.folder / OUTPUT)
+        lines = tail(self.folder / OUTPUT, self.printed)
         return next((line.removeprefix("vae-lab: ") for line in reversed(lines) if line.startswith("vae-lab: ")), "")
 
     def progress(self) -> tuple[float | None, float | None, float]:
@@ -136,11 +142,11 @@ class Job:
         return epoch, value, elapsed / done * (total - epoch) if known else math.nan
 
 
-def tail(path: Path) -> list[str]:
-    """The last lines of a text file, none where there is no file; the first of them may be cut."""
+def tail(path: Path, start: int = 0) -> list[str]:
+    """The last lines of a text file after so many bytes, none where there is no file; the first of them may be cut."""
     try:
         with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            file.seek(max(start, os.fstat(file.fileno()).st_size - TAIL))
             return file.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return []

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import multiprocessing.forkserver
+import os
 import signal
 import sys
+from contextlib import suppress
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 
@@ -59,7 +61,8 @@ class Pool:
             found.append((job, process.exitcode))
         return found
 
-    def stop(self) -> None:
-        """Ask all running jobs to save a checkpoint and end; asked again, they end at once."""
+    def stop(self, number: int) -> None:
+        """Send all running jobs a signal: to save a checkpoint and end, or, if it is the second, to end at once."""
         for process in self.running:
-            process.terminate()
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(process.pid, number)

@@ -11,6 +11,7 @@ from vae_lab.errors import RunError
 from vae_lab.secrets import redact
 
 STORAGE = "VAE_LAB_STUDY"  # the variable in which a trial finds its study; a URL may hold a password
+IN_FOLDER = (None, "journal", "sqlite")  # storages that are files in the sweep's folder
 JOURNAL = "journal://"  # how the URL of a file begins that is not a database
 
 
@@ -55,13 +56,13 @@ def storage_errors(url: str) -> Iterator[None]:
 
 def storage_url(storage: str | None, folder: Path) -> str:
     """The URL of a study's storage: a journal or an sqlite database in the sweep's folder, or what the user says."""
-    if storage in (None, "journal"):
-        return f"{JOURNAL}{folder / 'optuna.journal'}"
-    return f"sqlite:///{folder / 'optuna.db'}" if storage == "sqlite" else storage
+    if storage not in IN_FOLDER:
+        return storage
+    return f"sqlite:///{folder / 'optuna.db'}" if storage == "sqlite" else f"{JOURNAL}{folder / 'optuna.journal'}"
 
 
 def check_aims(study: Any, directions: list[str], metrics: list[str]) -> None:
-    """Note in a new study what it searches for, and refuse one that was made for something else.
+    """Note in a study what it searches for, and refuse one that has found out about something else.
 
     Args:
         study: an `optuna.Study`.
@@ -71,7 +72,11 @@ def check_aims(study: Any, directions: list[str], metrics: list[str]) -> None:
     Raises:
         ValueError: naming the old aims and the new ones.
     """
-    old = [direction.name.lower() for direction in study.directions], study.user_attrs.get("metrics", metrics)
+    from optuna.trial import TrialState
+
+    told = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    old_metrics = study.user_attrs.get("metrics", metrics) if told else metrics
+    old = [direction.name.lower() for direction in study.directions], old_metrics
     if old != (directions, metrics):
         was, now = (", ".join(map(" ".join, zip(*aims, strict=False))) for aims in (old, (directions, metrics)))
         raise ValueError(

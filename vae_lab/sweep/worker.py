@@ -16,10 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
 from omegaconf import DictConfig, open_dict
 
+from vae_lab.lock import wait_for
 from vae_lab.resume import continue_if_begun
 from vae_lab.secrets import print_redacted
 from vae_lab.sweep.job import OUTPUT
 
+# How long a job waits for its process of a sweep that was killed, which may still be saving.
+ORPHAN_SECONDS = 30.0
 # What asks a sweep to stop.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -39,11 +42,12 @@ def work(config: DictConfig, arguments: list[str], threads: int, device: str | N
     from vae_lab.preemption import Preemption
     from vae_lab.train import train
 
+    folder = Path(config.hydra.runtime.output_dir)
     os.setpgid(0, 0)  # Ctrl-C is for the sweep, which passes it on
     with Preemption() as preemption, preemption.first():  # until the run takes over
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked in the fork server
         threading.Thread(target=stop_with_parent, daemon=True).start()
-        redirect(Path(config.hydra.runtime.output_dir) / OUTPUT)
+        redirect(folder / OUTPUT)
         faulthandler.enable()  # a crash in C says where
         if device is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = device
@@ -54,6 +58,7 @@ def work(config: DictConfig, arguments: list[str], threads: int, device: str | N
         os.environ.pop("HYDRA_FULL_ERROR", None)  # set by the sweep's process, not by the user
         try:
             with one_line_errors(), preemption.first():
+                wait_for(folder / ".lock", ORPHAN_SECONDS)
                 train(job_config(config))
         except Exception:
             print_redacted(*sys.exc_info())
