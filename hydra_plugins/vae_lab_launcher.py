@@ -159,7 +159,8 @@ def failure(jobs: list[Job]) -> SweepError:
 def stopping() -> Iterator[list[int]]:
     """Collect the signals that ask this process to stop, while the block runs."""
     asked: list[int] = []
-    numbers = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # under nohup
+    ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # under nohup
+    numbers = [number for number in SIGNALS if not (number == signal.SIGHUP and ignores_hangup)]
     previous = {number: signal.signal(number, lambda number, frame: asked.append(number)) for number in numbers}
     try:
         yield asked
