@@ -17,13 +17,13 @@ from omegaconf import DictConfig, open_dict
 
 from vae_lab.errors import Preempted, SweepError
 from vae_lab.lock import locked
+from vae_lab.signals import heeded
 from vae_lab.sweep.identity import job_folder
 from vae_lab.sweep.job import Job
 from vae_lab.sweep.journal import append_event
 from vae_lab.sweep.pool import Pool
 from vae_lab.sweep.slots import share_out
 from vae_lab.sweep.view import REFRESH_SECONDS, View
-from vae_lab.sweep.worker import SIGNALS
 
 BEGUN = ("running", "failed", "preempted")
 
@@ -159,9 +159,7 @@ def failure(jobs: list[Job]) -> SweepError:
 def stopping() -> Iterator[list[int]]:
     """Collect the signals that ask this process to stop, while the block runs."""
     asked: list[int] = []
-    ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # under nohup
-    numbers = [number for number in SIGNALS if not (number == signal.SIGHUP and ignores_hangup)]
-    previous = {number: signal.signal(number, lambda number, frame: asked.append(number)) for number in numbers}
+    previous = {number: signal.signal(number, lambda number, frame: asked.append(number)) for number in heeded()}
     try:
         yield asked
     finally:

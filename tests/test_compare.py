@@ -756,6 +756,9 @@ def test_a_view_that_wandb_refuses_is_one_line(sweep, monkeypatch):
         save_view(comparison(sweep), "me/project")
     with pytest.raises(ValueError, match="wandb_view must be ENTITY/PROJECT"):
         save_view(comparison(sweep), "project")
+    monkeypatch.setattr("vae_lab.compare.wandb_view.find_spec", lambda name: None)
+    with pytest.raises(RunError, match="needs the package wandb-workspaces: pip install"):
+        save_view(comparison(sweep), "me/project")
 
 
 def test_nothing_is_asked_where_there_is_no_key(monkeypatch):

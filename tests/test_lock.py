@@ -3,12 +3,13 @@
 import os
 import signal
 import socket
+import time
 
 import pytest
 from forks import fork, wait
 
 from vae_lab.errors import RunError
-from vae_lab.lock import locked
+from vae_lab.lock import locked, wait_for
 
 
 @pytest.fixture
@@ -51,6 +52,20 @@ def test_waiting_ends_when_the_other_process_does(tmp_path, holder, caplog):
         assert wait(holder) == -signal.SIGKILL
     assert wait(killer) == 0
     assert f"waiting for process {holder}" in caplog.text
+
+
+def test_a_bounded_wait_ends_with_the_lock_free_or_without(tmp_path, holder):
+    lock = tmp_path / "sub" / ".lock"
+    start = time.monotonic()
+    wait_for(lock, 0.5)
+    assert time.monotonic() - start >= 0.5  # still held
+    killer = fork(lambda: (signal.sigtimedwait([], 0.2), os.kill(holder, signal.SIGKILL)))
+    wait_for(lock, 60)
+    assert wait(holder) == -signal.SIGKILL
+    assert wait(killer) == 0
+    assert time.monotonic() - start < 50
+    wait_for(tmp_path / "none" / ".lock", 60)
+    assert not (tmp_path / "none").exists()
 
 
 def test_forked_workers_do_not_keep_it(tmp_path):

@@ -11,10 +11,9 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from vae_lab.checkpoints import is_safe_point, save_last
 from vae_lab.errors import Preempted
+from vae_lab.signals import heeded
 
 log = logging.getLogger(__name__)
-# What schedulers, a closed terminal and Ctrl-C send before they kill.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU)
 # Schedulers and `timeout` send the same signal to a process and to its group: within so many seconds it is one request.
 SAME_REQUEST = 0.5
 
@@ -35,8 +34,7 @@ class Preemption(Checkpoint):
 
     def __enter__(self):
         self.process = os.getpid()
-        ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # under nohup
-        self.signals = [number for number in SIGNALS if not (number == signal.SIGHUP and ignores_hangup)]
+        self.signals = heeded()
         self.previous = {number: signal.signal(number, self._handle) for number in self.signals}
         return self
 

@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from vae_lab.signals import SIGNALS
 from vae_lab.wandb_run import Complaints, Report, carry_out, errors_logged, has_api_key, reason, start_run
 
 # Settled by the config and the run folder; what a shell has set for other programs means nothing here.
@@ -27,7 +28,7 @@ SETTLED = (
 
 def main() -> None:
     """Track one run, or with the argument `check` say what keeps a run from being online."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the run decides when this ends
     for name in SETTLED:
         os.environ.pop(f"WANDB_{name}", None)

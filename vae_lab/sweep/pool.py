@@ -9,10 +9,11 @@ from contextlib import suppress
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 
+from vae_lab.signals import SIGNALS
 from vae_lab.sweep.arguments import flags
 from vae_lab.sweep.job import Job
 from vae_lab.sweep.slots import Slot
-from vae_lab.sweep.worker import SIGNALS, work
+from vae_lab.sweep.worker import work
 
 # Imported once, before any job starts. Nothing in it may start threads or touch a GPU: a fork would not survive that.
 PRELOADED = [

@@ -19,12 +19,11 @@ from omegaconf import DictConfig, open_dict
 from vae_lab.lock import wait_for
 from vae_lab.resume import continue_if_begun
 from vae_lab.secrets import print_redacted
+from vae_lab.signals import SIGNALS
 from vae_lab.sweep.job import OUTPUT
 
 # How long a job waits for its process of a sweep that was killed, which may still be saving.
 ORPHAN_SECONDS = 30.0
-# What asks a sweep to stop.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def work(config: DictConfig, arguments: list[str], threads: int, device: str | None) -> None:
