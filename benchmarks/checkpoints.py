@@ -19,7 +19,7 @@ from statistics import median, quantiles
 import torch
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
 
-from vae_lab.checkpoint_files import DurableCheckpointIO
+from vae_lab.runs.checkpoints import DurableCheckpointIO
 
 KINDS: dict[str, CheckpointIO] = {"stock": TorchCheckpointIO(), "vae-lab": DurableCheckpointIO()}
 LAYERS = 8

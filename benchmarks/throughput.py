@@ -31,9 +31,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vae_lab.__main__ import CONF
-from vae_lab.build import Experiment, build
-from vae_lab.preemption import Preemption
-from vae_lab.train import fit, quiet_lightning
+from vae_lab.runs.preemption import Preemption
+from vae_lab.training.build import Experiment, build
+from vae_lab.training.train import fit, quiet_lightning
 
 CASES = {  # name: overrides
     "mlp": ["experiment=mlp_vae_mnist"],

@@ -16,8 +16,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from vae_lab.errors import Preempted, SweepError
-from vae_lab.lock import locked
-from vae_lab.signals import heeded
+from vae_lab.runs.files import locked
+from vae_lab.runs.signals import heeded
 from vae_lab.sweep.identity import job_folder
 from vae_lab.sweep.job import Job
 from vae_lab.sweep.journal import append_event

@@ -16,9 +16,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.durable import durable_open, read_json
 from vae_lab.errors import SweepError
-from vae_lab.resume import quote
+from vae_lab.runs.files import durable_open, read_json
+from vae_lab.runs.resume import quote
 
 
 class OptunaSweeper(Sweeper):

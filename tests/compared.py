@@ -9,20 +9,20 @@ CONFIG = {
     "latent_dim": 2,
     "data_root": "${oc.env:VAE_LAB_DATA,data}",
     "run_dir": "${hydra:runtime.output_dir}",
-    "dataset": {"image_size": 8, "binarize": "none", "source": {"_target_": "vae_lab.datasets.Digits"}},
+    "dataset": {"image_size": 8, "binarize": "none", "source": {"_target_": "vae_lab.data.standard.Digits"}},
     "model": {
         "hidden_dims": [16],
-        "encoder": {"_target_": "vae_lab.networks.mlp.MLPEncoder", "hidden_dims": "${model.hidden_dims}"},
-        "decoder": {"_target_": "vae_lab.networks.mlp.MLPDecoder"},
+        "encoder": {"_target_": "vae_lab.models.networks.mlp.MLPEncoder", "hidden_dims": "${model.hidden_dims}"},
+        "decoder": {"_target_": "vae_lab.models.networks.mlp.MLPDecoder"},
     },
-    "loss": {"likelihood": {"_target_": "vae_lab.likelihoods.Bernoulli"}, "KLD_weight": 1.0},
-    "objective": {"_target_": "vae_lab.objectives.ELBO", "kld_weight": "${loss.KLD_weight}"},
+    "loss": {"likelihood": {"_target_": "vae_lab.models.likelihoods.Bernoulli"}, "KLD_weight": 1.0},
+    "objective": {"_target_": "vae_lab.objectives.elbo.ELBO", "kld_weight": "${loss.KLD_weight}"},
     "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.001, "schedule": {}},
     "trainer": {"max_epochs": 3},
     "logger": {},
 }
-CONV = {f"model.{part}._target_": f"vae_lab.networks.conv.Conv{part.title()}" for part in ("encoder", "decoder")}
-GAUSSIAN = {"loss.likelihood._target_": "vae_lab.likelihoods.Gaussian"}
+CONV = {f"model.{part}._target_": f"vae_lab.models.networks.conv.Conv{part.title()}" for part in ("encoder", "decoder")}
+GAUSSIAN = {"loss.likelihood._target_": "vae_lab.models.likelihoods.Gaussian"}
 
 
 def write_run(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vae_lab.trackers import WandbTracker
+from vae_lab.loggers.wandb import WandbTracker
 
 KEY = "a1" * 20
 METRICS = [(step, {"val/loss": 100 / 3 - step, "val/kl": step / 7, "epoch": step // 2}) for step in range(0, 50, 5)]

@@ -18,15 +18,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_lab.composition import refuse_pickles
-from vae_lab.durable import cannot_write
+from vae_lab.config.composition import refuse_pickles
+from vae_lab.config.explain import explain, refuse_flags
+from vae_lab.config.output import lasting_output
+from vae_lab.config.secrets import print_redacted, redact, refuse_secrets
 from vae_lab.errors import DataError, NumericsError, OutOfMemoryError, Preempted, RunError, SweepError
-from vae_lab.names import folder_name
-from vae_lab.output import lasting_output
-from vae_lab.ranks import forget_ranks, is_first
-from vae_lab.resume import continue_if_begun, resume_arguments
-from vae_lab.secrets import print_redacted, redact, refuse_secrets
-from vae_lab.suggestions import explain, refuse_flags
+from vae_lab.runs.files import cannot_write
+from vae_lab.runs.folder import folder_name
+from vae_lab.runs.ranks import forget_ranks, is_first
+from vae_lab.runs.resume import continue_if_begun, resume_arguments
 from vae_lab.sweep.arguments import sweep_arguments
 from vae_lab.sweep.identity import job_folder
 
@@ -48,7 +48,7 @@ failures: list[Exception] = []  # of a single run, kept from Hydra, which would 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def run(cfg: DictConfig) -> float | None:
     """Train the composed experiment."""
-    from vae_lab.train import train
+    from vae_lab.training.train import train
 
     is_job = HydraConfig.get().mode == RunMode.MULTIRUN  # of one of Hydra's launchers
     if is_job:
@@ -136,7 +136,7 @@ def main() -> None:
 def evaluate() -> None:
     """Run `vae-lab-eval`."""
     with lasting_output(), one_line_errors():
-        from vae_lab.evaluation import evaluate_runs
+        from vae_lab.evaluation.evaluate import evaluate_runs
 
         evaluate_runs(sys.argv[1:])
 
@@ -152,7 +152,7 @@ def compare() -> None:
 def export() -> None:
     """Run `vae-lab-export`."""
     with lasting_output(), one_line_errors():
-        from vae_lab.export import export_run
+        from vae_lab.runs.export import export_run
 
         export_run(sys.argv[1:])
 

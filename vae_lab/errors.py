@@ -40,3 +40,8 @@ class Preempted(SystemExit):
 
     A `SystemExit`, so that a sweep stops with it instead of going on to its next job.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line; its name where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

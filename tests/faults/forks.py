@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from omegaconf import DictConfig
 
-from vae_lab.train import train
+from vae_lab.training.train import train
 
 
 def fork(action: Callable[[], object]) -> int:

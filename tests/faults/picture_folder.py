@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vae_lab.image_folder import ImageFolder
-from vae_lab.images import Images
+from vae_lab.data.decoding import Images
+from vae_lab.data.image_folder import ImageFolder
 
 
 def draw(path: Path, value: int = 100, size: tuple[int, int] = (8, 8), **options) -> Path:

@@ -5,8 +5,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from vae_lab.__main__ import CONF
-from vae_lab.datasets import Digits
-from vae_lab.train import train
+from vae_lab.data.standard import Digits
+from vae_lab.training.train import train
 
 
 def composed(*overrides: str) -> DictConfig:

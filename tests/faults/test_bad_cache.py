@@ -11,7 +11,7 @@ import torch
 from forks import fork, wait
 from picture_folder import draw_many, flipped, read, values
 
-from vae_lab import image_cache
+from vae_lab.data import image_folder as image_cache
 from vae_lab.errors import DataError
 
 pytestmark = pytest.mark.fault
@@ -102,7 +102,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch: pytes
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("vae_lab.durable.os.fsync", full)
+        patch.setattr("vae_lab.runs.files.os.fsync", full)
         with pytest.raises(
             DataError, match=r"cannot keep decoded .*No space left on device .576 bytes needed, .*set dat"
         ):

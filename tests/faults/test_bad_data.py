@@ -10,8 +10,7 @@ import torch
 from command import TINY, message, status, vae_lab
 from picture_folder import flipped
 
-from vae_lab.datasets import CIFAR10, FASHION_MNIST_FILES, MNIST_FILES, FashionMNIST
-from vae_lab.downloads import read_verified
+from vae_lab.data.standard import CIFAR10, FASHION_MNIST_FILES, MNIST_FILES, FashionMNIST, read_verified
 from vae_lab.errors import DataError
 
 pytestmark = pytest.mark.fault

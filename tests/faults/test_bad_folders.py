@@ -13,9 +13,9 @@ import pytest
 from command import TINY, status, vae_lab
 from picture_folder import draw, draw_many, flipped, read, values
 
+from vae_lab.data.image_folder import ImageFolder
 from vae_lab.errors import DataError
-from vae_lab.image_folder import ImageFolder
-from vae_lab.train import train
+from vae_lab.training.train import train
 
 pytestmark = pytest.mark.fault
 

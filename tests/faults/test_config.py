@@ -4,10 +4,10 @@ import pytest
 from omegaconf import OmegaConf
 from refusals import composed, refused
 
-from vae_lab.build import build
-from vae_lab.data import ImageData
-from vae_lab.preemption import Preemption
-from vae_lab.train import train
+from vae_lab.data.batches import ImageData
+from vae_lab.runs.preemption import Preemption
+from vae_lab.training.build import build
+from vae_lab.training.train import train
 
 pytestmark = pytest.mark.fault
 
@@ -83,10 +83,10 @@ A4 = {
     "+model.strides=[2]": "nothing reads model.strides (perhaps another option of model= does)",
     "+model.hiden_dims=[2]": "nothing reads model.hiden_dims (perhaps another option of model= does); "
     "did you mean model.hidden_dims?",
-    "+model.encoder.foo=1": "there is no model.encoder.foo, because vae_lab.networks.mlp.MLPEncoder takes no foo",
+    "+model.encoder.foo=1": "there is no model.encoder.foo, because vae_lab.models.networks.mlp.MLPEncoder takes no foo",
     "+model.encoder.out_features=1": "model.encoder.out_features is set by the program; remove it",
-    "+posterior.foo=1": "there is no posterior.foo, because vae_lab.posteriors.Gaussian takes no foo",
-    "+objective.freebits=1": "there is no objective.freebits, because vae_lab.objectives.ELBO takes no freebits; "
+    "+posterior.foo=1": "there is no posterior.foo, because vae_lab.models.posteriors.Gaussian takes no foo",
+    "+objective.freebits=1": "there is no objective.freebits, because vae_lab.objectives.elbo.ELBO takes no freebits; "
     "did you mean free_bits?",
     "+optimizer.amsgard=true": "there is no optimizer.amsgard, because torch.optim.Adam takes no amsgard; "
     "did you mean amsgrad?",
@@ -94,7 +94,7 @@ A4 = {
     "did you mean max_epochs?",
     "+trainer.callbacks=[]": "trainer.callbacks is set by the program; remove it",
     "+trainer.enable_progress_bar=true": "trainer.enable_progress_bar is set by the program; remove it",
-    "+callbacks.checkpoints.foo=1": "there is no callbacks.checkpoints.foo, because vae_lab.checkpoints.Checkpoints",
+    "+callbacks.checkpoints.foo=1": "there is no callbacks.checkpoints.foo, because vae_lab.runs.checkpoints.Checkpoints",
     "+callbacks.picture.num_images=1": "callbacks.picture has settings, but the chosen callbacks= option",
 }
 
@@ -128,7 +128,7 @@ def test_a5_pixels_outside_the_range_of_the_likelihood_are_refused_at_the_first_
     cfg = config("callbacks=none", tiny=["logger=none", "trainer=cpu", "trainer.max_steps=1"])
     with pytest.raises(ValueError, match=r"^loss=bce needs pixels in \[0, 1\], got -1 to 1$"):
         train(cfg)
-    train(OmegaConf.merge(cfg, {"loss": {"likelihood": {"_target_": "vae_lab.likelihoods.Gaussian"}}}))
+    train(OmegaConf.merge(cfg, {"loss": {"likelihood": {"_target_": "vae_lab.models.likelihoods.Gaussian"}}}))
 
 
 SIZES = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 from refusals import refused
 
-from vae_lab.trainer import check_devices
+from vae_lab.training.devices import check_devices
 
 pytestmark = pytest.mark.fault
 
@@ -29,7 +29,7 @@ CPU = {
 @pytest.fixture
 def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr("vae_lab.trainer.MPSAccelerator.is_available", lambda: False)
+    monkeypatch.setattr("vae_lab.training.devices.MPSAccelerator.is_available", lambda: False)
 
 
 @pytest.mark.parametrize("override", CPU)

@@ -18,13 +18,13 @@ from command import TINY, finish, message, record, start, status, wait_until
 from forks import fork, train_in_fork, wait
 
 from vae_lab.__main__ import main
-from vae_lab.checkpoint_files import DurableCheckpointIO, load_checkpoint
 from vae_lab.errors import RunError
-from vae_lab.lock import locked
-from vae_lab.module import LitVAE
-from vae_lab.pictures import write_png
-from vae_lab.runs import MetricsFile
-from vae_lab.train import train
+from vae_lab.evaluation.pictures import write_png
+from vae_lab.runs.checkpoints import DurableCheckpointIO, load_checkpoint
+from vae_lab.runs.files import locked
+from vae_lab.runs.metrics_file import MetricsFile
+from vae_lab.training.module import LitVAE
+from vae_lab.training.train import train
 
 pytestmark = pytest.mark.fault
 NOBODY = 65534
@@ -178,7 +178,7 @@ ls -A disk/run/checkpoints
 "$python" -c "
 from pathlib import Path
 from vae_lab.__main__ import main
-from vae_lab.checkpoint_files import DurableCheckpointIO, load_checkpoint
+from vae_lab.runs.checkpoints import DurableCheckpointIO, load_checkpoint
 print('step', load_checkpoint(Path('disk/run/checkpoints/last.ckpt'))['global_step'])"
 rm disk/filler
 run resume=disk/run trainer.max_epochs=3

@@ -19,12 +19,11 @@ from bad_server import serving
 from forks import fork, wait
 from torchvision import datasets as torchvision_datasets
 
-from vae_lab import downloads
-from vae_lab.datasets import CIFAR10
-from vae_lab.downloads import download, one_downloader
+from vae_lab.data import standard as downloads
+from vae_lab.data.standard import CIFAR10, download, one_downloader
 from vae_lab.errors import DataError, RunError
-from vae_lab.lock import locked
-from vae_lab.train import train
+from vae_lab.runs.files import locked
+from vae_lab.training.train import train
 
 pytestmark = pytest.mark.fault
 

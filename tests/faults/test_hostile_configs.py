@@ -19,10 +19,15 @@ OBJECTS = (
     *("loss.likelihood", "posterior", "optimizer", "objective"),
 )
 ALIASES = (
-    *("hostile_module.Thing", "logging.os.system", "vae_lab.runs.os.system", "torch.optim.adam.torch.load"),
+    *("hostile_module.Thing", "logging.os.system", "vae_lab.runs.folder.os.system", "torch.optim.adam.torch.load"),
     *("lightning.pytorch.callbacks.LambdaCallback", "lightning.pytorch.callbacks.OnExceptionCheckpoint"),
     *("lightning.pytorch.loggers.WandbLogger", "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint"),
-    *("vae_lab.runs.MetricsFile", "vae_lab.trackers.WandbProcess", "torch.optim.Optimizer", "builtins.open"),
+    *(
+        "vae_lab.runs.metrics_file.MetricsFile",
+        "vae_lab.loggers.wandb.WandbProcess",
+        "torch.optim.Optimizer",
+        "builtins.open",
+    ),
 )
 
 
@@ -50,10 +55,10 @@ def test_g3_a_class_that_calls_or_writes_what_it_is_told_is_refused_under_every_
 
 
 HIDDEN = {
-    "nested": "{_target_: vae_lab.progress.Progress, x: {y: [{_target_: hostile_module.Thing}]}}",
+    "nested": "{_target_: vae_lab.training.progress.Progress, x: {y: [{_target_: hostile_module.Thing}]}}",
     "partial": "{_target_: hostile_module.Thing, _partial_: true}",
-    "arguments": "{_target_: vae_lab.progress.Progress, _args_: [{_target_: hostile_module.Thing}]}",
-    "not recursive": "{_target_: vae_lab.progress.Progress, _recursive_: false, x: {_target_: hostile_module.Thing}}",
+    "arguments": "{_target_: vae_lab.training.progress.Progress, _args_: [{_target_: hostile_module.Thing}]}",
+    "not recursive": "{_target_: vae_lab.training.progress.Progress, _recursive_: false, x: {_target_: hostile_module.Thing}}",
     "not converted": "{_target_: hostile_module.Thing, _convert_: none}",
     "interpolated": "{name: hostile_module.Thing, x: {_target_: '${callbacks.guest.name}'}}",
     "from the environment": "{_target_: '${oc.env:HOSTILE}'}",
@@ -273,8 +278,8 @@ def test_g3_a_saved_run_dir_does_not_say_where_a_resumed_run_writes(run_dir, tmp
 
 
 LOGGERS = {
-    "vae_lab.copies.CsvTracker": ["save_dir: ELSEWHERE", "save_dir: ../elsewhere"],
-    "vae_lab.copies.TensorBoardTracker": ["save_dir: ELSEWHERE"],
+    "vae_lab.loggers.copies.CsvTracker": ["save_dir: ELSEWHERE", "save_dir: ../elsewhere"],
+    "vae_lab.loggers.copies.TensorBoardTracker": ["save_dir: ELSEWHERE"],
     "lightning.pytorch.loggers.CSVLogger": [
         "save_dir: ELSEWHERE",
         "save_dir: '${run_dir}', name: ../../elsewhere",

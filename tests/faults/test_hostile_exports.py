@@ -12,11 +12,11 @@ import torch
 from strangers import Payload
 
 import vae_lab
-from vae_lab.bundle import content_sha256
 from vae_lab.errors import RunError
-from vae_lab.evaluation import evaluate_runs
-from vae_lab.export import export
-from vae_lab.record import parameters_sha256
+from vae_lab.evaluation.evaluate import evaluate_runs
+from vae_lab.runs.bundle import content_sha256
+from vae_lab.runs.export import export
+from vae_lab.runs.result import parameters_sha256
 
 pytestmark = pytest.mark.fault
 

@@ -16,13 +16,12 @@ from command import EVERYTHING, finish, message, record, start, status, wait_unt
 from forks import fork, train_in_fork, wait
 
 import vae_lab
-from vae_lab.checkpoint_files import DurableCheckpointIO, load_checkpoint
-from vae_lab.checkpoints import Checkpoints
-from vae_lab.durable import is_alive
 from vae_lab.errors import RunError
-from vae_lab.module import LitVAE
-from vae_lab.preemption import SAME_REQUEST
-from vae_lab.train import train
+from vae_lab.runs.checkpoints import Checkpoints, DurableCheckpointIO, load_checkpoint
+from vae_lab.runs.files import is_alive
+from vae_lab.runs.preemption import SAME_REQUEST
+from vae_lab.training.module import LitVAE
+from vae_lab.training.train import train
 
 pytestmark = pytest.mark.fault
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -64,7 +63,7 @@ def send(*numbers: int):
 
 
 MOMENTS = {
-    "while the data is read": ("vae_lab.data.ImageData", "setup", 0),
+    "while the data is read": ("vae_lab.data.batches.ImageData", "setup", 0),
     "before the first checkpoint": (LitVAE, "on_fit_start", 0),
     "in the first batch": (LitVAE, "training_step", 0),
     "within an epoch": (LitVAE, "training_step", 13),
@@ -77,7 +76,7 @@ MOMENTS = {
     "between the bytes and the name of a checkpoint": (os, "replace", 11),
     "while bytes go to the disk": (os, "fsync", 17),
     "at the very end": (Checkpoints, "on_train_end", 0),
-    "before the result is written": ("vae_lab.runs.Run", "write_result", 0),
+    "before the result is written": ("vae_lab.runs.folder.Run", "write_result", 0),
 }
 
 

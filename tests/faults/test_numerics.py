@@ -7,12 +7,12 @@ import pytest
 import torch
 from command import message, status, vae_lab
 
-from vae_lab.checkpoint_files import load_checkpoint
 from vae_lab.errors import NumericsError, OutOfMemoryError
-from vae_lab.module import LitVAE
-from vae_lab.objectives import ELBO
-from vae_lab.posteriors import Gaussian
-from vae_lab.train import train
+from vae_lab.models.posteriors import Gaussian
+from vae_lab.objectives.elbo import ELBO
+from vae_lab.runs.checkpoints import load_checkpoint
+from vae_lab.training.module import LitVAE
+from vae_lab.training.train import train
 
 pytestmark = pytest.mark.fault
 

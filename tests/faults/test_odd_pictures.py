@@ -15,8 +15,8 @@ import torch
 from handmade import bmp, gif, png, png_chunk, tiff, webp
 from PIL import Image, ImageCms
 
+from vae_lab.data.decoding import MAX_PIXELS, decode
 from vae_lab.errors import DataError
-from vae_lab.images import MAX_PIXELS, decode
 
 pytestmark = pytest.mark.fault
 

@@ -37,7 +37,7 @@ class Bad(nn.Sequential):
 BAD_MODEL = """
 ends: well
 encoder: {_target_: bad.Bad, ends: "${model.ends}"}
-decoder: {_target_: vae_lab.networks.mlp.MLPDecoder, hidden_dims: [8], activation: relu}
+decoder: {_target_: vae_lab.models.networks.mlp.MLPDecoder, hidden_dims: [8], activation: relu}
 """
 
 

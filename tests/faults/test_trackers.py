@@ -21,10 +21,10 @@ from lightning.pytorch.loggers import CSVLogger
 from tracking import CONFIG, KEY, METRICS, alone, go_online, history, log_run, parts, read_back, said, tracker
 from wandb_server import WandbServer
 
-from vae_lab import wandb_process
-from vae_lab.module import LitVAE
-from vae_lab.trackers import WandbTracker
-from vae_lab.train import train
+from vae_lab.loggers import wandb_process
+from vae_lab.loggers.wandb import WandbTracker
+from vae_lab.training.module import LitVAE
+from vae_lab.training.train import train
 
 pytestmark = pytest.mark.fault
 
@@ -482,7 +482,7 @@ mount -t tmpfs -o size=128k tmpfs run/wandb
 import logging
 from pathlib import Path
 from tracking import log_run
-from vae_lab import wandb_process
+from vae_lab.loggers import wandb_process
 logging.basicConfig(level=logging.INFO)
 wandb_process.FINISH_TIMEOUT = 100
 log_run(Path('run'), metrics=[(step, {'loss': step / 7, 'kl': step / 3}) for step in range(3000)])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vae_lab.datasets import MNIST
+from vae_lab.data.standard import MNIST
 
 NUM_TRAIN, NUM_TEST = 40, 20
 
@@ -31,7 +31,7 @@ PIXELS = torch.frombuffer(bytearray(IMAGES), dtype=torch.uint8).view(-1, 1, 28, 
 def expect(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make these the files that are known as MNIST."""
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
-    monkeypatch.setattr("vae_lab.datasets.MNIST_FILES", checksums)
+    monkeypatch.setattr("vae_lab.data.standard.MNIST_FILES", checksums)
 
 
 def read(root: Path) -> torch.Tensor:

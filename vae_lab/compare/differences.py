@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from vae_lab.compare.found import LOADER, Entry
-from vae_lab.resume import OWN, leaves
-from vae_lab.suggestions import did_you_mean
+from vae_lab.config.explain import did_you_mean
+from vae_lab.runs.resume import OWN, leaves
 from vae_lab.sweep.identity import is_free
 
 ABSENT = "–"

@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from vae_lab.durable import is_alive, read_json
+from vae_lab.config.saved import MAX_BYTES, check_yaml, saved_config
 from vae_lab.errors import RunError
-from vae_lab.resume import leaves
-from vae_lab.saved_config import MAX_BYTES, check_yaml, saved_config
+from vae_lab.runs.files import is_alive, read_json
+from vae_lab.runs.resume import leaves
 from vae_lab.sweep.journal import JOURNAL
 
 STATES = ("completed", "running", "preempted", "interrupted", "failed")

@@ -18,14 +18,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from vae_lab.build import build_data
 from vae_lab.compare.found import Entry, visible
 from vae_lab.compare.groups import Group, first_run
 from vae_lab.compare.yardsticks import yardstick
-from vae_lab.downloads import no_downloads
-from vae_lab.gallery import fixed_latents
-from vae_lab.trained import load_run
-from vae_lab.vae import VAE
+from vae_lab.data.standard import no_downloads
+from vae_lab.evaluation.gallery import fixed_latents
+from vae_lab.models.vae import VAE
+from vae_lab.runs.trained import load_run
+from vae_lab.training.build import build_data
 
 SIZES = {32: 18, 64: 14, 1024: 8}  # images in a strip, by the largest height
 MAX_SIZE = 128  # pixels; larger images are shrunk to it

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from vae_lab.compare.found import Entry, numbers, visible
+from vae_lab.config.secrets import redact
 from vae_lab.errors import RunError
-from vae_lab.resume import leaves
-from vae_lab.secrets import redact
-from vae_lab.wandb_process import obstacle
+from vae_lab.loggers.wandb_process import obstacle
+from vae_lab.runs.resume import leaves
 
 KEY_SECONDS = 15.0  # to look for an API key
 

@@ -20,7 +20,7 @@ from vae_lab.compare.effects import effects, parallel
 from vae_lab.compare.planes import costs, plane
 from vae_lab.compare.ranking import ranking, unfinished
 from vae_lab.compare.table import conclusion, describe, method
-from vae_lab.durable import durable_open
+from vae_lab.runs.files import durable_open
 
 HERE = Path(__file__).parent
 MAX_COLUMNS = 40  # groups side by side in the differences

@@ -19,7 +19,7 @@ from vae_lab.compare.groups import Group
 from vae_lab.compare.statistics import Spread
 from vae_lab.compare.svg import cut
 from vae_lab.compare.yardsticks import UNITS, base, has_better
-from vae_lab.durable import durable_open
+from vae_lab.runs.files import durable_open
 
 MAX_ROWS = 40  # groups in the terminal
 MAX_CLASSES = 3  # of groups that can be compared, in the conclusion

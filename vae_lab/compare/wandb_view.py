@@ -8,8 +8,8 @@ from vae_lab.compare.differences import as_text
 from vae_lab.compare.found import visible
 from vae_lab.compare.online import connect, split_place
 from vae_lab.compare.yardsticks import base
+from vae_lab.config.secrets import redact
 from vae_lab.errors import RunError
-from vae_lab.secrets import redact
 
 PLANES = (("val/kl", "val/reconstruction"), ("val/kl", "val/mse"))
 

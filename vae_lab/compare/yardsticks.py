@@ -11,14 +11,14 @@ from typing import Any
 
 from vae_lab.compare.differences import ABSENT, as_text
 from vae_lab.compare.found import Entry
-from vae_lab.result import UNITS as RESULT_UNITS
+from vae_lab.runs.result import UNITS as RESULT_UNITS
 
 HIGHER = ("elbo", "images_per_second")  # is better
 LOWER = ("loss", "mse", "nll", "reconstruction", "train_seconds", "clamped")  # is better
 IN_NATS = ("loss", "elbo", "reconstruction", "nll")  # of an image given the likelihood
 OF_IMAGES = ("mse", "kl", "active_units", "clamped")
 WEIGHTS = ("loss.KLD_weight", "loss.free_bits", "loss.warmup_steps")
-MEASURES = {"vae_lab.likelihoods.Gaussian": "density", "vae_lab.likelihoods.Bernoulli": "probability"}
+MEASURES = {"vae_lab.models.likelihoods.Gaussian": "density", "vae_lab.models.likelihoods.Bernoulli": "probability"}
 # Of the dataset: what does not decide which images are measured.
 NOT_OF_IMAGES = ("dataset.batch_size", "dataset.num_workers", "dataset.flip", "dataset.root", "dataset.source.root")
 UNITS = {**RESULT_UNITS, "nll": "nats per image", "parameters": "parameters"}

@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
 from vae_lab.errors import RunError
-from vae_lab.resume import quote
+from vae_lab.runs.resume import quote
 from vae_lab.sweep.identity import is_free
 from vae_lab.sweep.journal import JOURNAL, read_journal
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.names import folder_name
-from vae_lab.resume import leaves
+from vae_lab.runs.folder import folder_name
+from vae_lab.runs.resume import leaves
 
 # Of a start and of a machine: the trained model does not depend on them.
 FREE = (

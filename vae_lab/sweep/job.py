@@ -10,11 +10,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.durable import read_json, write_json
+from vae_lab.config.saved import load_saved
 from vae_lab.errors import RunError
-from vae_lab.lock import locked
-from vae_lab.resume import has_limits_of
-from vae_lab.saved_config import load_saved
+from vae_lab.runs.files import locked, read_json, write_json
+from vae_lab.runs.resume import has_limits_of
 
 TAIL = 8192  # bytes of a file that are read for its last lines
 OUTPUT = "output.log"  # what a job printed

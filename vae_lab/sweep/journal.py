@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from vae_lab.durable import cannot_write
+from vae_lab.config.secrets import redact
 from vae_lab.errors import RunError
-from vae_lab.secrets import redact
+from vae_lab.runs.files import cannot_write
 
 JOURNAL = "sweep.jsonl"
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 
-from vae_lab.signals import SIGNALS
+from vae_lab.runs.signals import SIGNALS
 from vae_lab.sweep.arguments import flags
 from vae_lab.sweep.job import Job
 from vae_lab.sweep.slots import Slot
@@ -17,9 +17,21 @@ from vae_lab.sweep.worker import work
 
 # Imported once, before any job starts. Nothing in it may start threads or touch a GPU: a fork would not survive that.
 PRELOADED = [
-    *("vae_lab.__main__", "vae_lab.train", "vae_lab.sweep.worker", "vae_lab.gallery", "vae_lab.progress"),
-    *("vae_lab.datasets", "sklearn.datasets", "vae_lab.networks.mlp", "vae_lab.networks.conv", "vae_lab.posteriors"),
-    *("vae_lab.likelihoods", "vae_lab.objectives"),
+    *(
+        "vae_lab.__main__",
+        "vae_lab.training.train",
+        "vae_lab.sweep.worker",
+        "vae_lab.evaluation.gallery",
+        "vae_lab.training.progress",
+    ),
+    *(
+        "vae_lab.data.standard",
+        "sklearn.datasets",
+        "vae_lab.models.networks.mlp",
+        "vae_lab.models.networks.conv",
+        "vae_lab.models.posteriors",
+    ),
+    *("vae_lab.models.likelihoods", "vae_lab.objectives.elbo"),
 ]
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override, Transformer
 
+from vae_lab.config.secrets import redact
 from vae_lab.errors import RunError
-from vae_lab.secrets import redact
 
 STORAGE = "VAE_LAB_STUDY"  # the variable in which a trial finds its study; a URL may hold a password
 IN_FOLDER = (None, "journal", "sqlite")  # storages that are files in the sweep's folder

@@ -16,10 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
 from omegaconf import DictConfig, open_dict
 
-from vae_lab.lock import wait_for
-from vae_lab.resume import continue_if_begun
-from vae_lab.secrets import print_redacted
-from vae_lab.signals import SIGNALS
+from vae_lab.config.secrets import print_redacted
+from vae_lab.runs.files import wait_for
+from vae_lab.runs.resume import continue_if_begun
+from vae_lab.runs.signals import SIGNALS
 from vae_lab.sweep.job import OUTPUT
 
 # How long a job waits for its process of a sweep that was killed, which may still be saving.
@@ -38,8 +38,8 @@ def work(config: DictConfig, arguments: list[str], threads: int, device: str | N
     import torch
 
     from vae_lab.__main__ import one_line_errors
-    from vae_lab.preemption import Preemption
-    from vae_lab.train import train
+    from vae_lab.runs.preemption import Preemption
+    from vae_lab.training.train import train
 
     folder = Path(config.hydra.runtime.output_dir)
     os.setpgid(0, 0)  # Ctrl-C is for the sweep, which passes it on

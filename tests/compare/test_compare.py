@@ -1,0 +1,779 @@
+"""Comparisons: means by hand, differences that are more than chance, and nothing compared that cannot be."""
+
+import csv
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from compared import CONV, GAUSSIAN, write_run, write_sweep
+from scipy import stats
+from tracking import alone, go_online
+from wandb_server import WandbServer
+
+from vae_lab.__main__ import CONF
+from vae_lab.compare.command import DEFAULTS, USAGE, compare_runs, default_out, plain
+from vae_lab.compare.comparison import compare
+from vae_lab.compare.found import find_runs
+from vae_lab.compare.images import draw_groups
+from vae_lab.compare.online import online_runs, read_online
+from vae_lab.compare.planes import pareto
+from vae_lab.compare.report import page
+from vae_lab.compare.statistics import adjust, difference, smallest_p_values, spread
+from vae_lab.compare.svg import outline, steps, tick_texts
+from vae_lab.compare.table import describe, format_n, harmless, write_csv, write_markdown
+from vae_lab.compare.wandb_view import save_view
+from vae_lab.errors import RunError
+from vae_lab.training.train import train
+
+SETTINGS = {"by": [], "metrics": [], "sort": None, "spread": "sd"}
+
+
+def comparison(*folders: Path, **settings):
+    entries, notes = find_runs(list(folders))
+    return compare("title", entries, SETTINGS | settings, CONF, notes)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Path:
+    return write_sweep(tmp_path_factory.mktemp("compare") / "sweep")
+
+
+# statistics
+
+
+def test_mean_and_deviations_are_those_of_the_textbook():
+    values = [1.0, 2.0, 6.0]
+    found = spread(values)
+    assert found.mean == pytest.approx(3)
+    assert found.sd == pytest.approx(math.sqrt(((1 - 3) ** 2 + (2 - 3) ** 2 + (6 - 3) ** 2) / 2))
+    low, high = stats.t.interval(0.95, 2, 3, stats.sem(values))
+    assert (found.mean - found.ci, found.mean + found.ci) == pytest.approx((low, high))
+    assert math.isnan(spread([4.0]).sd)
+    assert math.isnan(spread([]).mean)
+
+
+def of_seeds(values: dict) -> dict:
+    """The values of runs by their seed, of groups that pool nothing."""
+    return {(seed,): value for seed, value in values.items()}
+
+
+def test_runs_with_the_same_seed_are_paired():
+    first, second = of_seeds({0: 1.0, 1: 5.0, 2: 9.0, 7: 100.0}), of_seeds({2: 8.1, 1: 4.0, 0: 0.2})
+    found, expected = difference(first, second), stats.ttest_rel([1, 5, 9], [0.2, 4, 8.1])
+    assert (found.is_paired, found.n) == (True, 3)
+    assert (found.mean, found.p) == pytest.approx((0.9, expected.pvalue))
+    low, high = expected.confidence_interval(0.95)
+    assert (found.mean - found.ci, found.mean + found.ci) == pytest.approx((low, high))
+
+
+def test_runs_without_shared_seeds_are_compared_by_their_means():
+    first, second = of_seeds({0: 1.0, 1: 2.0, 2: 4.0}), of_seeds({3: 6.0, 4: 9.0, 5: 8.0, 0: 7.0})
+    found, expected = difference(first, second), stats.ttest_ind([1, 2, 4], [6, 9, 8, 7], equal_var=False)
+    assert not found.is_paired
+    assert (found.p, found.ci) == pytest.approx((expected.pvalue, np.ptp(expected.confidence_interval(0.95)) / 2))
+
+
+def test_two_seeds_are_not_tested():
+    found = difference(of_seeds({0: 1.0, 1: 1.0}), of_seeds({0: 2.0, 1: 2.0}))
+    assert math.isnan(found.p)
+    assert not found.is_distinct
+
+
+def test_exactly_equal_differences_are_certain_and_equal_runs_are_equal():
+    first = of_seeds({0: 1.0, 1: 2.0, 2: 3.0})
+    assert difference(first, of_seeds({0: 0.5, 1: 1.5, 2: 2.5})).p == 0
+    assert difference(first, first).p == 1
+
+
+def test_pooled_runs_are_subtracted_with_the_same_settings_and_averaged_within_each_seed():
+    first = {(0, "a"): 1.0, (0, "b"): 9.0, (1, "a"): 2.0, (1, "b"): 8.0, (2, "a"): 3.0, (3, "c"): 50.0}
+    second = {(0, "a"): 0.0, (0, "b"): 6.0, (1, "a"): 1.5, (1, "b"): 6.5, (2, "a"): 1.0, (2, "b"): 90.0}
+    found, expected = difference(first, second), stats.ttest_1samp([2, 1, 2], 0)
+    assert (found.is_paired, found.n) == (True, 3)
+    assert (found.mean, found.p) == pytest.approx((5 / 3, expected.pvalue))
+    assert math.isnan(difference({(0, i): 1.0 for i in range(9)}, {(0, i): 2.0 for i in range(9)}).p)
+
+
+def test_seeds_that_are_not_shared_are_tested_by_their_means_where_they_pool_the_same_settings():
+    first = {(seed, key): seed + value for seed in (0, 1, 2) for key, value in (("a", 0.0), ("b", 10.0))}
+    second = {(seed, key): seed + value for seed in (5, 6, 8) for key, value in (("a", 1.0), ("b", 11.0))}
+    found, expected = difference(first, second), stats.ttest_ind([5, 6, 7], [11, 12, 14], equal_var=False)
+    assert (found.is_paired, found.n, found.p) == (False, 3, pytest.approx(expected.pvalue))
+    for other in (
+        {unit: v for unit, v in second.items() if unit != (5, "b")},
+        {(s, "c"): v for (s, _), v in second.items()},
+    ):
+        assert math.isnan(difference(first, other).p)
+
+
+def test_one_comparison_needs_no_adjustment():
+    assert adjust([0.03], 3) == [0.03]
+
+
+def test_adjusted_p_values_are_larger_than_holms_for_the_same_comparisons():
+    """Because the best was chosen; and they keep the order, and step down after each that is different."""
+    p_values = [0.0002, 0.004, 0.02, 0.4]
+    adjusted = adjust(p_values, 5)
+    assert adjusted == sorted(adjusted)
+    assert all(new > min(1, (4 - i) * p) * 0.9 for i, (p, new) in enumerate(zip(p_values, adjusted, strict=True)))
+    assert adjust(p_values[::-1], 5) == adjusted[::-1]
+    assert adjust([0.0001, 0.02], 5)[1] == 0.02  # the other is known to be different: one comparison is left
+
+
+def test_equal_configurations_are_called_different_in_one_of_twenty_experiments():
+    random = np.random.default_rng(1)
+    for k, n, deviations in ((6, 3, np.ones(6)), (10, 5, np.ones(10)), (6, 3, np.geomspace(1, 10, 6))):
+        wrong = 0
+        for _ in range(1500):
+            runs = random.standard_normal((k, n)) * deviations[:, None] + random.standard_normal(n)
+            best = runs.mean(1).argmax()
+            differences = np.delete(runs[best] - runs, best, 0)
+            p_values = stats.ttest_1samp(differences, 0, axis=1).pvalue
+            wrong += min(adjust(list(p_values), n)) < 0.05
+        assert wrong / 1500 < 0.067, (k, n)  # three deviations above 0.05
+    assert np.quantile(smallest_p_values(12, 3), 0.05) == pytest.approx(0.0023, rel=0.2)  # Bonferroni's is 0.0045
+
+
+# finding and grouping
+
+
+def test_groups_are_what_differs_but_the_seed_with_means_by_hand(sweep):
+    found = comparison(sweep)
+    assert found.by == ["model", "loss"]
+    assert found.sort == "val/mse"
+    assert [group.label for group in found.groups[:2]] == ["conv, loss=bce", "conv, loss=mse"]
+    best = found.groups[0].spread("val/mse")
+    values = [0.025, 0.0251, 0.0254]
+    assert (best.n, best.mean, best.sd) == pytest.approx((3, np.mean(values), np.std(values, ddof=1)))
+
+
+def test_unfinished_runs_are_in_no_mean_and_are_listed(sweep, capsys):
+    found = comparison(sweep)
+    group = next(group for group in found.groups if group.label == "conv, loss=mse")
+    assert group.values("val/mse") == {("0",): pytest.approx(0.027)}
+    assert describe(found) == "12 runs in 4 groups: 10 completed, 1 failed, 1 running"
+    assert [(entry.state, entry.name) for entry in found.unfinished] == [
+        ("failed", "conv,mse,2"), ("running", "conv,mse,1"),
+    ]  # fmt: skip
+    compare_runs([str(sweep), "images=false", f"out={sweep.parent / 'out'}"], CONF)
+    printed = " ".join(capsys.readouterr().out.split())  # however wide the terminal is
+    assert "ran out of <b>luck</b>" in printed
+    assert "The sweep sweep is not at its end: jobs that have not started are not counted." in printed
+    assert "1 of 3" in printed
+
+
+def test_nothing_is_said_of_the_jobs_of_a_sweep_whose_runs_are_at_their_end(tmp_path):
+    """However many jobs the journal counts: some may be the same twice, or belong to an earlier command."""
+    write_run(tmp_path / "tw" / "a", 0)
+    write_run(tmp_path / "tw" / "b", 1, state="failed", reason="no")
+    (tmp_path / "tw" / "sweep.jsonl").write_text('{"event": "sweep", "jobs": 4}\n')
+    assert find_runs([tmp_path])[1] == []
+    write_run(tmp_path / "tw" / "c", 2, state="preempted")
+    assert len(find_runs([tmp_path, tmp_path / "tw"])[1]) == 1
+
+
+def test_runs_that_a_pruner_may_have_ended_are_named(tmp_path):
+    for trial, limit in enumerate((3, 5, 9, None, "x", -1)):
+        changes = {"callbacks.pruning.trial": trial, "trainer.max_epochs": limit}
+        write_run(tmp_path / f"r{trial}", trial, -100 - trial, changes=changes)
+    write_run(tmp_path / "alone", 7, trainer__max_epochs=9)
+    notes = comparison(tmp_path).notes
+    assert any("in a search with a pruner: 2. Their" in note for note in notes)
+
+
+def test_the_number_of_a_trial_is_no_setting(tmp_path):
+    for trial in range(4):
+        changes = {"callbacks.pruning._target_": "vae_lab.sweep.pruning.Pruning", "callbacks.pruning.trial": trial}
+        write_run(tmp_path / f"r{trial}", trial % 2, -100 - trial, latent_dim=2 + trial // 2, changes=changes)
+    found = comparison(tmp_path)
+    assert found.differing == ["latent_dim"]
+    assert [len(group.runs) for group in found.groups] == [2, 2]
+
+
+def test_a_group_without_completed_runs_is_marked_and_comes_last(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / f"a{seed}", seed, -100, 0.02)
+        write_run(tmp_path / f"b{seed}", seed, -50, 0.01, state="running", latent_dim=9)
+    found = comparison(tmp_path)
+    last = found.groups[-1]
+    assert (last.settings, last.verdict) == ({"latent_dim": "9"}, "3 running")
+    write_markdown(found, tmp_path / "report.md")
+    assert "(−50 so far)" in (tmp_path / "report.md").read_text()
+
+
+def test_a_sweep_that_has_just_begun_has_a_report(tmp_path):
+    write_run(tmp_path / "a", 0, -100.5, 0.0212, state="running", latent_dim=2)
+    (write_run(tmp_path / "b", 0, state="running", latent_dim=4) / "metrics.jsonl").unlink()
+    found = comparison(tmp_path)
+    assert (found.sort, [group.verdict for group in found.groups]) == ("val/elbo", ["1 running", "1 running"])
+    write_markdown(found, tmp_path / "report.md")
+    assert "(0.02120 so far)" in (tmp_path / "report.md").read_text()
+    html = page(found)
+    assert "No run has been completed yet." in html
+    assert 'id="curves"' in html
+    for path in tmp_path.glob("*/metrics.jsonl"):
+        path.unlink()
+    assert comparison(tmp_path).sort == ""
+    page(comparison(tmp_path))
+
+
+def test_settings_that_follow_from_an_option_or_copy_another_are_no_columns(tmp_path):
+    def write(name: str, latent_dim: int, changes: dict) -> None:
+        write_run(
+            tmp_path / name, latent_dim=latent_dim, changes={"optimizer.copy": latent_dim, "run_name": name} | changes
+        )
+
+    write("a", 2, {})
+    write("b", 2, CONV | {"model.hidden_dims": [32], "model.strides": [2]})
+    write("c", 4, {"loss.KLD_weight": 1, "trainer.accelerator": "gpu"})
+    assert comparison(tmp_path).by == ["model", "latent_dim"]
+    write("d", 2, {"model.hidden_dims": [64]})
+    assert comparison(tmp_path).by == ["model", "latent_dim", "model.hidden_dims"]
+
+
+def test_a_callback_is_a_column_named_by_its_class(tmp_path):
+    checkpoints = {"_target_": "vae_lab.runs.checkpoints.Checkpoints", "monitor": "val/loss", "mode": "min"}
+    stopping = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss", "patience": 5}
+    default = {f"callbacks.checkpoints.{key}": value for key, value in checkpoints.items()}
+    gallery = {"callbacks.gallery._target_": "vae_lab.evaluation.gallery.Gallery", "callbacks.gallery.num_images": 64}
+    early = {f"callbacks.early_stopping.{key}": value for key, value in stopping.items()}
+    write_run(tmp_path / "none")
+    write_run(tmp_path / "default", changes=default | gallery)
+    assert comparison(tmp_path).by == ["callbacks.checkpoints"]  # without it, values are the last ones
+    write_run(tmp_path / "early", changes=default | early)
+    found = comparison(tmp_path)
+    assert found.by == ["callbacks.checkpoints", "callbacks.early_stopping"]
+    assert {group.settings["callbacks.early_stopping"] for group in found.groups} == {"EarlyStopping", "–"}
+    write_run(tmp_path / "patient", changes=default | early | {"callbacks.early_stopping.patience": 9})
+    write_run(tmp_path / "other", changes=default | {"callbacks.checkpoints.monitor": "val/mse"})
+    assert set(comparison(tmp_path).by) >= {"callbacks.early_stopping.patience", "callbacks.checkpoints.monitor"}
+
+
+def test_settings_that_differ_only_together_are_said_to(tmp_path):
+    write_run(tmp_path / "a", latent_dim=2, optimizer__lr=1.0)
+    write_run(tmp_path / "b", latent_dim=4, optimizer__lr=2.0)
+    write_run(tmp_path / "c", latent_dim=8, optimizer__lr=2.0)
+    found = comparison(tmp_path)
+    assert (found.by, found.keys) == (["latent_dim", "optimizer.lr"], ["latent_dim"])
+    assert found.groups[0].label == "latent_dim=2"
+    assert any(note.startswith("optimizer.lr differs only together with latent_dim") for note in found.notes)
+    assert comparison(tmp_path, by=["latent_dim", "lr"]).keys == ["latent_dim", "optimizer.lr"]
+
+
+def write_pool(folder: Path, seeds: range) -> None:
+    """Write runs of two weights, the second a little worse, each with some latent dimensions that do much more."""
+    for seed in seeds:
+        for latent_dim in (2, 4, 8, 16):
+            for weight, gain in ((1, 0), (2, -1)):
+                elbo = -100 + 5 * latent_dim + gain + 0.01 * (seed + latent_dim) * weight
+                write_run(folder / f"{seed},{latent_dim},{weight}", seed, elbo, latent_dim=latent_dim,
+                          loss__KLD_weight=weight)  # fmt: skip
+
+
+def test_pooled_settings_pair_the_runs_and_are_named(tmp_path):
+    write_pool(tmp_path, range(3))
+    found = comparison(tmp_path, by=["KLD_weight"])
+    assert found.by == ["loss.KLD_weight"]
+    first, second = found.groups
+    assert (second.difference.n, second.difference.is_paired, second.verdict) == (3, True, "worse")
+    assert (first.spread("val/elbo").n, len(first.values("val/elbo")), format_n(first, "val/elbo")) == (3, 12, "3")
+    means = [np.mean([-100 + 5 * k + 0.01 * (seed + k) for k in (2, 4, 8, 16)]) for seed in range(3)]
+    assert first.spread("val/elbo").sd == pytest.approx(np.std(means, ddof=1))
+    assert any("pool runs that differ in latent_dim. n counts seeds" in note for note in found.notes)
+    page(found)
+
+
+@pytest.mark.parametrize(("seeds", "verdict"), [(1, "not tested: a single seed"), (2, "not distinguishable (n=2)")])
+def test_pooled_settings_are_no_seeds(seeds, verdict, tmp_path):
+    write_pool(tmp_path, range(seeds))
+    found = comparison(tmp_path, by=["KLD_weight"])
+    assert found.groups[1].verdict == verdict
+    assert found.groups[0].verdict == ("best, of a single seed" if seeds == 1 else "best")
+    expected = "2 of 2 groups have a single seed" if seeds == 1 else "Differences are tested from 3 seeds on"
+    assert any(note.startswith(expected) for note in found.notes)
+
+
+def test_groups_that_pool_different_settings_are_not_tested(tmp_path):
+    for seed in range(3):
+        for weight, latent_dims in ((1, (2, 4)), (2, (8, 16))):
+            for latent_dim in latent_dims:
+                elbo = -100 - latent_dim - 0.1 * seed
+                run = tmp_path / f"{seed},{latent_dim}"
+                write_run(run, seed, elbo, latent_dim=latent_dim, loss__KLD_weight=weight)
+    found = comparison(tmp_path, by=["KLD_weight"])
+    assert [group.verdict for group in found.groups] == ["best", "not tested: they pool different settings"]
+
+
+def test_an_order_that_shared_runs_contradict_is_said_to(tmp_path):
+    for seed in range(3):
+        for latent_dim, elbo in ((2, -300), (4, -100)):
+            for weight in (1, 2):
+                if (weight, latent_dim) != (1, 2):  # where all are bad, and the other is better
+                    run = tmp_path / f"{seed},{latent_dim},{weight}"
+                    value = elbo + weight + 0.01 * seed * weight
+                    write_run(run, seed, value, latent_dim=latent_dim, loss__KLD_weight=weight)
+    found = comparison(tmp_path, by=["KLD_weight"])
+    assert [group.verdict for group in found.groups] == ["best", "better in the runs they share"]
+
+
+def test_the_same_run_twice_counts_once_and_repeats_of_a_seed_are_one(tmp_path):
+    write_run(tmp_path / "a" / "run", 0, -100)
+    write_run(tmp_path / "b" / "run", 0, -102)
+    assert len(find_runs([tmp_path, tmp_path / "a"])[0]) == 2
+    found = comparison(tmp_path / "a", tmp_path / "b")
+    assert found.groups[0].spread("val/elbo").n == 1
+    assert found.groups[0].spread("val/elbo").mean == -101
+    assert any("count as one" in note for note in found.notes)
+    assert len(comparison(tmp_path / "a", tmp_path / "b", by=["folder"]).groups) == 2
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "a: &a [1]\nb: *a\n", "!!python/object:os.system {}", "a: ${"])
+def test_a_damaged_run_is_a_failed_one(content, tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / ".hydra" / "config.yaml").write_text(content)
+    write_run(tmp_path / "other")
+    found = comparison(tmp_path)
+    if content != "a: ${":
+        assert [entry.name for entry in found.unfinished] == ["run"]
+        assert found.unfinished[0].reason
+    page(found)
+
+
+def test_a_run_that_ended_before_its_config_was_written_is_listed(tmp_path):
+    write_run(tmp_path / "good")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "status.json").write_text('{"state": "failed", "reason": "killed by SIGSEGV"}')
+    found = comparison(tmp_path)
+    assert [(e.name, e.reason) for e in found.unfinished] == [("bad", "killed by SIGSEGV")]
+    assert len(found.groups) == 1
+
+
+def test_a_dead_process_does_not_run(tmp_path):
+    import socket
+
+    run = write_run(tmp_path / "run", state="running")
+    (run / ".lock").write_text(f"process 99999999 on {socket.gethostname()}\n")
+    assert find_runs([tmp_path])[0][0].state == "interrupted"
+    (run / ".lock").write_text("process 99999999 on elsewhere\n")
+    assert find_runs([tmp_path])[0][0].state == "running"
+
+
+def test_folders_without_runs_are_refused(tmp_path):
+    with pytest.raises(RunError, match="holds no run"):
+        find_runs([tmp_path])
+    with pytest.raises(RunError, match="is not a folder"):
+        find_runs([tmp_path / "nowhere"])
+
+
+# what can be compared
+
+
+def test_likelihoods_are_compared_by_mse_and_not_by_nats(sweep):
+    found = comparison(sweep)
+    assert set(found.apart) == {"val/elbo", "val/reconstruction"}
+    assert any("elbo, reconstruction, because they differ in the likelihood" in note for note in found.notes)
+    by_elbo = comparison(sweep, sort="elbo")
+    losses = [group.settings["loss"] for group in by_elbo.groups]
+    assert losses in (["bce", "bce", "mse", "mse"], ["mse", "mse", "bce", "bce"])
+    for first, second in (by_elbo.groups[:2], by_elbo.groups[2:]):
+        single = "" if first.spread("val/elbo").n > 1 else ", of a single seed"
+        assert first.verdict == f"best of its kind{single}"
+        assert second.difference.n == min(first.spread("val/elbo").n, second.spread("val/elbo").n)
+    assert "best" not in {group.verdict for group in by_elbo.groups}
+    assert "of those that can be compared with it" in page(by_elbo)
+
+
+def test_a_verdict_says_with_which_group_of_its_kind_it_was_compared(tmp_path, capsys):
+    for seed, noise in enumerate((0.0, 9.0, -5.0)):
+        for name, loss, offset in (("bce", {}, 0), ("mse", GAUSSIAN, -400)):
+            for latent_dim, elbo in ((2, noise), (4, noise - 1 + 0.01 * seed), (8, -1 - noise)):
+                changes = loss | {"latent_dim": latent_dim}
+                write_run(tmp_path / f"{name}{latent_dim}{seed}", seed, offset + elbo - 100, changes=changes)
+    found = comparison(tmp_path, sort="elbo")
+    verdicts = [
+        {group.settings["latent_dim"]: group.verdict for group in part} for part in (found.groups[:3], found.groups[3:])
+    ]
+    assert verdicts == [
+        {"2": "best of its kind", "4": f"worse than {n}", "8": f"not distinguishable from {n} (n=3)"} for n in (1, 4)
+    ]
+    write_markdown(found, tmp_path / "report.md")
+    for text in (page(found), (tmp_path / "report.md").read_text()):
+        assert "not distinguishable from 4 (n=3)" in text
+    compare_runs([str(tmp_path), "sort=elbo", "images=false", f"out={tmp_path / 'out'}"], CONF)
+    printed = capsys.readouterr().out
+    assert "against the best" in printed
+    assert "against 1" not in printed
+
+
+def test_a_mean_over_likelihoods_is_not_taken(sweep):
+    found = comparison(sweep, by=["model"], sort="elbo")
+    assert all(not group.values("val/elbo") and group.values("val/mse") for group in found.groups)
+    assert {group.verdict for group in found.groups} == {"pools runs that cannot be compared"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "elbo", "mse", "loss"),
+    [
+        ({"loss.KLD_weight": 4}, True, True, False),
+        ({"dataset.binarize": "dynamic"}, False, False, False),
+        ({"dataset.image_size": 16}, False, False, False),
+        ({"dataset.source._target_": "vae_lab.data.standard.MNIST"}, False, False, False),
+        ({"dataset.batch_size": 7, "latent_dim": 5}, True, True, True),
+        ({"loss.likelihood._target_": "mine.Laplace"}, False, True, False),
+        (GAUSSIAN, False, True, False),
+    ],
+)
+def test_what_has_the_same_yardstick(changes, elbo, mse, loss, tmp_path):
+    write_run(tmp_path / "a", changes={"dataset.batch_size": 128})
+    write_run(tmp_path / "b", changes={"dataset.batch_size": 128} | changes)
+    first, second = comparison(tmp_path).groups
+    for metric, expected in (("val/elbo", elbo), ("val/mse", mse), ("val/loss", loss), ("images_per_second", True)):
+        assert (first.yardstick(metric) == second.yardstick(metric)) is expected, metric
+
+
+def test_nothing_is_said_of_a_single_seed(tmp_path):
+    write_run(tmp_path / "a", elbo=-100, latent_dim=2)
+    write_run(tmp_path / "b", elbo=-90, latent_dim=4)
+    found = comparison(tmp_path)
+    assert [group.verdict for group in found.groups] == ["best, of a single seed", "not tested: a single seed"]
+    assert any("single seed" in note for note in found.notes)
+
+
+def test_noise_is_not_distinguishable_and_a_paired_shift_is(tmp_path):
+    for seed, noise in enumerate((0.0, 9.0, -5.0)):
+        write_run(tmp_path / f"a{seed}", seed, -100 + noise, latent_dim=2)
+        write_run(
+            tmp_path / f"b{seed}", seed, -101 + noise + 0.01 * seed, latent_dim=4
+        )  # always worse, by less than the noise
+        write_run(tmp_path / f"c{seed}", seed, -101 - noise, latent_dim=8)
+    verdicts = {group.settings["latent_dim"]: group.verdict for group in comparison(tmp_path).groups}
+    assert verdicts == {"2": "best", "4": "worse", "8": "not distinguishable (n=3)"}
+
+
+@pytest.mark.fault
+def test_nan_and_failed_runs_never_win(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / f"a{seed}", seed, -100 + seed, latent_dim=2)
+        write_run(tmp_path / f"b{seed}", seed, -10, latent_dim=4, state="failed", reason="no")
+        run = write_run(tmp_path / f"c{seed}", seed, -10, latent_dim=8)
+        (run / "result.json").write_text('{"val/elbo": NaN, "val/mse": Infinity}')
+    found = comparison(tmp_path)
+    assert [group.settings["latent_dim"] for group in found.groups] == ["2", "8", "4"]
+    assert [group.verdict for group in found.groups[1:]] == ["elbo is not finite", "3 failed"]
+    assert any("not finite in 3 completed runs" in note for note in found.notes)
+    page(found)
+
+
+def test_unknown_names_are_refused_with_what_is_near(sweep):
+    with pytest.raises(ValueError, match="mse"):
+        comparison(sweep, sort="msee")
+    with pytest.raises(ValueError, match="setting latnt_dim"):
+        comparison(sweep, by=["latnt_dim"])
+
+
+# tables
+
+
+def test_the_csv_has_a_row_for_every_run(sweep, tmp_path):
+    found = comparison(sweep)
+    write_csv(found, tmp_path / "report.csv")
+    with open(tmp_path / "report.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    row = next(row for row in rows if row["run"] == "conv,bce,1")
+    assert (row["group"], row["model"], row["loss"], row["seed"], row["state"]) == (
+        "1",
+        "conv",
+        "bce",
+        "1",
+        "completed",
+    )
+    assert float(row["val/mse"]) == pytest.approx(0.0251)
+    for text in ("=1+1", "-1+cmd|'x'!A0", "-a", "-", "+1", "@x"):
+        assert harmless(text) == f"'{text}"
+    for text in ("-1", "-0.5", "-1e-05", "a-1", "–"):
+        assert harmless(text) == text
+
+
+def test_the_markdown_is_one_table(sweep, tmp_path):
+    write_markdown(comparison(sweep), tmp_path / "report.md")
+    lines = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 4
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    assert "0.02517 ± 0.00021" in lines[2]
+
+
+def test_arguments_are_read_in_both_spellings(tmp_path):
+    assert plain(["a", "--sort", "val/mse", "--by=x,y", "--open", "--images", "false", "out=b"]) == [
+        "a", "sort=val/mse", "by=x,y", "open=true", "images=false", "out=b",
+    ]  # fmt: skip
+    for key in DEFAULTS:
+        assert f"  {key}=" in USAGE or f" {key}=" in USAGE, key
+    for wrong, right in ((["--sort"], "--sort"), (["--sort", "out=o3"], "--sort"), (["--by", "--open"], "--by")):
+        with pytest.raises(ValueError, match=f"{right} needs a value"):
+            plain(["a", *wrong])
+    assert plain(["--sort", "-val/mse", "--by", "a=b"]) == ["sort=-val/mse", "by=a=b"]
+    with pytest.raises(ValueError, match="sort must be METRIC or -METRIC"):
+        compare_runs([str(tmp_path), "sort=-"], CONF)
+    for wrong in (["--what"], ["x=1"], [], ["max_images=0", "a"], ["spread=x", "a"], ["sort=", "a"]):
+        with pytest.raises(ValueError, match=r"\w"):
+            compare_runs(wrong, CONF)
+    assert default_out([tmp_path], None) != default_out([tmp_path / "b"], None)
+    assert default_out([tmp_path], None).parent == Path("outputs/compare")
+
+
+def test_help_table_and_report_need_no_torch(sweep, tmp_path):
+    script = (
+        "import sys; from vae_lab.__main__ import compare\n"
+        f"for words in (['--help'], [{str(sweep)!r}, 'out={tmp_path}']):\n"
+        "    sys.argv = ['vae-lab-compare', *words]\n"
+        "    compare()\n"
+        "print('torch' in sys.modules, 'wandb' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.csv", "report.md"}
+
+
+# report
+
+
+def test_a_strangers_text_is_text(tmp_path):
+    evil = "<img src=x onerror=alert(1)>\"'&</script><script>alert(2)</script>"
+    for seed in range(3):
+        write_run(tmp_path / f"a{seed}", seed, note=evil, changes={"model.x<y": evil})
+        write_run(tmp_path / f"b{seed}", seed, note="b", changes={"model.x<y": "c"})
+    write_run(tmp_path / "c", 0, state="failed", reason=evil)
+    html = page(comparison(tmp_path, by=["note"]))
+    assert "<img src=x" not in html
+    assert html.count("<script") == 2  # the data and the script
+    assert html.count("</script>") == 2
+    assert "alert(1)&gt;" in html
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', html)[1]
+    assert evil in [name for mode in json.loads(data)["modes"].values() for name, *_ in mode]
+
+
+def is_plain(text: str) -> bool:
+    """Whether it holds no character that a terminal obeys; a line break is one of the table's own."""
+    return text.replace("\n", "").isprintable()
+
+
+def test_a_strangers_control_characters_are_shown_and_not_obeyed(tmp_path, capsys):
+    evil = "a\x1b]0;gone\x07\x1b[2J\x9b31m\r\x00\x7f\u202eb\u2028"
+    for number, note in enumerate((evil, evil + "c", [evil], {"x": evil})):
+        write_run(tmp_path / f"r{number}\x1b[2J", note=note, changes={"model.x\x1b[1m": number})
+    failed = write_run(tmp_path / "sweep\x1b[2J" / "f", state="interrupted", reason=evil)
+    (failed.parent / "sweep.jsonl").write_text('{"event": "sweep", "jobs": 9}\n')
+    result = tmp_path / "r0\x1b[2J" / "result.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | {f"val/{evil}": 1.0}))
+    out = tmp_path / "out"
+    compare_runs([str(tmp_path), "by=note", "images=false", f"out={out}"], CONF)
+    html = page(comparison(tmp_path))
+    for text in (capsys.readouterr().out, html, *(path.read_text() for path in out.iterdir())):
+        assert is_plain(text), re.search(r"[^\n]{0,40}[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e].{0,40}", text)
+    assert len(comparison(tmp_path, by=["note"]).groups) == 4  # escaped values stay different
+    entry = read_online(FakeRun(evil, "finished", -1.0), "me/project")
+    assert is_plain(f"{entry.name}{entry.location}{entry.settings['seed']}")
+
+
+def test_the_report_needs_no_network(sweep):
+    html = page(comparison(sweep))
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", html)
+    assert not re.findall(r"https?://|url\((?!#|'#)|@import", html)
+    for section in ("table", "unfinished", "curves", "plane", "effects", "parallel", "time", "config"):
+        assert f'<section id="{section}">' in html, section
+
+
+def test_the_browser_has_no_complaints(sweep, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    if not browser:
+        pytest.skip("there is no Chromium")
+    path = tmp_path / "report.html"
+    # Also that the script has run: it makes the buttons of the legend.
+    path.write_text(page(comparison(sweep)))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom",
+               f"--user-data-dir={tmp_path / 'profile'}"]  # fmt: skip
+    done = subprocess.run([browser, *options, path.as_uri()], capture_output=True, text=True, timeout=120, check=False)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    assert 'data-members="[' in done.stdout
+
+
+def test_a_single_run_has_a_report(tmp_path):
+    found = comparison(write_run(tmp_path / "run"))
+    assert 'id="curves"' in page(found)
+    assert 'id="effects"' not in page(found)
+
+
+def test_an_autoencoder_beside_a_vae_is_compared_by_mse(tmp_path):
+    for seed in range(3):
+        write_run(
+            tmp_path / f"a{seed}",
+            seed,
+            None,
+            0.01 + 0.001 * seed,
+            changes={"posterior._target_": "vae_lab.models.posteriors.Deterministic"},
+        )
+        write_run(
+            tmp_path / f"b{seed}",
+            seed,
+            -90,
+            0.02 - 0.001 * seed,
+            changes={"posterior._target_": "vae_lab.models.posteriors.Gaussian"},
+        )
+    found = comparison(tmp_path)
+    assert (found.by, found.sort) == (["posterior"], "val/mse")
+    assert found.groups[0].label == "deterministic"
+    page(found)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]), (-149, -98, ["−140", "−130", "−120", "−110", "−100"]),
+     (0.0201, 0.0399, ["0.025", "0.030", "0.035"]), (0, 41000, ["0", "10k", "20k", "30k", "40k"])],
+)  # fmt: skip
+def test_ticks_are_round(low, high, expected):
+    assert tick_texts(steps(low, high)) == expected
+
+
+def test_every_group_has_a_mark_that_can_be_drawn():
+    for shape in ("circle", "square", "triangle", "down", "diamond", "cross"):
+        assert re.fullmatch(r"M[-\d.e ]+(?:[La][-\d.e ]+)+Z", outline(shape, 10, 10, 4)), shape
+
+
+def test_no_point_is_better_in_both_than_one_of_the_pareto_front():
+    points = [(float(x), float(y)) for x, y in np.random.default_rng(0).random((50, 2))]
+    front = pareto(points)
+    for x, y in points:
+        is_beaten = any((a <= x and b < y) or (a < x and b <= y) for a, b in points)
+        assert is_beaten is ((x, y) not in front)
+
+
+# models and W&B
+
+
+def test_models_are_drawn_on_the_same_inputs_and_latents(config, tmp_path):
+    for latent_dim in (2, 3):
+        train(config(f"latent_dim={latent_dim}", "trainer.max_epochs=1", run_dir=f"runs/{latent_dim}"))
+    (tmp_path / "runs" / "3" / "checkpoints" / "best.ckpt").unlink()
+    shutil.copytree(tmp_path / "runs" / "2", tmp_path / "runs" / "4")
+    path = tmp_path / "runs" / "4" / ".hydra" / "config.yaml"
+    path.write_text(path.read_text().replace("latent_dim: 2", "latent_dim: 5"))  # does not fit its checkpoint
+    found = comparison(tmp_path / "runs")
+    gallery = draw_groups(found.groups, 12, None)
+    drawn = next(group.number for group in found.groups if group.settings["latent_dim"] == "2")
+    assert [number for number, *_ in gallery.strips["reconstructions"]] == [None, drawn]
+    assert (
+        [number for number, *_ in gallery.strips["samples"]]
+        == [number for number, *_ in gallery.strips["traversals"]]
+        == [drawn]
+    )
+    assert len(gallery.notes) == 1
+    assert "does not fit its config" in gallery.notes[0]
+    assert draw_groups(found.groups, 12, None).strips == gallery.strips
+    assert gallery.html() in page(found, gallery)
+
+
+def test_missing_images_are_said_and_nothing_is_downloaded(config, tmp_path, monkeypatch):
+    train(config("trainer.max_epochs=1"))
+    path = tmp_path / "run" / ".hydra" / "config.yaml"
+    path.write_text(
+        path.read_text()
+        .replace("datasets.Digits", "datasets.MNIST")
+        .replace("  fit: ${dataset.fit}", "  fit: ${dataset.fit}\n    root: nowhere")
+    )
+    monkeypatch.chdir(tmp_path)
+    gallery = draw_groups(comparison(tmp_path / "run").groups, 12, None)
+    assert "cannot be read" in gallery.notes[0]
+    assert "downloads nothing" in gallery.notes[0]
+    assert gallery.strips["samples"]
+    assert not gallery.strips["reconstructions"]
+
+
+class FakeRun:
+    """What `wandb.Api` gives, as far as it is used; checked against the library's documentation only."""
+
+    def __init__(self, seed, state, elbo):
+        self.name, self.url, self.state = f"run-{seed}", f"https://wandb.ai/me/project/runs/{seed}", state
+        self.config = {"seed": seed, "latent_dim": 2, "loss": {"KLD_weight": 1.0}, "_wandb": {"x": 1}}
+        self.summary = {"val/elbo": elbo, "_step": 3, "images_per_second": 5, "picture": {"_type": "image-file"}}
+        self.rows = [{"step": s, "_step": i, "val/elbo": elbo - s, "epoch": i} for i, s in enumerate((20, 10, 0))]
+
+    def scan_history(self):
+        return iter(self.rows)
+
+
+def test_online_runs_are_read_like_folders():
+    asked = []
+    runs = [FakeRun(seed, "finished", -100.0 - seed) for seed in range(3)] + [FakeRun(3, "crashed", -5.0)]
+    api = SimpleNamespace(runs=lambda path, filters: asked.append((path, filters)) or runs)
+    entries = online_runs("me/project/my/group", api)
+    assert asked == [("me/project", {"group": "my/group"})]
+    assert [entry.state for entry in entries] == ["completed"] * 3 + ["interrupted"]
+    assert entries[0].settings == {"seed": 0, "latent_dim": 2, "loss.KLD_weight": 1.0}
+    assert entries[0].metrics == {"val/elbo": -100.0, "images_per_second": 5.0}
+    assert entries[0].history == {"val/elbo": [(0, -100.0), (10, -110.0), (20, -120.0)]}
+    found = compare("online", entries, SETTINGS, CONF, [])
+    assert found.groups[0].spread("val/elbo").mean == pytest.approx(-101)
+    page(found)
+
+
+def test_the_comparison_becomes_a_view_in_wandb(sweep, tmp_path, monkeypatch):
+    alone(monkeypatch, tmp_path / "home")
+    command = "from vae_lab.__main__ import compare; compare()"
+    arguments = [sweep, "out=report", "images=false", "wandb_view=me/project/my/group"]
+    with WandbServer() as server:
+        go_online(monkeypatch, server.url)
+        done = subprocess.run(
+            [sys.executable, "-c", command, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+    assert done.returncode == 0, done.stderr
+    assert f"view      {server.url}/me/project?nw=" in done.stdout
+    (view,) = server.views
+    assert (view["entityName"], view["projectName"]) == ("me", "project")
+    spec = json.loads(view["spec"])["section"]
+    (runs,) = spec["runSets"]
+    (shown,) = runs["filters"]["filters"]
+    assert (shown["key"]["name"], shown["op"], shown["value"]) == ("group", "=", "my/group")
+    assert {"config:loss.value.likelihood._target_", "summary:val/mse"} <= runs["runFeed"]["columnPinned"].keys()
+    panels = [panel for section in spec["panelBankConfig"]["sections"] for panel in section["panels"]]
+    (parallel,) = (p["config"] for p in panels if p["viewType"] == "Parallel Coordinates Plot")
+    axes = [axis["accessor"] for axis in parallel["columns"]]
+    assert axes[:2] == ["config:model.value.decoder._target_", "config:loss.value.likelihood._target_"]
+    planes = [(p["config"]["xAxis"], p["config"]["yAxis"]) for p in panels if p["viewType"] == "Scatter Plot"]
+    assert planes[0] == ("summary:val/kl", "summary:val/reconstruction")
+
+
+def test_a_view_that_wandb_refuses_is_one_line(sweep, monkeypatch):
+    monkeypatch.setattr("vae_lab.compare.online.obstacle", lambda seconds: "no API key")
+    with pytest.raises(RunError, match="cannot save a view in me/project: no API key"):
+        save_view(comparison(sweep), "me/project")
+    with pytest.raises(ValueError, match="wandb_view must be ENTITY/PROJECT"):
+        save_view(comparison(sweep), "project")
+    monkeypatch.setattr("vae_lab.compare.wandb_view.find_spec", lambda name: None)
+    with pytest.raises(RunError, match="needs the package wandb-workspaces: pip install"):
+        save_view(comparison(sweep), "me/project")
+
+
+def test_nothing_is_asked_where_there_is_no_key(monkeypatch):
+    monkeypatch.setattr("vae_lab.compare.online.obstacle", lambda seconds: "no API key")
+    with pytest.raises(RunError, match="cannot read me/project from W&B: no API key"):
+        online_runs("me/project")
+
+
+def test_online_failures_are_one_line():
+    def fail(path, filters):
+        raise OSError("no\nnetwork")
+
+    with pytest.raises(RunError, match="cannot read me/project from W&B: no network"):
+        online_runs("me/project", SimpleNamespace(runs=fail))
+    with pytest.raises(RunError, match="has no runs"):
+        online_runs("me/project", SimpleNamespace(runs=lambda path, filters: []))
+    with pytest.raises(ValueError, match="ENTITY/PROJECT"):
+        online_runs("project", SimpleNamespace())

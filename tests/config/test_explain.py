@@ -1,0 +1,49 @@
+"""What was probably meant. How whole command lines are answered is in `faults/test_config.py`."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from vae_lab.config.explain import did_you_mean, nearest, refuse_flags, setting_names
+
+KEYS = ["seed", "latent_dim", "model", "model.hidden_dims", "dataset.channels", "model.channels", "trainer.max_epochs"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("seeed", ["seed"]),
+        ("SEED", ["seed"]),
+        ("model.latent_dim", ["latent_dim"]),
+        ("latnt_dim", ["latent_dim"]),
+        ("dataset.chanels", ["dataset.channels"]),
+        ("chanels", ["dataset.channels", "model.channels"]),
+        ("epochs", ["trainer.max_epochs"]),
+        ("modell", ["model"]),
+        ("colour", []),
+        ("", []),
+    ],
+)
+def test_the_nearest_name_is_found_in_any_group_and_first_in_its_own(name, meant):
+    assert nearest(name, KEYS) == meant
+
+
+def test_at_most_three_are_named():
+    assert did_you_mean("key", [f"{group}.key" for group in "abcdef"]) == "; did you mean a.key or b.key or c.key?"
+    assert did_you_mean("key", []) == ""
+
+
+def test_settings_that_only_hand_on_another_are_not_suggested():
+    cfg = OmegaConf.create({"a": 1, "b": {"_target_": "x", "c": "${a}", "d": {"e": None}}, "f": "???"})
+    assert list(setting_names(cfg)) == ["a", "b", "b.d", "b.d.e", "f"]
+
+
+@pytest.mark.parametrize("argument", ["--latent-dim=8", "--epochs", "hydra.run.dir="])
+def test_what_hydra_would_not_understand_is_refused(argument):
+    with pytest.raises(ValueError, match=r"latent_dim=8|epochs=VALUE|hydra\.run\.dir=VALUE"):
+        refuse_flags(["seed=1", argument])
+
+
+def test_what_hydra_understands_passes():
+    refuse_flags(
+        ["--multirun", "-m", "--cfg", "job", "--config-dir=x", "--help", "a=--b", "~c", "+d=1", "hydra.run.dir=x"]
+    )

@@ -1,0 +1,231 @@
+import json
+import logging
+from urllib.parse import quote
+
+import pytest
+from omegaconf import OmegaConf
+
+from vae_lab.config.secrets import RedactSecrets, print_redacted, redact, refuse_secrets, refuse_written_secrets
+
+SECRET = "sk-0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setenv("MY_API_KEY", SECRET)
+    monkeypatch.setenv("SHORT_TOKEN", "true")
+
+
+@pytest.mark.parametrize(
+    ("argument", "name"),
+    [
+        ("logger.wandb.api_key=hello", "logger.wandb.api_key"),
+        ("+hub.HF_TOKEN=hello", "hub.HF_TOKEN"),
+        ("++db.password=hello", "db.password"),
+        ("a.client_secret=1,2", "a.client_secret"),
+        ("hub={user: me, token: hello}", "hub"),
+        (f"logger.wandb.name=run-{SECRET}-1", "logger.wandb.name"),
+        ("dataset.root=https://me:hunter2@example.org/x", "dataset.root"),
+        ("dataset.root=https://a-token@example.org/x", "dataset.root"),
+        ("dataset.root=https://example.org/x?a=1&api_key=hello", "dataset.root"),
+        ("hub.apiKey=hello", "hub.apiKey"),
+        ("hub.api-key=hello", "hub.api-key"),
+        ("hub.github_pat=hello", "hub.github_pat"),
+        ("hub.passphrase=hello", "hub.passphrase"),
+        ("hub.password=12345", "hub.password"),
+        ("hub.password=[hello]", "hub.password"),
+        ("hub={token: hello}", "hub"),
+        ("hub=[{'token': hello}]", "hub"),
+        ("hub.token=${oc.env:HF_TOKEN,hello}", "hub.token"),
+        ("hub={a: ${oc.env:A}, token: hello, b: ${oc.env:B}}", "hub"),
+        ("logger.wandb.name=hf_hellohellohellohello", "logger.wandb.name"),
+        (SECRET, "argument 2"),
+        (f"{SECRET}=1", "argument 2"),
+    ],
+)
+def test_a_secret_is_refused_by_its_key_and_not_shown(argument, name):
+    with pytest.raises(ValueError, match="looks like a secret") as caught:
+        refuse_secrets(["seed=1", argument])
+    message = str(caught.value)
+    assert message.startswith(name + " ")
+    assert "environment" in message
+    assert SECRET not in message
+    assert "hello" not in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--help",
+        "-m",
+        "model=mlp,conv",
+        "model.num_tokens=8",
+        "model.tokenizer=words",
+        "dataset.root=https://example.org:8080/x@y",
+        "hub.token=null",
+        "hub.token=",
+        "hub.token=${oc.env:HF_TOKEN}",
+        "hub.token=${oc.env:HF_TOKEN,null}",
+        "hub.token=${oc.decode:${oc.env:HF_TOKEN}}",
+        "hub={token: '${oc.env:HF_TOKEN}'}",
+        "hub.url=https://${oc.env:USER}:${oc.env:PASSWORD}@host",
+        "model.max_token=512",
+        "dataset.root=ssh://git@example.org/x",
+        "dataset.root=git@example.org:x/y",
+        "dataset.root=https://example.org/x?size=3",
+        "trainer.benchmark=true",
+        "~callbacks.pictures",
+    ],
+)
+def test_ordinary_arguments_pass(argument):
+    refuse_secrets([argument])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("A_PASSWD", "A_PASSPHRASE", "A_CREDENTIAL", "GITHUB_PAT", "PROXY_AUTH", "AUTHORIZATION", "MYSQL_PWD"),
+        *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "WANDB_API_KEY", "SLACK_WEBHOOK", "my_api_key"),
+        *("DB_PASS", "SSHPASS", "DB_PASS_2", "ROOT_PW", "DBPWD", "MY_PASSCODE", "SESSION_COOKIE", "A_JWT", "AZURE_SAS"),
+        *("AZURE_STORAGE_CONNECTION_STRING", "PASS", "WIFI_PSK"),
+    ],
+)
+def test_names_that_say_secret(name, monkeypatch):
+    monkeypatch.setenv(name, "plain-words-1")
+    assert redact("a plain-words-1 b") == "a *** b"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("GIT_AUTHOR_NAME", "TOKENIZERS_PARALLELISM", "XAUTHORITY", "PATH_TO_X", "PWD", "OLDPWD", "HOME"),
+        *("PROXY_BYPASS", "COMPASS", "PASSENGERS", "PASSIVE_FTP", "PWM_MODE", "SASL_PATH", "POWER"),
+    ],
+)
+def test_names_that_do_not(name, monkeypatch):
+    monkeypatch.setenv(name, "plain-words-1")
+    assert redact("a plain-words-1 b") == "a plain-words-1 b"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("postgres://me:pa/ss%40word@host/db", "login pa/ss@word failed for pa/ss%40word"),
+        ("https://a1b2c3d4e5f6a7b8c9d0@host/simple", "index a1b2c3d4e5f6a7b8c9d0"),
+        ("https://host/hook?user=me&token=abcdefgh12345678zz", "hook abcdefgh12345678zz"),
+    ],
+)
+def test_what_is_secret_in_a_url_of_the_environment_is_secret_everywhere(value, text, monkeypatch):
+    monkeypatch.setenv("ANY_NAME", value)
+    for word in text.split():
+        assert redact(word) == (word if word in ("login", "failed", "for", "index", "hook") else "***")
+
+
+@pytest.mark.parametrize("value", ["quo\"ted\\ba'ck1", "tab\there-12", "ümläut-12", "two\nlines-of-12"])
+def test_a_secret_is_found_in_every_way_it_may_be_written(value, monkeypatch):
+    monkeypatch.setenv("MY_PASSWORD", value)
+    texts = [value, repr(value), repr(repr(value)), json.dumps({"a": value}), quote(value, safe=""), str([value])]
+    for text in texts:
+        assert "12" not in redact(text), text
+        assert "ck1" not in redact(text), text
+
+
+def test_interpolations_stay_so_that_a_config_still_means_the_same():
+    config = {
+        "api_key": "${oc.env:MY_API_KEY}",
+        "token": "Bearer ${oc.env:MY_API_KEY}",
+        "url": "https://${oc.env:USER}:${oc.env:MY_API_KEY}@host/x?token=${oc.env:MY_API_KEY}",
+        "passwords": ["${oc.env:A}", "${oc.decode:${oc.env:B}}"],
+        "secret": "${oc.env:A,null}",
+        "max_token": 512,
+        "monitor": "val/loss",
+        "keys": ["a", 1, None, True, 0.5],
+    }
+    assert redact(config) == config
+    refuse_written_secrets(config)
+    assert redact({"api_key": "${oc.env:A,written}"}) == {"api_key": "${oc.env:A,***}"}
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"a": {"b": [1, {"c": SECRET}]}}, r"a\.b"),
+        ({"a": {"password": 12345}}, r"a\.password"),
+        ({"a": {"credentials": {"user": "x"}}}, r"a\.credentials"),
+        ({"root": "https://me:hunter2@host"}, "root"),
+        ({SECRET: 1}, r"\*\*\*"),
+    ],
+)
+def test_a_config_with_a_secret_written_out_is_refused_by_its_key(config, key):
+    with pytest.raises(ValueError, match=f"^{key} looks like a secret") as caught:
+        refuse_written_secrets(config)
+    assert SECRET not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_container_that_would_be_overlooked_is_refused():
+    with pytest.raises(TypeError, match="DictConfig"):
+        redact(OmegaConf.create({"a": SECRET}))
+
+
+def test_a_record_that_cannot_be_formatted_does_not_stop_the_program():
+    record = logging.LogRecord("x", logging.INFO, "x", 1, "%d of %d", (SECRET,), None)
+    assert RedactSecrets().filter(record)
+    assert SECRET not in record.getMessage()
+
+
+def test_a_traceback_is_printed_without_secrets(capsys):
+    try:
+        raise RuntimeError(f"at https://me:hunter2@host with {SECRET}")
+    except RuntimeError as error:
+        print_redacted(type(error), error, error.__traceback__)
+    text = capsys.readouterr().err
+    assert text.startswith("Traceback")
+    assert "RuntimeError: at https://***@host with ***" in text
+
+
+def test_a_path_is_no_secret(monkeypatch, tmp_path):
+    monkeypatch.setenv("KEY_DIR", str(tmp_path))
+    refuse_secrets([f"dataset.root={tmp_path}/images"])
+
+
+def test_redact_replaces_values_everywhere_and_leaves_the_original_alone():
+    config = {
+        "a": [SECRET, f"x{SECRET}y", 1.5, None, True],
+        "b": {"url": "postgres://me:hunter2@host/db", "api_key": "abc", "token": None, "tokens": "abc"},
+        "c": ("true", "https://example.org"),
+    }
+    assert redact(config) == {
+        "a": ["***", "x***y", 1.5, None, True],
+        "b": {"url": "postgres://***@host/db", "api_key": "***", "token": None, "tokens": "abc"},
+        "c": ["true", "https://example.org"],
+    }
+    assert config["a"][0] == SECRET
+
+
+def test_a_secret_that_contains_another_is_replaced_whole(monkeypatch):
+    monkeypatch.setenv("OTHER_TOKEN", SECRET + "-longer")
+    assert redact(SECRET + "-longer") == "***"
+
+
+def test_log_records_are_redacted(tmp_path):
+    handler = logging.FileHandler(tmp_path / "log")
+    handler.addFilter(RedactSecrets())
+    log = logging.getLogger("test_secrets")
+    log.addHandler(handler)
+    try:
+        log.warning("key %s at %s", SECRET, "http://me:hunter2@host")
+        try:
+            raise ValueError(SECRET)
+        except ValueError:
+            log.exception("failed")
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+    text = (tmp_path / "log").read_text()
+    assert SECRET not in text
+    assert "hunter2" not in text
+    assert "key *** at http://***@host" in text
+    assert "ValueError: ***" in text
+    assert "Traceback" in text

@@ -1,0 +1,442 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from vae_lab.data.batches import BINARIZE_MODES, LENGTH_0_1, EpochSampler, ImageData, count, fingerprint_0_1
+from vae_lab.data.decoding import Images
+from vae_lab.errors import DataError
+from vae_lab.training.module import check_same_images
+
+SHAPE = (2, 3, 4)
+TOTAL = 103
+
+
+class Numbered:
+    """A source whose image i holds the byte i in its first pixel, and noise elsewhere."""
+
+    def __init__(self, total: int = TOTAL, num_test: int = 0, shape: tuple = SHAPE, num_val: int = 0):
+        self.total, self.num_test, self.shape, self.num_val = total, num_test, shape, num_val
+        self.reads = 0
+
+    def read(self) -> Images:
+        self.reads += 1
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (self.total, *self.shape), dtype=torch.uint8, generator=generator)
+        pixels[:, 0, 0, 0] = torch.arange(self.total)
+        return Images(pixels, torch.arange(self.total)[:, None], ("number",), self.num_test, self.num_val)
+
+
+def image_data(source=None, rank: int | None = None, world_size: int = 1, **changes) -> ImageData:
+    arguments = {
+        "image_shape": SHAPE,
+        "batch_size": 8,
+        "binarize": "none",
+        "flip": False,
+        "val_size": 0.1,
+        "test_size": 0.2,
+        "split_seed": 0,
+        "num_workers": 0,
+        "seed": 0,
+    }
+    data = ImageData(source or Numbered(), **(arguments | changes))
+    if rank is not None:
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+    data.setup("fit")
+    return data
+
+
+def numbers(loader) -> list[int]:
+    """Which images a loader serves, in order."""
+    return [number for batch in loader for number in batch[:, 0, 0, 0].tolist()]
+
+
+def epoch(data: ImageData, number: int) -> list[int]:
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(number)
+    return numbers(loader)
+
+
+def split_numbers(data: ImageData) -> dict[str, list[int]]:
+    return {name: split.pixels[split.index][:, 0, 0, 0].tolist() for name, split in data.splits.items()}
+
+
+# Splits
+
+
+@pytest.mark.parametrize("num_test", [0, 17])
+def test_splits_are_disjoint_and_cover_everything(num_test):
+    splits = split_numbers(image_data(Numbered(num_test=num_test)))
+    assert sorted(splits) == ["test", "train", "val"]
+    assert sorted(sum(splits.values(), [])) == list(range(TOTAL))
+
+
+@pytest.mark.parametrize(
+    ("val_size", "test_size", "sizes"),
+    [(0.1, 0.2, (74, 8, 21)), (10, 20, (73, 10, 20)), (0, 0, (103, 0, 0)), (0.0, 5, (98, 0, 5)), (101, 1, (1, 101, 1))],
+)
+def test_sizes_are_numbers_or_fractions(val_size, test_size, sizes):
+    # The validation images are taken from what the test images leave: round(0.1 * (103 - 21)) = 8.
+    splits = image_data(val_size=val_size, test_size=test_size).splits
+    assert tuple(len(splits[name]) for name in ("train", "val", "test")) == sizes
+
+
+def test_the_sources_own_test_split_is_kept():
+    data = image_data(Numbered(num_test=17))
+    splits = split_numbers(data)
+    assert splits["test"] == list(range(TOTAL - 17, TOTAL))
+    assert len(splits["val"]) == round(0.1 * (TOTAL - 17))
+    assert numbers(data.test_dataloader()) == splits["test"]
+
+
+def test_a_split_depends_on_its_seed_only():
+    first = split_numbers(image_data())
+    torch.manual_seed(99)
+    assert split_numbers(image_data(seed=5, batch_size=3, flip=True)) == first
+    other = split_numbers(image_data(split_seed=1))
+    assert other["val"] != first["val"]
+    assert other["test"] != first["test"]
+
+
+def test_a_split_is_not_the_first_images():
+    splits = split_numbers(image_data())
+    assert splits["test"] != list(range(21))
+    assert splits["train"] == sorted(splits["train"])
+
+
+def test_the_source_is_read_once():
+    source = Numbered()
+    data = image_data(source)
+    data.setup("fit")
+    data.prepare_data()
+    assert source.reads == 1
+
+
+@pytest.mark.parametrize(("shape", "total"), [((2, 4, 3), 10), ((1, 3, 4), 10), (SHAPE, 0)])
+def test_images_of_another_shape_are_refused(shape, total):
+    with pytest.raises(DataError, match=r"expected images of shape \(2, 3, 4\), got"):
+        image_data(Numbered(total, shape=shape))
+
+
+# Batches and epochs
+
+
+def test_batches_are_bytes_of_the_right_shape():
+    data = image_data()
+    for loader, total in ((data.train_dataloader(), 74), (data.val_dataloader(), 8), (data.test_dataloader(), 21)):
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        assert [len(batch) for batch in batches] == [8] * (total // 8) + [total % 8] * (total % 8 > 0)
+        assert all(batch.dtype == torch.uint8 and batch.shape[1:] == SHAPE for batch in batches)
+
+
+def test_a_batch_holds_the_images_of_the_source():
+    pixels = Numbered().read().pixels
+    for batch in image_data().train_dataloader():
+        assert torch.equal(batch, pixels[batch[:, 0, 0, 0].long()])
+
+
+def test_one_image_is_the_batch_of_one():
+    split = image_data().splits["train"]
+    assert torch.equal(split[3], split.__getitems__([3])[0])
+
+
+def test_every_epoch_visits_every_training_image_once_in_its_own_order():
+    data = image_data()
+    train = split_numbers(data)["train"]
+    epochs = [epoch(data, number) for number in range(4)]
+    assert all(sorted(order) == train for order in epochs)
+    assert len({tuple(order) for order in [train, *epochs]}) == 5
+
+
+def test_an_order_depends_on_the_seed_and_the_epoch_only():
+    data = image_data()
+    orders = [epoch(data, number) for number in range(3)]
+    torch.manual_seed(99)
+    other = image_data(batch_size=5)
+    assert [epoch(other, number) for number in (2, 0, 1)] == [orders[2], orders[0], orders[1]]
+    assert epoch(image_data(seed=1), 0) != orders[0]
+    assert epoch(image_data(seed=1), 0) != orders[1]  # seeds are not added to epochs
+
+
+def test_evaluation_is_always_in_the_same_order():
+    data = image_data()
+    for loader, split in ((data.val_dataloader, "val"), (data.test_dataloader, "test")):
+        assert numbers(loader()) == numbers(loader()) == split_numbers(data)[split]
+
+
+def test_the_test_loop_can_read_another_split():
+    data = image_data()
+    data.test_split = "val"
+    assert numbers(data.test_dataloader()) == split_numbers(data)["val"]
+
+
+@pytest.mark.parametrize("batch", [0, 1, 5, 9])
+def test_training_continues_at_the_right_image(batch):
+    orders = [epoch(image_data(), number) for number in range(4)]
+    data = image_data()
+    data.start_at(2, batch)
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(2)  # as Lightning does before every epoch; it must not start it over
+    assert numbers(loader) == orders[2][8 * batch :]
+    loader.sampler.set_epoch(3)
+    assert numbers(loader) == orders[3]
+    assert len(loader) == 10  # of a whole epoch
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_no_training_image(world_size):
+    ranks = [image_data(rank=rank, world_size=world_size) for rank in range(world_size)]
+    train = split_numbers(ranks[0])["train"]
+    for number in range(3):
+        parts = [epoch(data, number) for data in ranks]
+        assert {len(part) for part in parts} == {len(train) // world_size}  # or one process would wait forever
+        seen = sum(parts, [])
+        assert len(set(seen)) == len(seen) == len(train) // world_size * world_size
+        assert set(seen) <= set(train)
+
+
+def test_the_images_left_over_are_others_in_every_epoch():
+    samplers = [EpochSampler(7, 0, rank, 4, 0, 0) for rank in range(4)]
+    left_over = set()
+    for number in range(20):
+        for sampler in samplers:
+            sampler.set_epoch(number)
+        left_over |= set(range(7)) - {i for sampler in samplers for i in sampler}
+    assert left_over == set(range(7))
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_processes_evaluate_every_image_once(split, world_size):
+    ranks = [image_data(rank=rank, world_size=world_size) for rank in range(world_size)]
+    seen = [number for data in ranks for number in numbers(getattr(data, f"{split}_dataloader")())]
+    assert sorted(seen) == split_numbers(ranks[0])[split]
+
+
+def test_processes_continue_at_the_right_image():
+    for rank in range(2):
+        whole = epoch(image_data(rank=rank, world_size=2), 1)
+        data = image_data(rank=rank, world_size=2)
+        data.start_at(1, 3)
+        assert epoch(data, 1) == whole[24:]
+
+
+# Pixels
+
+
+def test_pixels_are_bytes_over_255():
+    batch = torch.arange(256).to(torch.uint8).view(1, 1, 16, 16)
+    x = image_data().to_pixels(batch, training=True)
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x.flatten(), torch.arange(256) / 255)
+    assert (x.min(), x.max()) == (0, 1)
+    assert batch.flatten().tolist() == list(range(256))  # the resident images are not written to
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("binarize", BINARIZE_MODES)
+def test_pixels_are_in_the_unit_interval(binarize, flip, training):
+    data = image_data(binarize=binarize, flip=flip)
+    for batch in data.train_dataloader():
+        x = data.to_pixels(batch, training)
+        assert x.dtype == torch.float32
+        assert x.shape == batch.shape
+        assert ((x >= 0) & (x <= 1)).all()
+        assert binarize == "none" or ((x == 0) | (x == 1)).all()
+
+
+def test_threshold_is_at_one_half():
+    data = image_data(binarize="threshold")
+    pixels = Numbered().read().pixels
+    assert torch.equal(data.splits["train"].pixels, (pixels >= 128).to(torch.uint8) * 255)
+
+
+def grey(value: int):
+    images = Images(torch.full((500, *SHAPE), value, dtype=torch.uint8), torch.zeros(500, 0).long(), (), 0)
+    return SimpleNamespace(read=lambda: images)
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "static"])
+@pytest.mark.parametrize("value", [0, 64, 200, 255])
+def test_a_binarized_pixel_has_the_mean_of_the_grey_one(value, mode):
+    torch.manual_seed(0)
+    data = image_data(grey(value), binarize=mode, val_size=0, test_size=0)
+    x = data.to_pixels(data.splits["train"][torch.arange(500)], training=True)
+    p = value / 255
+    # 4 standard errors of the mean of 500 * 24 coins; exact where the coin is certain
+    assert x.mean().item() == pytest.approx(p, abs=4 * (p * (1 - p) / x.numel()) ** 0.5)
+
+
+def test_dynamic_binarization_differs_between_visits():
+    torch.manual_seed(0)
+    data = image_data(grey(128), binarize="dynamic")
+    batch = data.splits["train"].__getitems__(range(50))
+    visits = [data.to_pixels(batch, training) for training in (True, True, False)]
+    for first, second in ((0, 1), (0, 2)):
+        # Two fair coins agree half of the time; 4 standard errors of 1200 of them.
+        assert visits[first].eq(visits[second]).float().mean().item() == pytest.approx(0.5, abs=0.06)
+
+
+def test_static_binarization_is_drawn_once_from_the_split_seed():
+    first = image_data(grey(128), binarize="static").splits["train"].pixels
+    torch.manual_seed(99)
+    data = image_data(grey(128), binarize="static", seed=7)
+    assert torch.equal(data.splits["train"].pixels, first)
+    batch = first[:10]
+    assert torch.equal(data.to_pixels(batch, training=True), data.to_pixels(batch, training=False))
+    assert not torch.equal(image_data(grey(128), binarize="static", split_seed=1).splits["train"].pixels, first)
+    assert len(first[:, 0, 0].unique(dim=0)) > 1  # images differ from each other
+
+
+def test_flips_mirror_half_of_the_training_images():
+    torch.manual_seed(0)
+    data = image_data(flip=True)
+    batch = torch.randint(0, 256, (2000, *SHAPE), dtype=torch.uint8)
+    x = data.to_pixels(batch, training=True)
+    same = (x == batch / 255).flatten(1).all(1)
+    mirrored = (x == batch.flip(3) / 255).flatten(1).all(1)
+    assert (same ^ mirrored).all()
+    assert mirrored.float().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / 2000**0.5)  # 4 standard errors
+
+
+def test_there_are_no_flips_in_evaluation_nor_without_asking():
+    batch = torch.randint(0, 256, (100, *SHAPE), dtype=torch.uint8)
+    assert torch.equal(image_data(flip=True).to_pixels(batch, training=False), batch / 255)
+    assert torch.equal(image_data(flip=False).to_pixels(batch, training=True), batch / 255)
+
+
+@pytest.mark.parametrize("binarize", BINARIZE_MODES)
+def test_examples_are_the_same_at_every_call(binarize):
+    data = image_data(binarize=binarize, flip=True)
+    (x, labels), (again, _) = data.examples("val", 5), data.examples("val", 5)
+    assert torch.equal(x, again)
+    assert x.shape == (5, *SHAPE)
+    assert labels.shape == (5, 1)
+    assert ((x >= 0) & (x <= 1)).all()
+    assert binarize == "none" or ((x == 0) | (x == 1)).all()
+    if binarize == "none":
+        assert torch.equal((x[:, 0, 0, 0] * 255).round().long(), labels[:, 0])  # labels belong to their images
+    assert len(data.examples("val", 1000)[0]) == 8
+
+
+# Ranges
+
+
+def test_count_takes_numbers_and_fractions():
+    assert count("val_size", 7, 100) == 7
+    assert count("val_size", 0.07, 100) == 7
+    assert count("val_size", 0, 100) == count("val_size", 0.0, 100) == 0
+    assert count("val_size", 99, 100) == 99
+
+
+@pytest.mark.parametrize(("size", "total"), [(100, 100), (101, 100), (-1, 100), (0.999, 100), (0, 0)])
+def test_count_leaves_at_least_one(size, total):
+    with pytest.raises(ValueError, match=rf"dataset\.val_size must leave at least one of {total} images, got {size}"):
+        count("val_size", size, total)
+
+
+def test_splits_that_leave_nothing_name_their_key():
+    with pytest.raises(ValueError, match=r"dataset\.test_size must leave at least one of 103 images, got 103"):
+        image_data(test_size=103)
+    with pytest.raises(ValueError, match=r"dataset\.val_size must leave at least one of 83 images, got 90"):
+        image_data(test_size=20, val_size=90)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("batch_size", 0),
+        ("batch_size", -3),
+        ("num_workers", -1),
+        ("binarize", "sometimes"),
+        ("val_size", -1),
+        ("val_size", -0.1),
+        ("val_size", 1.0),
+        ("val_size", float("nan")),
+        ("test_size", -1),
+        ("test_size", 1.5),
+        ("test_size", float("nan")),
+        ("split_seed", -1),
+    ],
+)
+def test_ranges_are_checked_before_the_source_is_read(key, value):
+    source = Numbered()
+    with pytest.raises(ValueError, match=rf"dataset\.{key} must be .*got '?{value}"):
+        image_data(source, **{key: value})
+    assert source.reads == 0
+
+
+def test_the_sources_own_validation_split_is_kept():
+    data = image_data(Numbered(num_test=10, num_val=7))
+    assert data.splits["val"].index.tolist() == list(range(TOTAL - 17, TOTAL - 10))
+    assert data.splits["test"].index.tolist() == list(range(TOTAL - 10, TOTAL))
+    assert data.splits["train"].index.tolist() == list(range(TOTAL - 17))
+
+
+def test_the_fingerprint_tells_other_images_and_other_splits():
+    same = [image_data().fingerprint for _ in range(2)]
+    others = [image_data(Numbered(total=104)).fingerprint, image_data(split_seed=1).fingerprint]
+    assert same[0] == same[1]
+    assert len({same[0], *others}) == 3
+
+
+@pytest.mark.fault
+def test_c10_one_other_pixel_of_any_image_is_noticed():
+    known, images = image_data().fingerprint, Numbered().read()
+    for number in range(TOTAL):
+        images.pixels[number, -1, -1, -1] ^= 1
+        with pytest.raises(DataError, match="not those that the run was trained on"):
+            check_same_images(image_data(SimpleNamespace(read=lambda: images)), known)
+        images.pixels[number, -1, -1, -1] ^= 1
+    check_same_images(image_data(SimpleNamespace(read=lambda: images)), known)
+
+
+@pytest.mark.fault
+def test_c13_the_fingerprint_of_an_earlier_release_is_known():
+    known = fingerprint_0_1(image_data().splits)
+    assert len(known) == LENGTH_0_1
+    check_same_images(image_data(), known)
+    with pytest.raises(DataError, match="not those that the run was trained on"):
+        check_same_images(image_data(Numbered(total=104)), known)
+
+
+# What does not fit together
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pixels": torch.zeros(9, *SHAPE)}, r"expected images of bytes \(torch.uint8\), got torch.float32"),
+        ({"labels": torch.zeros(8, 1).long()}, r"expected labels for 9 images and 1 factors, got the shape \(8, 1\)"),
+        ({"labels": torch.zeros(9).long()}, r"expected labels for 9 images and 1 factors, got the shape \(9,\)"),
+        ({"num_test": 9}, "no training images: of 9, 0 are for validation and 9 for the test"),
+        ({"num_test": 5, "num_val": 4}, "no training images: of 9, 4 are for validation and 5 for the test"),
+    ],
+)
+def test_images_that_do_not_fit_together_are_refused(changes, message):
+    images = Images(torch.zeros(9, *SHAPE, dtype=torch.uint8), torch.zeros(9, 1).long(), ("number",), 0)
+    source = SimpleNamespace(read=lambda: images._replace(**changes))
+    with pytest.raises(DataError, match=message):
+        image_data(source)
+
+
+def test_the_number_of_skipped_pictures_is_passed_on():
+    images = Numbered().read()._replace(num_skipped=3)
+    assert image_data(SimpleNamespace(read=lambda: images)).num_skipped == 3
+    assert image_data().num_skipped == 0
+
+
+def test_a_process_without_images_is_refused():
+    few = image_data(rank=0, world_size=9)  # 74, 8 and 21 images
+    with pytest.raises(
+        ValueError, match="8 images of the val split are too few for 9 processes: raise dataset.val_size"
+    ):
+        few.val_dataloader()
+    assert len(few.test_dataloader().sampler) == 3
+    assert image_data(rank=0, world_size=9, val_size=0).val_dataloader().sampler == range(0)
+    for rank in (0, 79):
+        many = image_data(rank=rank, world_size=80)
+        with pytest.raises(ValueError, match="trainer.devices must be at most the 74 training images, got 80"):
+            many.train_dataloader()

@@ -1,0 +1,192 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vae_lab.data.decoding import check_fit, decode, fit_pixels
+from vae_lab.errors import DataError
+
+
+def random_pixels(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def to_pillow(pixels: torch.Tensor) -> Image.Image:
+    return Image.fromarray(pixels.permute(1, 2, 0).squeeze(-1).numpy())
+
+
+def from_pillow(image: Image.Image) -> torch.Tensor:
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+def read(path, image_shape, fit: str = "resize", background: tuple[int, int, int] = (0, 0, 0)) -> torch.Tensor:
+    return decode(path, image_shape, fit, background)
+
+
+def difference(first: torch.Tensor, second: torch.Tensor) -> int:
+    return int((first.int() - second.int()).abs().max())
+
+
+def test_nothing_to_do_is_no_copy():
+    pixels = random_pixels(4, 3, 8, 8)
+    for fit in ("resize", "crop", "pad"):
+        assert fit_pixels(pixels, (3, 8, 8), fit) is pixels
+
+
+def test_luma_is_that_of_pillow():
+    pixels = random_pixels(1, 3, 256, 256)
+    expected = from_pillow(to_pillow(pixels[0]).convert("L"))
+    assert torch.equal(fit_pixels(pixels, (1, 256, 256), "resize")[0], expected)
+
+
+def test_grey_is_repeated_and_comes_back():
+    grey = random_pixels(5, 1, 8, 8)
+    rgb = fit_pixels(grey, (3, 8, 8), "resize")
+    assert torch.equal(rgb, grey.repeat(1, 3, 1, 1))
+    assert torch.equal(fit_pixels(rgb, (1, 8, 8), "resize"), grey)
+
+
+@pytest.mark.parametrize("size", [16, 50, 97])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resize_is_antialiased_like_pillow(size: int, channels: int):
+    pixels = random_pixels(1, channels, 50, 70)
+    expected = from_pillow(to_pillow(pixels[0]).resize((size, size), Image.Resampling.BILINEAR))
+    assert difference(fit_pixels(pixels, (channels, size, size), "resize")[0], expected) <= 1
+
+
+def test_crop_takes_the_centre():
+    pixels = torch.zeros(1, 1, 10, 16, dtype=torch.uint8)
+    pixels[..., 3:13] = 200
+    assert (fit_pixels(pixels, (1, 10, 10), "crop") == 200).all()
+    assert (fit_pixels(pixels.mT, (1, 5, 5), "crop") == 200).all()
+
+
+def test_pad_is_centred_and_keeps_every_pixel():
+    pixels = random_pixels(2, 1, 28, 20)
+    padded = fit_pixels(pixels, (1, 32, 32), "pad")
+    assert torch.equal(padded[..., 2:30, 6:26], pixels)
+    assert padded.sum() == pixels.sum()
+
+
+def test_pad_refuses_a_larger_picture():
+    with pytest.raises(ValueError, match="image_size must be >= 28 with fit=pad, got 16"):
+        fit_pixels(random_pixels(1, 1, 28, 28), (1, 16, 16), "pad")
+
+
+def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch):
+    pixels = random_pixels(7, 3, 12, 9)
+    whole = fit_pixels(pixels, (1, 6, 6), "crop")
+    monkeypatch.setattr("vae_lab.data.decoding.CHUNK_PIXELS", 200)
+    assert torch.equal(fit_pixels(pixels, (1, 6, 6), "crop"), whole)
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "fit", "message"),
+    [
+        ((2, 8, 8), "resize", "channels must be 1 or 3, got 2"),
+        ((1, 8, 9), "resize", "image_shape must be square"),
+        ((1, 0, 0), "resize", "image_size must be an integer >= 1, got 0"),
+        ((1, 8.5, 8.5), "resize", "image_size must be an integer >= 1, got 8.5"),
+        ((1, 8, 8), "stretch", "fit must be one of resize, crop, pad, got stretch"),
+    ],
+)
+def test_user_values_are_checked(image_shape, fit: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        check_fit(image_shape, fit)
+
+
+def test_decode_is_exact_for_png(tmp_path):
+    pixels = random_pixels(3, 12, 12)
+    to_pillow(pixels).save(tmp_path / "ü 画.PNG")
+    decoded = read(tmp_path / "ü 画.PNG", (3, 12, 12), "resize")
+    assert torch.equal(decoded, pixels)
+    assert decoded.is_contiguous()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_decode_turns_exif_upright(tmp_path, orientation: int):
+    upright = random_pixels(3, 8, 8)
+    stored = {
+        1: upright,
+        2: upright.flip(2),
+        3: upright.rot90(2, (1, 2)),
+        4: upright.flip(1),
+        5: upright.mT,
+        6: upright.rot90(1, (1, 2)),
+        7: upright.rot90(2, (1, 2)).mT,
+        8: upright.rot90(-1, (1, 2)),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    to_pillow(stored).save(tmp_path / "a.png", exif=exif)
+    assert torch.equal(read(tmp_path / "a.png", (3, 8, 8), "resize"), upright)
+
+
+def test_decode_scales_16_bits(tmp_path):
+    values = np.array([[0, 128, 129, 257], [32768, 65278, 65406, 65535]], dtype=np.uint16)
+    Image.fromarray(values.repeat(2, axis=0)).save(tmp_path / "a.png")
+    decoded = read(tmp_path / "a.png", (1, 4, 4), "resize")
+    expected = np.rint(values / 65535 * 255)
+    np.testing.assert_array_equal(decoded[0, ::2], expected)
+
+
+def test_decode_puts_transparency_over_black(tmp_path):
+    rgba = np.zeros((4, 4, 4), dtype=np.uint8)
+    rgba[..., 0] = 200
+    rgba[:2, :, 3] = 255
+    Image.fromarray(rgba).save(tmp_path / "rgba.png")
+    Image.fromarray(rgba).convert("LA").save(tmp_path / "la.png")
+    decoded = read(tmp_path / "rgba.png", (3, 4, 4), "resize")
+    assert (decoded[0, :2] == 200).all()
+    assert (decoded[1:] == 0).all()
+    assert (decoded[:, 2:] == 0).all()
+    assert (read(tmp_path / "la.png", (1, 4, 4), "resize")[0, 2:] == 0).all()
+
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    palette.save(tmp_path / "opaque.png")
+    palette.save(tmp_path / "clear.gif", transparency=1)
+    assert read(tmp_path / "opaque.png", (3, 4, 4), "resize")[:, 0, 0].tolist() == [0, 255, 0]
+    assert read(tmp_path / "clear.gif", (3, 4, 4), "resize").sum() == 0
+
+
+def test_decode_converts_cmyk_and_bilevel(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.tif")
+    assert read(tmp_path / "a.tif", (3, 8, 8), "resize")[:, 0, 0].tolist() == [255, 0, 0]
+    Image.new("1", (8, 8), 1).save(tmp_path / "b.png")
+    assert (read(tmp_path / "b.png", (1, 8, 8), "resize") == 255).all()
+
+
+def test_a_large_jpeg_decodes_to_the_same_picture(tmp_path):
+    small = from_pillow(to_pillow(random_pixels(3, 6, 8)).resize((1216, 912), Image.Resampling.BICUBIC))
+    to_pillow(small).save(tmp_path / "a.jpg", quality=95)
+    expected = fit_pixels(from_pillow(Image.open(tmp_path / "a.jpg"))[None], (3, 32, 32), "crop")[0]
+    assert difference(read(tmp_path / "a.jpg", (3, 32, 32), "crop"), expected) <= 2
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "truncated", "float", "missing"])
+def test_a_bad_picture_is_named(tmp_path, kind: str):
+    path = tmp_path / f"{kind}.tif"
+    if kind == "float":
+        Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(path)
+    elif kind == "truncated":
+        to_pillow(random_pixels(3, 40, 40)).save(path, format="png")
+        path.write_bytes(path.read_bytes()[:2000])
+    elif kind != "missing":
+        path.write_text("" if kind == "empty" else "not a picture")
+    with pytest.raises(DataError, match=f"{kind}.tif: ") as caught:
+        read(path, (3, 4, 4), "resize")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_oversize_picture_is_refused_before_decoding(tmp_path):
+    Image.new("1", (10_000, 5_001)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="a.png: 10000x5001 is more than 50,000,000 pixels"):
+        read(tmp_path / "a.png", (1, 8, 8), "resize")
+
+
+def test_a_larger_picture_than_the_padded_size_is_named(tmp_path):
+    Image.new("L", (9, 8)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="a.png: image_size must be >= 9 with fit=pad, got 8"):
+        read(tmp_path / "a.png", (1, 8, 8), "pad")

@@ -1,0 +1,200 @@
+"""`vae-lab-eval`: the metrics on the test split, from a run folder alone."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from vae_lab.errors import DataError, OutOfMemoryError, Preempted, RunError
+from vae_lab.evaluation.evaluate import DEFAULTS, evaluate, evaluate_runs
+from vae_lab.runs.trained import load_run
+from vae_lab.training.build import build_data
+from vae_lab.training.module import LitVAE
+from vae_lab.training.train import train
+
+KEYS = {f"test/{key}" for key in ("loss", "elbo", "reconstruction", "kl", "mse", "active_units", "clamped")}
+
+
+@pytest.fixture
+def run_dir(config, tmp_path):
+    train(config("trainer.limit_val_batches=1.0"))
+    return tmp_path / "run"
+
+
+def read_result(folder) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_test_metrics_are_added_to_the_result(run_dir, capsys):
+    before = read_result(run_dir)
+    evaluate_runs([f"{run_dir}/"])
+    result = read_result(run_dir)
+    assert set(result) - set(before) == KEYS | {"test/checkpoint"}
+    assert {key: result[key] for key in before} == before
+    assert result["test/elbo"] == pytest.approx(-result["test/reconstruction"] - result["test/kl"], rel=1e-5)
+    assert "test/elbo" in capsys.readouterr().out
+
+
+def test_the_mse_is_that_of_the_posterior_mean_over_the_whole_split(run_dir):
+    evaluate_runs([str(run_dir), "batch_size=7"])
+    vae, cfg = load_run(run_dir)
+    data = build_data(cfg)
+    data.setup("test")
+    x, _ = data.examples("test", 10**6)
+    assert len(x) == 180
+    with torch.no_grad():
+        mse = (vae.reconstruct(x) - x).square().mean()
+    # Another order of float32 sums.
+    assert read_result(run_dir)["test/mse"] == pytest.approx(float(mse), rel=1e-5)
+
+
+def test_best_and_last_validation_agree_with_training(run_dir):
+    """The evaluation of the best checkpoint, batched as in training, gives the numbers of the best validation."""
+    before = read_result(run_dir)
+    settings = {**DEFAULTS, "split": "val", "batch_size": 16}
+    assert evaluate(run_dir, settings)["val/loss"] == pytest.approx(before["best_value"])
+    evaluate_runs([str(run_dir), "split=val"])
+    assert read_result(run_dir) == before
+
+
+def test_pictures_and_samples_on_demand(run_dir):
+    evaluate_runs([str(run_dir), "pictures=true", "samples=3"])
+    assert len(list((run_dir / "samples").glob("*.png"))) == 3
+    for name in ("traversals", "interpolation", "latents", "curves"):
+        assert (run_dir / "pictures" / f"{name}.png").exists()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("split=all", "split=", "checkpoint=first", "batch_size=0", "batch_size=1e3", "batch_size=true", "samples=-1"),
+        *("batch_size=1000000000000000000000000", "samples=1000000000000"),
+        *("samples=[1", "pictures=perhaps", "pictures=1", "data_root=", "batch_size=!!python/name:os.system"),
+        *("accelerator=tpu", "accelerator=[1]"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(override):
+    with pytest.raises(ValueError, match=override.split("=")[0]) as caught:
+        evaluate_runs(["run", override])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_stranger_does_not_choose_the_number_of_workers(run_dir):
+    cfg = OmegaConf.load(run_dir / ".hydra" / "config.yaml")
+    cfg.dataset.num_workers = 10**6  # processes
+    OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")
+    evaluate_runs([str(run_dir)])
+    assert "test/elbo" in read_result(run_dir)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="is not a run folder"):
+        evaluate_runs([str(tmp_path)])
+    with pytest.raises(RunError, match="metric=fid is not a run folder"):
+        evaluate_runs(["metric=fid"])
+
+
+def test_without_arguments_it_says_how_to_be_used(capsys):
+    with pytest.raises(ValueError, match="no run folder given"):
+        evaluate_runs([])
+    evaluate_runs(["--help"])
+    assert "split=test" in capsys.readouterr().out
+
+
+def test_other_images_are_refused(run_dir):
+    cfg = OmegaConf.load(run_dir / ".hydra" / "config.yaml")
+    cfg.dataset.split_seed = 1  # as if the folder now held other pictures
+    OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")
+    with pytest.raises(DataError, match="not those that the run was trained on"):
+        evaluate_runs([str(run_dir)])
+
+
+# A stored config may be a stranger's
+
+ELBO = {"kld_weight": 1.0, "warmup_steps": 0, "free_bits": 0.0}
+
+ODD_CONFIGS = {
+    "seed": ["abc", 1.5, None, -1, True, [0]],
+    "dataset.source": [[], None, "x", {"_target_": "vae_lab.objectives.elbo.ELBO"} | ELBO],
+    "dataset.source._target_": ["vae_lab.models.posteriors.Gaussian", "vae_lab.data.image_folder.ImageFolder"],
+    "dataset.source._partial_": [True],
+    "dataset.flip": ["abc"],
+    "dataset.val_size": [[]],
+    "dataset": [[], None, 1],
+    "objective": [
+        [],
+        None,
+        5,
+        {"_target_": "vae_lab.models.posteriors.Gaussian"},
+        {"_target_": "vae_lab.data.standard.Digits"},
+    ],
+    "objective._partial_": [True],
+    "objective.kld_weight": ["abc", []],
+}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("key", ODD_CONFIGS)
+def test_a3_an_odd_value_in_a_stored_config_is_one_line(key, run_dir):
+    path = run_dir / ".hydra" / "config.yaml"
+    before = path.read_text()
+    for value in ODD_CONFIGS[key]:
+        cfg = OmegaConf.create(before)
+        OmegaConf.update(cfg, key, value, merge=False)
+        path.write_text(OmegaConf.to_yaml(cfg))
+        with pytest.raises(ValueError, match=r"\A.+\Z") as caught:
+            evaluate_runs([str(run_dir)])
+        assert not isinstance(caught.value.__cause__, AssertionError)
+        assert "test/elbo" not in read_result(run_dir)
+
+
+@pytest.mark.fault
+def test_f5_out_of_memory_names_the_batch_size(run_dir, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes")
+
+    monkeypatch.setattr(LitVAE, "test_step", fail)
+    with pytest.raises(OutOfMemoryError, match=r"\Aout of memory \(.+\): lower batch_size=77") as caught:
+        evaluate_runs([str(run_dir), "batch_size=77"])
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_c6_a_signal_stops_the_evaluation_and_says_so(number, run_dir, monkeypatch, capsys):
+    before = read_result(run_dir)
+    monkeypatch.setattr(LitVAE, "test_step", lambda *_: os.kill(os.getpid(), number))
+    with pytest.raises(Preempted) as caught:
+        evaluate_runs([str(run_dir)])
+    assert caught.value.code == 128 + number
+    assert capsys.readouterr().err.startswith(f"vae-lab: {number.name} stopped the evaluation of {run_dir}")
+    assert read_result(run_dir) == before
+
+
+@pytest.mark.fault
+def test_h2_samples_that_cannot_be_written_are_named(run_dir):
+    (run_dir / "samples").write_text("")
+    with pytest.raises(RunError, match=r"cannot write .*samples: File exists; move .*samples away"):
+        evaluate_runs([str(run_dir), "samples=2"])
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("line", ["gar", "5"])
+def test_c8_damaged_metrics_keep_no_picture_from_being_drawn(line, run_dir, caplog):
+    with open(run_dir / "metrics.jsonl", "a") as file:
+        file.write(f"{line}\n")
+    evaluate_runs([str(run_dir), "pictures=true"])
+    assert "lines are damaged" in caplog.text
+    assert (run_dir / "pictures" / "curves.png").exists()
+
+
+def test_many_samples_are_drawn_in_parts(run_dir, monkeypatch):
+    evaluate_runs([str(run_dir), "samples=5"])
+    before = {path.name: path.read_bytes() for path in (run_dir / "samples").iterdir()}
+    monkeypatch.setattr("vae_lab.evaluation.evaluate.CHUNK", 2)
+    evaluate_runs([str(run_dir), "samples=5"])
+    assert {path.name: path.read_bytes() for path in (run_dir / "samples").iterdir()} == before
+    assert len(before) == 5

@@ -1,0 +1,292 @@
+"""The gallery draws every kind at its time and leaves no trace in training."""
+
+import copy
+import json
+import math
+import random
+from types import SimpleNamespace
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import Logger
+from PIL import Image
+from scipy.stats import norm
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from vae_lab.evaluation.gallery import MANIFOLD_SIDE, Gallery, Painter, fixed_latents
+from vae_lab.loggers.copies import Copy
+from vae_lab.models.likelihoods import Bernoulli
+from vae_lab.models.posteriors import Deterministic, Gaussian
+from vae_lab.models.vae import VAE
+
+# Lightning's own: it uses a deprecated torch class, and it would rather have more workers.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers"),
+]
+SHAPE = (1, 8, 8)
+
+
+def make_vae(latent_dim=2, posterior=None, shape=SHAPE):
+    posterior, size = posterior or Gaussian(), math.prod(shape)
+    encoder = nn.Sequential(
+        nn.Flatten(), nn.Linear(size, 16), nn.BatchNorm1d(16), nn.Dropout(), nn.ReLU(),
+        nn.Linear(16, latent_dim * posterior.params_per_latent),
+    )  # fmt: skip
+    decoder = nn.Sequential(
+        nn.Linear(latent_dim, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, size), nn.Unflatten(1, shape)
+    )
+    return VAE(encoder, decoder, posterior, Bernoulli(), latent_dim, shape)
+
+
+class Images(pl.LightningDataModule):
+    def __init__(self, num=80, num_factors=1, shape=SHAPE):
+        super().__init__()
+        self.x = torch.rand(num, *shape, generator=torch.Generator().manual_seed(3))
+        self.labels = torch.arange(num)[:, None].expand(-1, num_factors) % 10
+        self.factors = ["digit", "style"][:num_factors]
+
+    def examples(self, split, num):
+        return self.x[:num], self.labels[:num]
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(self.x), batch_size=20, shuffle=True)
+
+
+class Lit(pl.LightningModule):
+    def __init__(self, vae):
+        super().__init__()
+        self.vae = vae
+
+    def training_step(self, batch):
+        q = self.vae.encode(batch[0])
+        logits = self.vae.decode(q.rsample())
+        return nn.functional.binary_cross_entropy_with_logits(logits, batch[0]) + q.kl().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+class Tracker(Logger):
+    name = version = ""
+
+    def __init__(self):
+        super().__init__()
+        self.pictures = []
+
+    def log_picture(self, key, path, step):
+        assert path.exists()
+        self.pictures.append((key, path.name, step))
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+
+def make_gallery(every_n_epochs=1, scatter_every_n_steps=None, scatter_until_step=0, num_images=4):
+    return Gallery(num_images, every_n_epochs, scatter_every_n_steps, scatter_until_step)
+
+
+def fit(folder, vae, callbacks, max_epochs=3, logger=False, ckpt_path=None, **arguments):
+    trainer = pl.Trainer(
+        log_every_n_steps=1,
+        default_root_dir=folder, max_epochs=max_epochs, callbacks=callbacks, logger=logger, accelerator="cpu",
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, **arguments,
+    )  # fmt: skip
+    trainer.fit(Lit(vae), datamodule=Images(), ckpt_path=ckpt_path)
+    return trainer
+
+
+def names(folder):
+    return {path.name for path in (folder / "pictures").iterdir()}
+
+
+def state(vae):
+    return (
+        [p.clone() for p in vae.state_dict().values()],
+        [module.training for module in vae.modules()],
+        [p.grad for p in vae.parameters()],
+        torch.get_rng_state(),
+        np.random.get_state()[1].tolist(),
+        random.getstate(),
+    )
+
+
+def assert_same(before, after):
+    for old, new in zip(before[0], after[0], strict=True):
+        assert torch.equal(old, new)
+    assert torch.equal(before[3], after[3])
+    assert before[1:3] + before[4:] == after[1:3] + after[4:]
+
+
+@pytest.mark.parametrize(
+    ("argument", "least"),
+    [("num_images", 1), ("every_n_epochs", 1), ("scatter_every_n_steps", 1), ("scatter_until_step", 0)],
+)
+def test_numbers_out_of_range_are_named(argument, least):
+    with pytest.raises(ValueError, match=rf"^callbacks.gallery.{argument} must be >= {least}, got {least - 1}$"):
+        make_gallery(**{argument: least - 1})
+
+
+@pytest.mark.parametrize("hook", ["on_train_start", "on_train_batch_end", "on_train_epoch_end", "on_train_end"])
+@pytest.mark.parametrize("posterior", [Gaussian(), Deterministic()], ids=["vae", "autoencoder"])
+def test_no_hook_leaves_a_trace(tmp_path, hook, posterior):
+    vae = make_vae(posterior=posterior)
+    vae.encoder[2].eval()  # a submodule's own mode must survive
+    trainer = SimpleNamespace(
+        global_step=0, current_epoch=0, is_global_zero=True, default_root_dir=tmp_path, datamodule=Images(),
+        precision_plugin=pl.plugins.precision.Precision(), loggers=[],
+    )  # fmt: skip
+    before = state(vae)
+    getattr(make_gallery(scatter_every_n_steps=1), hook)(trainer, SimpleNamespace(vae=vae))
+    assert names(tmp_path)
+    assert_same(before, state(vae))
+
+
+def test_modes_come_back_when_the_model_fails(tmp_path):
+    vae = make_vae()
+    before = state(vae)
+    with pytest.raises(RuntimeError):
+        Painter(vae, Images(shape=(1, 9, 9)), tmp_path).draw_latents("epoch 0")
+    assert_same(before, state(vae))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_training_is_bit_exact_with_and_without_pictures(tmp_path, precision):
+    vaes = [make_vae()]
+    vaes.append(copy.deepcopy(vaes[0]))
+    for vae, callbacks in zip(vaes, ([], [make_gallery(scatter_every_n_steps=2, scatter_until_step=6)]), strict=True):
+        torch.manual_seed(0)
+        fit(tmp_path, vae, callbacks, precision=precision)
+    for plain, drawn in zip(vaes[0].state_dict().values(), vaes[1].state_dict().values(), strict=True):
+        assert torch.equal(plain, drawn)
+
+
+def test_a_run_draws_every_kind_at_its_time(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 4, "epoch": 0, "train/loss": 1.0}) + "\n")
+    tracker = Tracker()
+    gallery = make_gallery(every_n_epochs=2, scatter_every_n_steps=3, scatter_until_step=7)
+    fit(tmp_path, make_vae(), [gallery], max_epochs=5, logger=tracker)
+
+    progress = {f"{kind}_epoch_00{e}.png" for kind in ("samples", "reconstructions") for e in (0, 2, 4, 5)}
+    early = {f"latents_step_00000{step}.png" for step in (0, 3, 6)}
+    final = {f"{kind}.png" for kind in ("latents", "traversals", "interpolation", "manifold", "curves")}
+    assert names(tmp_path) == progress | early | final | {"samples_first_last.png", "training.gif"}
+    assert {name for _, name, _ in tracker.pictures} == names(tmp_path)
+    assert ("pictures/samples", "samples_epoch_002.png", 8) in tracker.pictures
+    with Image.open(tmp_path / "pictures" / "training.gif") as gif:
+        assert gif.n_frames == 4
+
+
+def test_tensorboard_gets_the_pictures(tmp_path):
+    class Writer(pl.loggers.TensorBoardLogger):
+        experiment = SimpleNamespace(images=[])
+        log_metrics = log_hyperparams = log_graph = save = finalize = lambda *args, **kwargs: None
+
+    Writer.experiment.add_image = lambda key, image, step, dataformats: Writer.experiment.images.append(
+        (key, image.ndim, step, dataformats)
+    )
+    fit(tmp_path, make_vae(), [make_gallery()], max_epochs=1, logger=Copy("mine", Writer(tmp_path)))
+    assert ("pictures/samples", 3, 4, "HWC") in Writer.experiment.images
+    assert not [key for key, *_ in Writer.experiment.images if key == "pictures/training"]
+
+
+def test_the_end_is_drawn_when_training_stops_early(tmp_path):
+    fit(tmp_path, make_vae(), [make_gallery(every_n_epochs=50)], max_epochs=-1, max_steps=6)
+    assert {"samples_epoch_002.png", "traversals.png", "training.gif"} <= names(tmp_path)
+
+
+def test_the_early_scatter_draws_once_a_step_while_gradients_accumulate(tmp_path):
+    tracker = Tracker()
+    gallery = make_gallery(scatter_every_n_steps=1, scatter_until_step=3)
+    fit(tmp_path, make_vae(), [gallery], max_epochs=2, logger=tracker, accumulate_grad_batches=2)
+    drawn = [name for _, name, _ in tracker.pictures if name.startswith("latents_step")]
+    assert drawn == [f"latents_step_00000{step}.png" for step in (0, 1, 2, 3)]
+
+
+def test_a_resumed_run_continues_the_same_gif(tmp_path):
+    vae = make_vae()
+    trainer = fit(tmp_path / "run", vae, [make_gallery()], max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    first = (tmp_path / "run" / "pictures" / "samples_epoch_000.png").read_bytes()
+
+    fit(tmp_path / "run", make_vae(), [make_gallery()], max_epochs=5, ckpt_path=tmp_path / "last.ckpt")
+    assert (tmp_path / "run" / "pictures" / "samples_epoch_000.png").read_bytes() == first
+    with Image.open(tmp_path / "run" / "pictures" / "training.gif") as gif:
+        assert gif.n_frames == 6
+
+
+def test_the_plain_autoencoder_has_no_samples_and_follows_reconstructions(tmp_path):
+    fit(tmp_path, make_vae(posterior=Deterministic()), [make_gallery()], max_epochs=2)
+    assert not [name for name in names(tmp_path) if name.startswith("samples")]
+    assert {"reconstructions_first_last.png", "training.gif", "manifold.png"} <= names(tmp_path)
+    with Image.open(tmp_path / "pictures" / "training.gif") as gif:
+        assert gif.n_frames == 3
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2, 12])
+@pytest.mark.parametrize("num_factors", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
+def test_draw_all_needs_no_trainer(tmp_path, latent_dim, num_factors, shape):
+    vae = make_vae(latent_dim, shape=shape)
+    paths = Painter(vae, Images(30, num_factors, shape), tmp_path).draw_all(epoch=7)
+    assert {path.name for path in paths.values()} == names(tmp_path)
+    kinds = {"samples", "reconstructions", "latents", "traversals", "interpolation"}
+    assert set(paths) == kinds | ({"manifold"} if latent_dim == 2 else set())
+
+
+def test_the_followed_latents_never_change():
+    torch.manual_seed(1)
+    first = fixed_latents(5, 3)
+    torch.manual_seed(2)
+    assert torch.equal(fixed_latents(5, 3), first)
+
+
+def generated(painter, draw):
+    """The latents that `draw` decodes."""
+    recorded = []
+    painter.vae.generate = lambda z: recorded.append(z) or z.new_zeros(len(z), *SHAPE)
+    draw("epoch 0")
+    return torch.cat(recorded)
+
+
+def test_the_manifold_is_a_grid_of_normal_quantiles(tmp_path):
+    painter = Painter(make_vae(), Images(), tmp_path)
+    codes = painter._encode(painter.datamodule.x)
+    quantiles = torch.from_numpy(norm.ppf(np.linspace(0.05, 0.95, MANIFOLD_SIDE))).float()
+    z = generated(painter, lambda when: painter._manifold(codes, when)).view(MANIFOLD_SIDE, MANIFOLD_SIDE, 2)
+    torch.testing.assert_close(z[..., 0], quantiles.expand(MANIFOLD_SIDE, -1))
+    torch.testing.assert_close(z[..., 1], quantiles.flip(0)[:, None].expand(-1, MANIFOLD_SIDE))
+
+
+def test_the_manifold_of_an_autoencoder_spans_its_codes(tmp_path):
+    painter = Painter(make_vae(posterior=Deterministic()), Images(), tmp_path)
+    codes = painter._encode(painter.datamodule.x)
+    z = generated(painter, lambda when: painter._manifold(codes, when))
+    edges = np.quantile(codes.numpy(), [0.05, 0.95], axis=0)
+    np.testing.assert_allclose([z.amin(0).numpy(), z.amax(0).numpy()], edges, rtol=1e-4)
+
+
+def test_traversals_change_one_latent_a_row_the_most_varying_first(tmp_path):
+    painter = Painter(make_vae(latent_dim=12), Images(), tmp_path)
+    codes = torch.randn(50, 12) * torch.arange(1.0, 13).roll(4)
+    order = codes.var(0, correction=0).argsort(descending=True)[:10]
+    z = generated(painter, lambda when: painter._traversals(codes, when)).view(10, 13, 12)
+    for row, dim in zip(z, order, strict=True):
+        torch.testing.assert_close(row[:, dim], torch.linspace(-3, 3, 13))
+        others = torch.arange(12) != dim
+        assert torch.equal(row[:, others], codes[0, others].expand(13, -1))
+
+
+def test_interpolation_runs_from_one_latent_to_the_other(tmp_path):
+    painter = Painter(make_vae(latent_dim=5), Images(), tmp_path)
+    x, codes = painter.datamodule.x, torch.randn(80, 5)
+    z = generated(painter, lambda when: painter._interpolation(x, codes, when)).view(8, 11, 5)
+    torch.testing.assert_close(z[:, 0], codes[0:16:2])
+    torch.testing.assert_close(z[:, 5], (codes[0:16:2] + codes[1:16:2]) / 2)
+    torch.testing.assert_close(z[:, -1], codes[1:16:2])

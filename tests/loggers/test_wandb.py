@@ -1,0 +1,248 @@
+"""The tracker against a W&B server on the loopback interface, and read back with W&B's own reader."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+from command import vae_lab
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+from tracking import CONFIG, KEY, METRICS, alone, go_online, history, log_run, parts, read_back, said, tracker
+from wandb_server import WandbServer
+
+from vae_lab.loggers import wandb_process
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path, caplog):
+    alone(monkeypatch, tmp_path / "home")
+    caplog.set_level(logging.INFO)
+    # These tests are about what arrives, on a machine however busy; those in faults/ are about the time.
+    monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 100)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with WandbServer() as server:
+        go_online(monkeypatch, server.url)
+        yield server
+
+
+# --- the constructor
+
+
+def test_constructing_and_finishing_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    tracker(tmp_path / "run").finish(0)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_w_and_b_is_not_imported_here():
+    script = "import vae_lab.loggers.wandb, sys; print('wandb' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "onlin"}, r"logger\.wandb\.mode must be one of auto, online, offline, disabled, got 'onlin'"),
+        ({"init_timeout": 0}, r"logger\.wandb\.init_timeout must be > 0, got 0"),
+        ({"init_timeout": float("nan")}, r"logger\.wandb\.init_timeout must be > 0, got nan"),
+    ],
+)
+def test_arguments_are_checked(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        tracker(tmp_path, **changes)
+
+
+def test_the_run_is_named_after_its_folder(tmp_path):
+    assert tracker(tmp_path / "12-30-00_mnist").name == "12-30-00_mnist"
+    assert tracker(tmp_path, name="mine").name == "mine"
+
+
+def test_disabled_and_other_ranks_do_nothing(tmp_path, monkeypatch):
+    log_run(tmp_path / "run", mode="disabled")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    log_run(tmp_path / "run", mode="offline")
+    assert not (tmp_path / "run").exists()
+
+
+# --- online
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_online_everything_arrives(server, tmp_path, caplog, exit_code):
+    log_run(tmp_path / "run", exit_code)
+    (received,) = server.runs.values()
+    items = [{"type": "history", "history": {"item": item}} for item in received.history]
+    assert history(items) == METRICS
+    assert received.config == CONFIG
+    assert received.fields["displayName"] == "run"
+    assert received.fields["groupName"] == "g"
+    assert received.fields["jobType"] == "train"
+    assert received.fields["tags"] == ["a", "b"]
+    assert received.summary["best_value"] == 1.25
+    assert received.exit_code == exit_code
+    assert said(caplog) == [f"INFO W&B: {server.url}/me/p/runs/{next(iter(server.runs))}"]
+
+
+def test_pictures_are_uploaded(server, tmp_path):
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
+    Image.new("P", (4, 4)).save(tmp_path / "a.gif", save_all=True, append_images=[Image.new("P", (4, 4), 1)])
+    run = tracker(tmp_path)
+    run.log_picture("pictures/samples", tmp_path / "a.png", 3)
+    run.log_picture("pictures/training", tmp_path / "a.gif", 4)
+    run.finish(0)
+    (received,) = server.runs.values()
+    png, gif = received.history
+    assert (png["step"], gif["step"]) == (3, 4)
+    assert received.files[png["pictures/samples"]["path"]] == (tmp_path / "a.png").read_bytes()
+    assert received.files[gif["pictures/training"]["path"]] == (tmp_path / "a.gif").read_bytes()
+
+
+def test_resuming_a_folder_continues_the_same_run(server, tmp_path):
+    log_run(tmp_path / "run", 1, METRICS[:6])
+    log_run(tmp_path / "run", 0, METRICS[4:])
+    ((name, received),) = server.runs.items()
+    assert name == (tmp_path / "run" / "wandb_id").read_text().strip() == tracker(tmp_path / "run").version
+    assert [item["step"] for item in received.history] == [step for step, _ in METRICS[:6] + METRICS[4:]]
+    assert received.exit_code == 0
+
+
+def test_runs_in_one_process_stay_apart(server, tmp_path):
+    log_run(tmp_path / "first")
+    unfinished = tracker(tmp_path / "second")
+    unfinished.log_metrics({"loss": 1.0}, 0)
+    log_run(tmp_path / "third", metrics=[(1, {"loss": 2.0})])
+    unfinished.finish(0)
+    names = {received.fields["displayName"]: received for received in server.runs.values()}
+    assert {name: len(received.history) for name, received in names.items()} == {"first": 10, "second": 1, "third": 1}
+    assert all(received.exit_code == 0 for received in names.values())
+
+
+# --- offline
+
+
+def test_without_a_key_the_run_is_offline_and_complete(tmp_path, caplog):
+    log_run(tmp_path / "run")
+    (part,) = parts(tmp_path / "run")
+    records = read_back(part)
+    assert history(records) == METRICS
+    (start,) = [record["run"] for record in records if record["type"] == "run"]
+    assert (start["display_name"], start["run_group"], start["job_type"]) == ("run", "g", "train")
+    assert start["tags"] == ["a", "b"]
+    (config,) = [record["config"]["update"] for record in records if record["type"] == "config"]
+    assert config == CONFIG
+    summary = [record["summary"]["update"] for record in records if record["type"] == "summary"]
+    assert any(update.get("best_value") == 1.25 for update in summary)
+    assert [record["exit"]["exit_code"] for record in records if record["type"] == "exit"] == [0]
+    assert said(caplog) == [f"INFO W&B: offline, upload with: wandb sync {part}"]
+
+
+def test_labels_may_come_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    monkeypatch.setenv("WANDB_ENTITY", "us")
+    log_run(tmp_path / "run", group=None)
+    (part,) = parts(tmp_path / "run")
+    (start,) = [record["run"] for record in read_back(part) if record["type"] == "run"]
+    assert (start["run_group"], start["entity"]) == ("mine", "us")
+
+
+def test_offline_parts_merge_into_one_run(server, tmp_path):
+    log_run(tmp_path / "run", 1, METRICS[:6], mode="offline")
+    log_run(tmp_path / "run", 0, METRICS[4:], mode="offline")
+    assert len(parts(tmp_path / "run")) == 2
+    command = [sys.executable, "-m", "wandb", "sync", *map(str, parts(tmp_path / "run"))]
+    environment = {**os.environ, "WANDB_ERROR_REPORTING": "false"}
+    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=tmp_path, timeout=120)
+    (received,) = server.runs.values()
+    assert [item["step"] for item in received.history] == [step for step, _ in METRICS[:6] + METRICS[4:]]
+    assert received.exit_code == 0
+
+
+def test_mode_online_needs_a_key(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"logger\.wandb\.mode=online is not possible: no API key; set WANDB_API_KEY"):
+        tracker(tmp_path, mode="online").check()
+    tracker(tmp_path, mode="auto").check()
+    netrc = tmp_path / "home" / ".netrc"
+    netrc.write_text(f"machine 127.0.0.1:9\nlogin user\npassword {KEY}\n")
+    netrc.chmod(0o600)
+    tracker(tmp_path, mode="online").check()
+    netrc.unlink()
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    tracker(tmp_path, mode="online").check()
+    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "soon")
+    with pytest.raises(ValueError, match="WANDB_HTTP_TIMEOUT"):
+        tracker(tmp_path, mode="online").check()
+
+
+@pytest.mark.parametrize(
+    ("variables", "pattern"),
+    [
+        ({"WANDB_MODE": "offline"}, "offline-run-*"),
+        ({"WANDB_MODE": "dryrun"}, "offline-run-*"),
+        ({"WANDB_MODE": "disabled"}, None),
+        ({"WANDB_DISABLED": "true"}, None),
+        ({"WANDB_MODE": "online"}, "run-*"),
+    ],
+    ids=str,
+)
+def test_the_environment_chooses_the_mode(server, tmp_path, monkeypatch, variables, pattern):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    log_run(tmp_path / "run")
+    assert parts(tmp_path / "run") == (parts(tmp_path / "run", pattern) if pattern else [])
+    assert bool(parts(tmp_path / "run")) is bool(pattern)
+    assert bool(server.runs) is (pattern == "run-*")
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_no_secret_reaches_the_disk_or_the_server(server, tmp_path, monkeypatch, caplog, mode):
+    monkeypatch.setenv("WANDB_API_KEY", "PLANTED" * 6)
+    monkeypatch.setenv("HUB_TOKEN", "PLANTED-VALUE")
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setattr(sys, "argv", ["vae-lab", "token=PLANTED-ARGUMENT"])
+    run = tracker(tmp_path / "run")
+    run.log_config({"a": "x-PLANTED-VALUE-y", "url": "http://me:PLANTED-PASSWORD@host/", "api_key": "PLANTED-KEY"})
+    run.log_metrics({"loss": 1.0}, 0)
+    run.finish(0)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files)
+    assert [path for path in files if b"PLANTED" in path.read_bytes()] == []
+    assert "PLANTED" not in caplog.text
+    assert "PLANTED" not in repr(server.runs)
+
+
+# --- a sweep
+
+
+@pytest.mark.slow
+def test_the_jobs_of_a_sweep_are_runs_of_one_group(tmp_path):
+    command = ["-m", "seed=0,1", "latent_dim=2,-2", "trainer=cpu", "trainer.max_epochs=1", "callbacks.gallery=null"]
+    done = vae_lab(*command, "model.hidden_dims=[8]", "sweep.name=mine", "logger.wandb.mode=offline", cwd=tmp_path)
+    assert done.returncode == 6, done.stderr  # two of the four were refused before they were tracked
+    sweep = tmp_path / "outputs" / "sweeps" / "mine"
+    jobs = {folder.parent.name: folder.parent for folder in sweep.glob("*/result.json")}
+    runs = [read_back(part) for part in parts(sweep)]
+    assert len(runs) == len(jobs) == 2
+    for records in runs:
+        (start,) = [record["run"] for record in records if record["type"] == "run"]
+        folder = jobs[start["display_name"]]
+        assert start["run_group"] == "mine"
+        assert {"latent_dim=2", "trainer.max_epochs=1"} <= set(start["tags"])
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        wanted = [(line.pop("step"), {k: v for k, v in line.items() if k != "time"}) for line in lines]
+        assert [item for item in history(records) if "media" not in item[1]] == wanted
+        best = json.loads((folder / "result.json").read_text())["best_value"]
+        updates = [record["summary"]["update"] for record in records if record["type"] == "summary"]
+        assert any(update.get("best_value") == best for update in updates)
+        assert [record["exit"]["exit_code"] for record in records if record["type"] == "exit"] == [0]
+    assert not list(sweep.glob("*/wandb"))

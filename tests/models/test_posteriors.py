@@ -1,0 +1,131 @@
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from vae_lab.models.posteriors import Deterministic, DiagonalGaussian, Gaussian
+
+STANDARD = Normal(0.0, 1.0)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+def some_params() -> torch.Tensor:
+    """Means to +-6 and log variances to +-12 for 64 images and 3 latents."""
+    return torch.cat([2 * torch.randn(64, 3), 4 * torch.randn(64, 3)], dim=1)
+
+
+def test_kl_is_the_closed_form_of_each_latent():
+    q = Gaussian()(some_params())
+    expected = kl_divergence(Normal(q.mean, torch.exp(0.5 * q.log_var)), STANDARD)
+    torch.testing.assert_close(q.kl(), expected, rtol=1e-5, atol=1e-5)  # float32, two orders of summation
+    assert q.kl().shape == (64, 3)
+
+
+def test_kl_is_the_mean_log_ratio_of_samples():
+    num = 200_000
+    params = torch.tensor([[0.7, -1.5, 0.0, -1.0, 0.4, -3.0]])
+    q = Gaussian()(params.expand(num, -1))
+    z = q.rsample()
+    log_ratio = Normal(q.mean, torch.exp(0.5 * q.log_var)).log_prob(z) - STANDARD.log_prob(z)
+    standard_error = log_ratio.std(0) / math.sqrt(num)
+    # 4 standard errors: one of three latents outside by chance is a 2e-4 event, and the seed is fixed
+    assert ((log_ratio.mean(0) - q.kl()[0]).abs() < 4 * standard_error).all()
+
+
+def test_kl_is_zero_at_the_prior_and_positive_elsewhere():
+    assert not Gaussian()(torch.zeros(2, 8)).kl().any()
+    assert (Gaussian()(some_params()).kl() > 0).all()
+
+
+def test_the_first_half_of_the_parameters_is_the_mean_and_the_second_the_log_variance():
+    q = Gaussian()(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
+    assert q.mean.tolist() == [[1, 2]]
+    assert q.log_var.tolist() == [[3, 4]]
+
+
+def test_samples_have_the_mean_and_variance_of_the_posterior():
+    num = 200_000
+    q = Gaussian()(torch.tensor([[3.0, -2.0, 0.0, 2.0, -4.0, 0.0]]).expand(num, -1))
+    z = q.rsample()
+    variance = q.log_var[0].exp()
+    # 4 standard errors: sqrt(var / n) of a mean, var * sqrt(2 / n) of a Gaussian's variance
+    assert ((z.mean(0) - q.mean[0]).abs() < 4 * (variance / num).sqrt()).all()
+    assert ((z.var(0) - variance).abs() < 4 * variance * math.sqrt(2 / num)).all()
+    correlation = torch.corrcoef(z.T) - torch.eye(3)
+    assert (correlation.abs() < 4 / math.sqrt(num)).all()
+
+
+def test_a_sample_is_differentiable_in_both_parameters():
+    params = torch.tensor([[0.5, -1.0]], requires_grad=True)
+    q = Gaussian()(params)
+    z = q.rsample()
+    z.sum().backward()
+    eps = (z - q.mean) / torch.exp(0.5 * q.log_var)
+    expected = torch.tensor([[1.0, 0.5 * math.exp(-0.5) * eps.item()]])
+    torch.testing.assert_close(params.grad, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("extreme", [1e4, -1e4])
+def test_the_clamp_bounds_the_sample_and_the_kl_together(extreme):
+    q = Gaussian(max_log_var=3.0)(torch.tensor([[0.0, extreme]]).expand(10_000, -1))
+    bound = math.copysign(3.0, extreme)
+    expected = 0.5 * (math.exp(bound) - bound - 1)
+    torch.testing.assert_close(q.kl(), torch.full((10_000, 1), expected), rtol=1e-5, atol=0)
+    # The variance of 10,000 samples is known to sqrt(2 / 10,000) = 1.4 %; 4 standard errors.
+    assert q.rsample().var().item() == pytest.approx(math.exp(bound), rel=0.06)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_extreme_parameters_stay_finite_and_float32(dtype, sign):
+    params = torch.full((4, 6), sign * 1e4, dtype=dtype, requires_grad=True)
+    q = Gaussian()(params)
+    z, kl = q.rsample(), q.kl()
+    assert z.dtype == kl.dtype == q.mean.dtype == torch.float32
+    assert z.isfinite().all()
+    assert kl.isfinite().all()
+    (kl.sum() + z.sum()).backward()
+    assert params.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_parameters_give_the_kl_of_their_values(dtype):
+    params = some_params().to(dtype)
+    torch.testing.assert_close(Gaussian()(params).kl(), Gaussian()(params.float()).kl(), rtol=0, atol=0)
+
+
+def test_the_default_clamp_leaves_ordinary_parameters_alone():
+    params = torch.tensor([[0.0, 0.0, 19.5, -19.5]])
+    assert torch.equal(Gaussian()(params).log_var, params[:, 2:])
+
+
+def test_a_plain_autoencoder_samples_its_code_and_pays_nothing():
+    params = torch.randn(4, 3).bfloat16()
+    q = Deterministic()(params)
+    assert q.mean.dtype == torch.float32
+    assert torch.equal(q.mean, params.float())
+    assert torch.equal(q.rsample(), q.mean)
+    assert torch.equal(q.kl(), torch.zeros(4, 3))
+
+
+def test_parameters_per_latent_are_what_each_posterior_reads():
+    for posterior in (Gaussian(), Deterministic()):
+        assert posterior(torch.zeros(5, 7 * posterior.params_per_latent)).mean.shape == (5, 7)
+    assert Gaussian.is_stochastic
+    assert not Deterministic.is_stochastic
+
+
+def test_two_samples_differ():
+    q = DiagonalGaussian(torch.zeros(4, 3), torch.zeros(4, 3))
+    assert not torch.equal(q.rsample(), q.rsample())
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan")])
+def test_the_clamp_must_be_positive(value):
+    with pytest.raises(ValueError, match=rf"posterior\.max_log_var must be in \(0, 80\], got {value}"):
+        Gaussian(max_log_var=value)

@@ -1,0 +1,250 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
+
+from vae_lab.models.likelihoods import Bernoulli
+from vae_lab.models.likelihoods import Gaussian as GaussianPixels
+from vae_lab.models.networks.mlp import MLPDecoder, MLPEncoder
+from vae_lab.models.posteriors import Deterministic, Gaussian
+from vae_lab.models.vae import VAE
+from vae_lab.objectives.elbo import ELBO
+
+SHAPE = (1, 2, 2)
+D = 2
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+class LinearGaussian:
+    """z ~ N(0, I), x given z ~ N(W z + b, I / 2), so x ~ N(b, W W^T + I / 2) (Tipping and Bishop 1999, eq. 4).
+
+    The columns of W are orthogonal, so that the exact posterior N(M^-1 W^T (x - b), M^-1 / 2) with M = W^T W + I / 2
+    is diagonal and a linear encoder can be it.
+    """
+
+    def __init__(self):
+        basis = torch.linalg.qr(torch.randn(4, D, dtype=torch.float64)).Q
+        self.W = basis * torch.tensor([1.5, 0.6], dtype=torch.float64)
+        self.b = torch.rand(4, dtype=torch.float64)
+        self.variance = 0.5 / ((self.W**2).sum(0) + 0.5)  # (D,)
+
+    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
+        covariance = self.W @ self.W.T + 0.5 * torch.eye(4, dtype=torch.float64)
+        return MultivariateNormal(self.b, covariance).log_prob(x.double().flatten(1))
+
+    def posterior(self, x: torch.Tensor) -> Normal:
+        mean = 2 * self.variance * ((x.double().flatten(1) - self.b) @ self.W)
+        return Normal(mean, self.variance.sqrt())
+
+    def vae(self, shift: float = 0.0, log_var_shift: float = 0.0) -> VAE:
+        """The model with the exact posterior as its encoder, or one that is off by the shifts."""
+        decoder, encoder = nn.Linear(D, 4), nn.Linear(4, 2 * D)
+        to_mean = 2 * self.variance[:, None] * self.W.T
+        with torch.no_grad():
+            decoder.weight.copy_(self.W)
+            decoder.bias.copy_(self.b)
+            encoder.weight.zero_()[:D].copy_(to_mean)
+            encoder.bias[:D] = shift - to_mean @ self.b
+            encoder.bias[D:] = self.variance.log() + log_var_shift
+        networks = nn.Sequential(nn.Flatten(), encoder), nn.Sequential(decoder, nn.Unflatten(1, SHAPE))
+        return VAE(*networks, Gaussian(), GaussianPixels(), D, SHAPE)
+
+
+def elbo_and_error(vae: VAE, x: torch.Tensor) -> tuple[float, float]:
+    """The ELBO of a batch, and its standard error over the samples of z, measured on other samples."""
+    elbo = ELBO(1.0, 0, 0.0)(vae, x, None)["elbo"].item()
+    log_prob = torch.stack([vae.likelihood.log_prob(x, vae.decode(vae.encode(x).rsample())) for _ in range(8)])
+    return elbo, (log_prob.var(0).sum().sqrt() / len(x)).item()
+
+
+@pytest.fixture
+def model() -> LinearGaussian:
+    return LinearGaussian()
+
+
+def test_the_log_weight_of_every_sample_is_log_p_at_the_exact_posterior(model):
+    vae, x = model.vae(), torch.randn(50, *SHAPE)
+    posterior = vae.encode(x)
+    z = posterior.rsample()
+    log_q = Normal(posterior.mean, torch.exp(0.5 * posterior.log_var)).log_prob(z).sum(1)
+    log_weight = vae.likelihood.log_prob(x, vae.decode(z)) + Normal(0.0, 1.0).log_prob(z).sum(1) - log_q
+    # No Monte Carlo error at all; the sums are float32 with terms up to about 30.
+    torch.testing.assert_close(log_weight.double(), model.log_prob(x), rtol=1e-5, atol=1e-4)
+
+
+def test_the_elbo_is_log_p_at_the_exact_posterior(model):
+    x = torch.randn(5, *SHAPE).repeat(20_000, 1, 1, 1)
+    elbo, error = elbo_and_error(model.vae(), x)
+    assert error < 0.005  # else the next line would prove little
+    assert elbo == pytest.approx(model.log_prob(x).mean().item(), abs=4 * error)
+
+
+@pytest.mark.parametrize(("shift", "log_var_shift"), [(0.4, 0.0), (-0.2, 0.0), (0.0, 0.7), (0.0, -0.7), (0.3, -0.5)])
+def test_any_other_encoder_loses_its_kl_to_the_exact_posterior(model, shift, log_var_shift):
+    x = torch.randn(5, *SHAPE).repeat(20_000, 1, 1, 1)
+    vae = model.vae(shift, log_var_shift)
+    q = vae.encode(x)
+    gap = kl_divergence(Normal(q.mean.double(), torch.exp(0.5 * q.log_var.double())), model.posterior(x))
+    elbo, error = elbo_and_error(vae, x)
+    log_p = model.log_prob(x).mean().item()
+    assert elbo < log_p - 4 * error
+    assert elbo == pytest.approx(log_p - gap.sum(1).mean().item(), abs=4 * error)
+
+
+def small_vae(likelihood=None, posterior=None) -> VAE:
+    posterior = posterior or Gaussian()
+    encoder = MLPEncoder((1, 4, 4), 3 * posterior.params_per_latent, [16], "tanh")
+    decoder = MLPDecoder(3, (1, 4, 4), [16], "tanh")
+    return VAE(encoder, decoder, posterior, likelihood or Bernoulli(), 3, (1, 4, 4))
+
+
+@pytest.mark.parametrize("step", [0, 3, 10, None])
+@pytest.mark.parametrize("kld_weight", [0.0, 0.5, 1.0, 4.0])
+def test_terms_add_up(kld_weight, step):
+    objective = ELBO(kld_weight, 10, 0.0)
+    terms = objective(small_vae(), torch.rand(8, 1, 4, 4), step)
+    assert list(terms) == ["loss", "elbo", "reconstruction", "kl", "clamped"]
+    assert all(value.ndim == 0 for value in terms.values())
+    assert terms["kl"] > 0
+    # The elbo has weight 1 whatever the weight in the loss; float32 sums of a few terms of about 10.
+    torch.testing.assert_close(terms["elbo"], -(terms["reconstruction"] + terms["kl"]), rtol=1e-6, atol=0)
+    expected = terms["reconstruction"] + objective.weight(step) * terms["kl"]
+    torch.testing.assert_close(terms["loss"], expected, rtol=1e-6, atol=0)
+
+
+def test_terms_are_nats_per_image(monkeypatch):
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    vae, x = small_vae(), torch.rand(8, 1, 4, 4)
+    posterior = vae.encode(x)
+    terms = ELBO(1.0, 0, 0.0)(vae, x, None)
+    # Summed over pixels and latents, averaged over images only.
+    expected_kl = torch.stack([row.sum() for row in posterior.kl()]).mean()
+    nll = [-vae.likelihood.log_prob(x[i : i + 1], vae.decode(posterior.mean[i : i + 1])) for i in range(8)]
+    torch.testing.assert_close(terms["kl"], expected_kl, rtol=1e-5, atol=0)
+    torch.testing.assert_close(terms["reconstruction"], torch.cat(nll).mean(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), GaussianPixels()])
+def test_terms_do_not_depend_on_the_batch_size(monkeypatch, likelihood):
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)  # the same noise for an image in every batch
+    vae, x = small_vae(likelihood), torch.rand(12, 1, 4, 4)
+    objective = ELBO(2.0, 0, 0.0)
+    whole = objective(vae, x, None)
+    first, second = objective(vae, x[:6], None), objective(vae, x[6:], None)
+    repeated = objective(vae, x.repeat(5, 1, 1, 1), None)
+    for key, value in whole.items():
+        torch.testing.assert_close((first[key] + second[key]) / 2, value, rtol=1e-5, atol=0)
+        torch.testing.assert_close(repeated[key], value, rtol=1e-5, atol=0)
+    assert not torch.isclose(first["loss"], second["loss"], rtol=1e-4)  # the halves differ, so the mean means something
+
+
+def test_the_weight_rises_linearly_and_evaluation_does_not_see_it():
+    objective = ELBO(4.0, 10, 0.0)
+    assert [objective.weight(step) for step in (0, 5, 10, 11, 10_000, None)] == [0, 2, 4, 4, 4, 4]
+    assert ELBO(4.0, 0, 0.0).weight(0) == 4
+
+
+class Constant(nn.Module):
+    """An encoder whose output is its parameter, for every image."""
+
+    def __init__(self, params: list[float]):
+        super().__init__()
+        self.params = nn.Parameter(torch.tensor(params))
+
+    def forward(self, x):
+        return self.params.expand(len(x), -1)
+
+
+class Blind(nn.Module):
+    """A decoder that ignores its latents, so that only the KL has a gradient."""
+
+    def forward(self, z):
+        return torch.zeros(len(z), 1, 2, 2) + 0 * z.sum()
+
+
+def gradient(free_bits: float, params: list[float]) -> tuple[torch.Tensor, dict]:
+    encoder = Constant(params)
+    vae = VAE(encoder, Blind(), Gaussian(), Bernoulli(), 2, SHAPE)
+    terms = ELBO(3.0, 0, free_bits)(vae, torch.ones(4, *SHAPE), None)
+    terms["loss"].backward()
+    return encoder.params.grad, terms
+
+
+def test_free_bits_cost_nothing_below_the_bound_and_change_nothing_above():
+    params = [0.2, 2.0, -0.1, -1.5]  # means, then log variances; KLs of 0.02 and 2.36
+    plain, terms = gradient(0.0, params)
+    free, free_terms = gradient(0.5, params)
+    assert plain.ne(0).all()
+    assert free[[0, 2]].tolist() == [0, 0]
+    assert torch.equal(free[[1, 3]], plain[[1, 3]])
+    kl = Gaussian()(torch.tensor([params])).kl()[0]
+    assert kl[0] < 0.5 < kl[1]
+    paid = free_terms["loss"] - free_terms["reconstruction"]
+    torch.testing.assert_close(paid, 3 * (0.5 + kl[1]), rtol=1e-6, atol=1e-6)  # a float32 difference
+    # The reported values stay free of free bits.
+    assert free_terms["kl"] == terms["kl"]
+    assert free_terms["elbo"] == terms["elbo"]
+
+
+def test_free_bits_below_every_kl_are_no_free_bits():
+    params = [1.0, 2.0, -1.0, -1.5]
+    plain, terms = gradient(0.0, params)
+    free, free_terms = gradient(0.1, params)
+    assert torch.equal(free, plain)
+    assert free_terms == terms
+
+
+def test_free_bits_bound_the_mean_over_the_batch_not_each_image():
+    # Kingma et al. 2016, eq. 15: one image below and one above the bound, their mean above it.
+    x = torch.tensor([0.0, 2.0]).view(2, 1, 1, 1).expand(2, *SHAPE)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        encoder[1].weight.copy_(torch.tensor([[0.25] * 4, [0.0] * 4]))
+        encoder[1].bias.zero_()
+    vae = VAE(encoder, Blind(), Gaussian(), Bernoulli(), 1, SHAPE)
+    terms = ELBO(1.0, 0, 0.5)(vae, x / 2, None)
+    assert terms["kl"].item() == pytest.approx(0.25)  # the images' KLs are 0 and 1/2
+    assert (terms["loss"] - terms["reconstruction"]).item() == pytest.approx(0.5, abs=1e-6)
+    terms = ELBO(1.0, 0, 0.2)(vae, x / 2, None)
+    assert (terms["loss"] - terms["reconstruction"]).item() == pytest.approx(0.25, abs=1e-6)
+
+
+def test_a_plain_autoencoder_has_neither_kl_nor_elbo():
+    vae, x = small_vae(posterior=Deterministic()), torch.rand(8, 1, 4, 4)
+    terms = ELBO(4.0, 10, 0.5)(vae, x, 5)
+    assert list(terms) == ["loss", "reconstruction"]
+    expected = -vae.likelihood.log_prob(x, vae.decode(vae.encode(x).mean)).mean()
+    assert terms["loss"].item() == terms["reconstruction"].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("posterior", [Gaussian(), Deterministic()])
+@pytest.mark.parametrize("likelihood", [Bernoulli(), GaussianPixels()])
+def test_a_few_steps_lower_the_loss(likelihood, posterior):
+    vae, x = small_vae(likelihood, posterior), torch.rand(32, 1, 4, 4).round()
+    objective = ELBO(1.0, 0, 0.0)
+    optimizer = torch.optim.SGD(vae.parameters(), lr=0.01)
+
+    def evaluate() -> float:
+        torch.manual_seed(1)
+        return objective(vae, x, None)["loss"].item()
+
+    before = evaluate()
+    for step in range(20):
+        optimizer.zero_grad()
+        objective(vae, x, step)["loss"].backward()
+        optimizer.step()
+    assert evaluate() < before - 0.1  # nats; a loss without gradient would not move at all
+
+
+@pytest.mark.parametrize("value", [-1, -0.001, math.nan, math.inf])
+@pytest.mark.parametrize("key", ["KLD_weight", "warmup_steps", "free_bits"])
+def test_ranges_are_checked(key, value):
+    arguments = {"kld_weight": 1.0, "warmup_steps": 0, "free_bits": 0.0} | {key.lower(): value}
+    with pytest.raises(ValueError, match=rf"loss\.{key} must be >= 0 and finite, got {value}"):
+        ELBO(**arguments)

@@ -1,0 +1,170 @@
+"""A checkpoint file comes back as it was, or is refused with its name."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from vae_lab.errors import RunError
+from vae_lab.runs.checkpoints import DamagedError, DurableCheckpointIO, load_checkpoint, newest_checkpoint
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path):
+    saved = {"a": torch.randn(3), "b": [1, 2.5, None, "c"], "d": {"e": (True, torch.tensor(4))}}
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    DurableCheckpointIO().save_checkpoint(saved, path)
+    loaded = DurableCheckpointIO().load_checkpoint(path)
+    assert torch.equal(loaded["a"], saved["a"])
+    assert loaded["b"] == saved["b"]
+    assert loaded["d"] == saved["d"]
+    DurableCheckpointIO().remove_checkpoint(path)
+    assert os.listdir(path.parent) == []
+
+
+def test_a_save_that_torch_cannot_finish_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    DurableCheckpointIO().save_checkpoint({"step": 1}, path)
+
+    def fail(checkpoint, file):
+        file.write(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos\nframe #0: ...")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RunError, match=rf"cannot write {path}: .*disk full") as caught:
+        DurableCheckpointIO().save_checkpoint({"step": 2}, path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert load_checkpoint(path) == {"step": 1}
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+class Payload:
+    """Pickles to a call that makes a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("as_file", ["zip", "legacy", "pickle"])
+def test_a_checkpoint_from_a_stranger_executes_nothing(tmp_path, as_file):
+    marker, path = tmp_path / "marker", tmp_path / "stranger.ckpt"
+    content = {"state_dict": {"weight": torch.zeros(2)}, "extra": Payload(marker)}
+    if as_file == "pickle":
+        path.write_bytes(pickle.dumps(Payload(marker), protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=as_file == "zip")
+    for load in (load_checkpoint, DurableCheckpointIO().load_checkpoint):
+        with pytest.raises(RunError, match=rf"cannot load {path}|{path} is damaged") as caught:
+            load(path)
+        assert not marker.exists()
+        assert len(str(caught.value).splitlines()) == 1
+        with pytest.raises(RunError):  # whatever Lightning asks for
+            DurableCheckpointIO().load_checkpoint(path, weights_only=False)
+        assert not marker.exists()
+    if as_file == "pickle":
+        pickle.loads(path.read_bytes())
+    else:
+        torch.load(path, weights_only=False)
+    assert marker.exists()  # the attack is real
+
+
+def test_the_refusal_does_not_recommend_to_run_the_strangers_code(tmp_path):
+    # As torch's own message does, which also speaks of an argument that no user of ours can set.
+    path = tmp_path / "stranger.ckpt"
+    torch.save({"extra": Payload(tmp_path / "marker")}, path)
+    with pytest.raises(RunError, match=rf"cannot load {path}|{path} is damaged") as caught:
+        load_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_named(tmp_path, keep):
+    path = tmp_path / "last.ckpt"
+    torch.save({"weight": torch.randn(1000)}, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole))])
+    with pytest.raises(RunError, match=rf"{path} is damaged: .") as caught:
+        load_checkpoint(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_file_of_something_else_is_named(tmp_path):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(os.urandom(1000))
+    with pytest.raises(RunError, match=rf"{path} is damaged: ."):
+        load_checkpoint(path)
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    for path in (tmp_path / "none.ckpt", tmp_path):
+        with pytest.raises(RunError, match=rf"no checkpoint at {path}"):
+            load_checkpoint(path)
+
+
+def save(path, **content) -> bytes:
+    DurableCheckpointIO().save_checkpoint({"state_dict": {"w": torch.randn(500)}, **content}, path)
+    return path.read_bytes()
+
+
+@pytest.mark.fault
+def test_every_flipped_bit_is_noticed_or_harmless(tmp_path):
+    path = tmp_path / "last.ckpt"
+    whole = save(path, global_step=3)
+    weights = load_checkpoint(path)["state_dict"]["w"]
+    generator = torch.Generator().manual_seed(0)
+    positions = torch.randint(len(whole), (300,), generator=generator).tolist()
+    messages = []
+    for position in [*positions, len(whole) // 2]:
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
+        try:
+            loaded = load_checkpoint(path)
+        except RunError as error:
+            messages.append(str(error))
+        else:  # a bit of the archive's padding or of a field that nothing reads
+            assert loaded["global_step"] == 3
+            assert torch.equal(loaded["state_dict"]["w"], weights)
+    assert len(messages) > len(positions) / 2  # the weights alone are more than half of the file
+    assert all(str(path) in message and len(message.splitlines()) == 1 for message in messages)
+
+
+def test_a_flipped_bit_in_a_weight_is_noticed(tmp_path):
+    path = tmp_path / "last.ckpt"
+    whole = save(path)
+    start = whole.index(load_checkpoint(path)["state_dict"]["w"].numpy().tobytes())
+    path.write_bytes(whole[: start + 7] + bytes([whole[start + 7] ^ 1]) + whole[start + 8 :])
+    with pytest.raises(DamagedError, match=rf"{path} is damaged: the checksum of .* is wrong"):
+        load_checkpoint(path)
+
+
+def test_the_newest_checkpoint_that_is_not_damaged_is_chosen(tmp_path, caplog):
+    for step, name in ((1, "best"), (2, "previous"), (3, "last")):
+        save(tmp_path / f"{name}.ckpt", global_step=step)
+    assert newest_checkpoint(tmp_path).name == "last.ckpt"
+    assert not caplog.records
+    for name, chosen, step in (("last", "previous", 2), ("previous", "best", 1)):
+        damaged = tmp_path / f"{name}.ckpt"
+        damaged.write_bytes(damaged.read_bytes()[:-50])
+        caplog.clear()
+        assert newest_checkpoint(tmp_path).name == f"{chosen}.ckpt"
+        assert f"{damaged} is damaged" in caplog.text
+        assert f"using {chosen}.ckpt of step {step}" in caplog.text
+    (tmp_path / "best.ckpt").write_bytes(b"")
+    with pytest.raises(RunError, match=r"no checkpoint can be read: .*last.*previous.*best") as caught:
+        newest_checkpoint(tmp_path)
+    assert not isinstance(caught.value, DamagedError)
+
+
+def test_there_may_be_no_checkpoint_yet(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    assert newest_checkpoint(tmp_path / "missing") is None
+
+
+def test_a_strangers_last_checkpoint_is_not_passed_over(tmp_path):
+    save(tmp_path / "previous.ckpt", global_step=1)
+    torch.save({"extra": Payload(tmp_path / "marker")}, tmp_path / "last.ckpt")
+    with pytest.raises(RunError, match=r"cannot load .*last\.ckpt: it holds more than tensors"):
+        newest_checkpoint(tmp_path)
+    assert not (tmp_path / "marker").exists()

@@ -1,0 +1,191 @@
+import errno
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from vae_lab.errors import NumericsError
+from vae_lab.runs.checkpoints import (
+    Checkpoints,
+    DurableCheckpointIO,
+    is_safe_point,
+    load_checkpoint,
+    save_last,
+    set_position,
+)
+
+# The place in training
+
+
+def positioned(epoch: int, batch: int, batches_seen: int) -> dict:
+    untouched = {"state_dict": {}, "epoch_loop.state_dict": {}}
+    checkpoint = {"loops": {"fit_loop": {**untouched, "epoch_progress": "old"}, "validate_loop": {}}}
+    set_position(checkpoint, epoch, batch, batches_seen)
+    assert untouched.items() <= checkpoint["loops"]["fit_loop"].items()
+    return checkpoint["loops"]["fit_loop"]
+
+
+def test_a_position_between_epochs_has_begun_none():
+    loop = positioned(3, 0, 30)
+    assert loop["epoch_progress"]["total"] == loop["epoch_progress"]["current"]
+    assert set(loop["epoch_progress"]["total"].values()) == {3}
+    assert set(loop["epoch_loop.batch_progress"]["total"].values()) == {30}
+    assert set(loop["epoch_loop.batch_progress"]["current"].values()) == {0}
+    assert loop["epoch_loop.batch_progress"]["is_last_batch"] is False
+
+
+def test_a_position_within_an_epoch_has_begun_it():
+    loop = positioned(3, 4, 34)
+    assert loop["epoch_progress"]["current"] == {"ready": 4, "started": 4, "processed": 3, "completed": 3}
+    assert set(loop["epoch_loop.batch_progress"]["total"].values()) == {34}
+    assert set(loop["epoch_loop.batch_progress"]["current"].values()) == {4}
+
+
+def test_the_counters_are_not_shared():
+    loop = positioned(3, 4, 34)
+    loop["epoch_progress"]["current"]["ready"] += 1
+    loop["epoch_loop.batch_progress"]["current"]["ready"] += 1
+    assert loop["epoch_progress"]["total"]["ready"] == 4
+    assert loop["epoch_loop.batch_progress"]["total"]["ready"] == 34
+
+
+def test_the_position_has_the_form_of_lightnings_own():
+    from lightning.pytorch.loops.progress import _BatchProgress, _Progress
+
+    loop = positioned(3, 4, 34)
+    epochs, batches = _Progress(), _BatchProgress()
+    epochs.load_state_dict(loop["epoch_progress"])
+    batches.load_state_dict(loop["epoch_loop.batch_progress"])
+    assert epochs.state_dict().keys() == loop["epoch_progress"].keys()
+    assert batches.state_dict() == loop["epoch_loop.batch_progress"]
+
+
+def trainer(num_batches=10, accumulate=1, val_check_batch=10, every_n_epoch=1, total_batch_idx=0):
+    return SimpleNamespace(
+        num_training_batches=num_batches,
+        accumulate_grad_batches=accumulate,
+        val_check_batch=val_check_batch,
+        check_val_every_n_epoch=every_n_epoch,
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=total_batch_idx)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fake", "safe"),
+    [
+        (trainer(), [0, 1, 2, 3, 4, 5, 6, 7, 8]),  # not the last batch: the end of the epoch is still to come
+        (trainer(accumulate=3), [2, 5, 8]),  # only where a gradient has been applied
+        (trainer(val_check_batch=4), [0, 1, 2, 4, 5, 6, 8]),  # not where a validation is still to come
+        (trainer(val_check_batch=4, accumulate=2), [1, 5]),
+        (trainer(val_check_batch=float("inf")), [0, 1, 2, 3, 4, 5, 6, 7, 8]),  # no validation at all
+    ],
+)
+def test_safe_points(fake, safe):
+    assert [i for i in range(10) if is_safe_point(fake, i)] == safe
+
+
+def test_validations_may_be_counted_across_epochs():
+    # check_val_every_n_epoch=null: every 4th batch of the run, and this epoch began after 10 of them.
+    fakes = [trainer(val_check_batch=4, every_n_epoch=None, total_batch_idx=10 + i) for i in range(10)]
+    assert [i for i, fake in enumerate(fakes) if is_safe_point(fake, i)] == [0, 2, 3, 4, 6, 7, 8]
+
+
+# The callback
+
+
+class FakeTrainer(SimpleNamespace):
+    """A trainer whose checkpoint is its step."""
+
+    def save_checkpoint(self, path, weights_only=None):
+        DurableCheckpointIO().save_checkpoint({"step": self.global_step}, path)
+
+    def validate(self, callback, lit, step, value):
+        self.global_step = step
+        self.callback_metrics = {"val/loss": torch.tensor(value), "val/kl": torch.tensor(1.0), "train/loss": 0.0}
+        callback.on_validation_end(self, lit)
+        callback.on_train_epoch_end(self, lit)
+
+
+@pytest.fixture
+def fit(tmp_path):
+    lit = SimpleNamespace(batches_seen=10, state_dict=lambda: {"w": torch.ones(2)})
+    fake = FakeTrainer(
+        default_root_dir=tmp_path,
+        is_global_zero=True,
+        sanity_checking=False,
+        global_step=0,
+        current_epoch=0,
+        num_training_batches=10,
+        state=SimpleNamespace(fn="fit"),
+    )
+    return fake, lit, tmp_path / "checkpoints"
+
+
+@pytest.mark.parametrize(("mode", "best"), [("min", 20), ("max", 30)])
+def test_best_is_the_best_and_last_is_the_last(fit, mode, best):
+    fake, lit, folder = fit
+    callback = Checkpoints("val/loss", mode, 10)
+    for step, value in ((10, 3.0), (20, 1.0), (30, 5.0), (40, 2.0)):
+        fake.validate(callback, lit, step, value)
+    assert load_checkpoint(folder / "best.ckpt") == {"step": best}
+    assert load_checkpoint(folder / "last.ckpt") == {"step": 40}
+    assert sorted(os.listdir(folder)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+    assert callback.best["step"] == best
+    assert callback.best["metrics"].keys() == {"val/loss", "val/kl"}
+
+
+def test_the_first_of_equal_values_is_best(fit):
+    fake, lit, folder = fit
+    callback = Checkpoints("val/loss", "min", 10)
+    for step in (10, 20):
+        fake.validate(callback, lit, step, 1.0)
+    assert load_checkpoint(folder / "best.ckpt") == {"step": 10}
+
+
+def test_the_best_value_survives_a_resume(fit):
+    fake, lit, folder = fit
+    before = Checkpoints("val/loss", "min", 10)
+    fake.validate(before, lit, 10, 1.0)
+    after = Checkpoints("val/loss", "min", 10)
+    after.load_state_dict(before.state_dict())
+    fake.validate(after, lit, 20, 2.0)
+    assert load_checkpoint(folder / "best.ckpt") == {"step": 10}
+
+
+def test_a_file_system_without_links_gets_a_copy(fit, monkeypatch):
+    fake, lit, folder = fit
+
+    def no_links(*args):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    callback = Checkpoints("val/loss", "min", 10)
+    for step, value in ((10, 1.0), (20, 2.0)):
+        fake.validate(callback, lit, step, value)
+    assert load_checkpoint(folder / "best.ckpt") == {"step": 10}
+    assert sorted(os.listdir(folder)) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_weights_never_replace_a_good_checkpoint(fit, value):
+    fake, lit, folder = fit
+    save_last(fake, lit)
+    lit.state_dict = lambda: {"good": torch.ones(1), "decoder.bad": torch.tensor([1.0, value])}
+    fake.global_step = 7
+    with pytest.raises(NumericsError, match=r"decoder\.bad is not finite at step 7"):
+        save_last(fake, lit)
+    assert load_checkpoint(folder / "last.ckpt") == {"step": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("val/loss", "least", 10), r"callbacks\.checkpoints\.mode must be min or max, got 'least'"),
+        (("val/loss", "min", 0), r"callbacks\.checkpoints\.every_n_minutes must be > 0, got 0"),
+        (("val/loss", "min", float("nan")), r"callbacks\.checkpoints\.every_n_minutes must be > 0, got nan"),
+    ],
+)
+def test_ranges_are_checked(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Checkpoints(*arguments)

@@ -1,0 +1,91 @@
+"""One process at a time, and nobody for ever."""
+
+import os
+import signal
+import socket
+import time
+
+import pytest
+from forks import fork, wait
+
+from vae_lab.errors import RunError
+from vae_lab.runs.files import locked, wait_for
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the lock until it is killed."""
+    reading, writing = os.pipe()
+
+    def hold():
+        with locked(tmp_path / "sub" / ".lock"):
+            os.write(writing, b"!")
+            signal.pause()
+
+    pid = fork(hold)
+    os.read(reading, 1)
+    yield pid
+    try:
+        os.kill(pid, signal.SIGKILL)
+        wait(pid)
+    except (ProcessLookupError, ChildProcessError):
+        pass  # the test did
+
+
+def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path, holder):
+    owner = f"process {holder} on {socket.gethostname()}"
+    with pytest.raises(RunError, match=rf"sub is locked by {owner}"), locked(tmp_path / "sub" / ".lock"):
+        pytest.fail("two processes hold one lock")
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path, holder):
+    os.kill(holder, signal.SIGKILL)
+    wait(holder)
+    with locked(tmp_path / "sub" / ".lock"):
+        assert f"process {os.getpid()} " in (tmp_path / "sub" / ".lock").read_text()
+
+
+def test_waiting_ends_when_the_other_process_does(tmp_path, holder, caplog):
+    caplog.set_level("INFO")
+    killer = fork(lambda: (signal.sigtimedwait([], 0.2), os.kill(holder, signal.SIGKILL)))
+    with locked(tmp_path / "sub" / ".lock", wait=True):
+        assert wait(holder) == -signal.SIGKILL
+    assert wait(killer) == 0
+    assert f"waiting for process {holder}" in caplog.text
+
+
+def test_a_bounded_wait_ends_with_the_lock_free_or_without(tmp_path, holder):
+    lock = tmp_path / "sub" / ".lock"
+    start = time.monotonic()
+    wait_for(lock, 0.5)
+    assert time.monotonic() - start >= 0.5  # still held
+    killer = fork(lambda: (signal.sigtimedwait([], 0.2), os.kill(holder, signal.SIGKILL)))
+    wait_for(lock, 60)
+    assert wait(holder) == -signal.SIGKILL
+    assert wait(killer) == 0
+    assert time.monotonic() - start < 50
+    wait_for(tmp_path / "none" / ".lock", 60)
+    assert not (tmp_path / "none").exists()
+
+
+def test_forked_workers_do_not_keep_it(tmp_path):
+    with locked(tmp_path / ".lock"):
+        worker = fork(signal.pause)
+    try:
+        with locked(tmp_path / ".lock"):
+            assert wait(fork(lambda: locked(tmp_path / ".lock").__enter__())) == 1  # held: refused to another
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        wait(worker)
+
+
+def test_a_lock_left_by_a_dead_process_is_only_a_file(tmp_path):
+    (tmp_path / ".lock").write_text("process 999999999 on elsewhere\n")
+    with locked(tmp_path / ".lock"):
+        assert "999999999" not in (tmp_path / ".lock").read_text()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"cannot write .*file/\.lock: "), locked(tmp_path / "file" / ".lock"):
+        pytest.fail("there is no such folder")

@@ -1,0 +1,41 @@
+"""What a launcher left in the environment does not make a process one of many."""
+
+import os
+
+import pytest
+from command import TINY, status, vae_lab
+
+from vae_lab.__main__ import one_line_errors
+from vae_lab.errors import Preempted
+from vae_lab.runs.ranks import FIRST, RANKS, forget_ranks, is_first
+
+pytestmark = pytest.mark.fault
+
+
+def test_the_ranks_of_a_launcher_change_nothing(tmp_path):
+    launcher = dict.fromkeys(RANKS, "1") | {"LOCAL_RANK": "abc", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"}
+    done = vae_lab(*TINY, "hydra.run.dir=run", cwd=tmp_path, **launcher, TORCHELASTIC_RUN_ID="1")
+    assert done.returncode == 0, done.stderr
+    assert status(tmp_path / "run")["state"] == "completed"
+    assert {".hydra", ".lock", "metrics.jsonl", "result.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_a_signal_ends_a_first_process_with_its_number_and_a_further_one_with_0(monkeypatch):
+    for number, code in ((os.getpid(), 143), (os.getppid(), 0)):  # of the process that started this one, or not
+        monkeypatch.setenv(FIRST, str(number))
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        with pytest.raises(SystemExit) as stopped, one_line_errors():
+            raise Preempted(143)
+        assert stopped.value.code == code
+
+
+def test_further_processes_keep_their_ranks(monkeypatch):
+    monkeypatch.setenv(FIRST, str(os.getppid()))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    forget_ranks()
+    assert not is_first()
+    assert os.environ["LOCAL_RANK"] == "1"
+    monkeypatch.setenv(FIRST, "0")
+    forget_ranks()
+    assert is_first()
+    assert "LOCAL_RANK" not in os.environ

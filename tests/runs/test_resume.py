@@ -1,0 +1,321 @@
+"""A run that was killed anywhere and resumed ends with the same parameters and the same metrics as one that was not."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from command import EVERYTHING, finish, record, start, status, vae_lab, wait_until
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from vae_lab.__main__ import CONF
+from vae_lab.errors import RunError
+from vae_lab.objectives.elbo import ELBO
+from vae_lab.runs.checkpoints import load_checkpoint
+from vae_lab.runs.folder import Run
+from vae_lab.runs.resume import SAVED, continues_run, quote, resume_arguments
+from vae_lab.training.progress import Progress
+from vae_lab.training.train import train
+
+BATCHES = 12  # in an epoch of the runs below
+
+LONGER = [
+    *EVERYTHING,
+    f"trainer.limit_train_batches={BATCHES}",
+    "trainer.log_every_n_steps=5",
+    "optimizer.schedule.warmup_steps=5",
+]
+VARIANTS = {
+    "plain": [],
+    "workers": ["dataset.num_workers=2"],
+    "accumulate": ["trainer.accumulate_grad_batches=5"],
+    "validate_within_epochs": ["trainer.val_check_interval=5"],
+    "step_schedule": ["optimizer/schedule=step", "optimizer.schedule.step_size=7"],
+    "early_stopping": ["callbacks=early_stopping"],
+    "averaged_weights": ["+callbacks.average={_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.9}"],
+    "validate_every_other_epoch": ["trainer.check_val_every_n_epoch=2", "trainer.precision=bf16-mixed"],
+}
+OTHERS = [name for name in VARIANTS if name not in ("plain", "step_schedule")]
+CASES = ["plain", "step_schedule", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+
+
+class Killed(BaseException):
+    """Stands for the moment at which a process disappears."""
+
+
+def kill_at(monkeypatch, evaluation: int) -> None:
+    """Kill the run at the n-th evaluation of the objective, in training or validation."""
+    original, calls = ELBO.__call__, iter(range(10**9))
+
+    def deadly(self, vae, x, step):
+        if next(calls) == evaluation:
+            raise Killed
+        return original(self, vae, x, step)
+
+    monkeypatch.setattr(ELBO, "__call__", deadly)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("variant", CASES)
+def test_kills_change_nothing(variant, config, monkeypatch):
+    overrides = VARIANTS[variant]
+    cfg = config(*overrides, tiny=LONGER, run_dir="undisturbed")
+    train(cfg)
+    undisturbed = record(Run(cfg.run_dir).folder)
+    # In the first batch; within an epoch; at an epoch's end; in validation; in the last epoch.
+    for evaluation in (0, 6, 11, 13, 33):
+        folder = f"killed_at_{evaluation}"
+        cfg = config(*overrides, tiny=LONGER, run_dir=folder)
+        with monkeypatch.context() as context:
+            kill_at(context, evaluation)
+            with pytest.raises(Killed):
+                train(cfg)
+        cfg.resume = cfg.run_dir
+        train(cfg)
+        assert record(Run(cfg.run_dir).folder) == undisturbed, evaluation
+
+
+def test_more_epochs_continue_a_completed_run(config):
+    constant = [setting for setting in LONGER if "schedule" not in setting]  # the cosine ends with the last epoch
+    cfg = config("trainer.max_epochs=3", tiny=constant, run_dir="at_once")
+    train(cfg)
+    at_once = record(Run(cfg.run_dir).folder)
+    for epochs, resume in ((1, False), (3, True)):
+        cfg = config(f"trainer.max_epochs={epochs}", tiny=constant, run_dir="extended")
+        cfg.resume = cfg.run_dir if resume else None
+        train(cfg)
+    assert record(Run(cfg.run_dir).folder) == at_once
+
+
+def test_an_interrupted_extension_goes_on_by_itself(config, monkeypatch):
+    cfg = config("trainer.max_epochs=1", tiny=LONGER)
+    train(cfg)
+    folder = Run(cfg.run_dir).folder
+    cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, 3
+    with monkeypatch.context() as context:
+        kill_at(context, 5)
+        with pytest.raises(Killed):
+            train(cfg)
+    saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    assert saved.trainer.max_epochs == 3
+    assert saved.resume is None
+    train(cfg)
+    assert json.loads((folder / "result.json").read_text())["epochs"] == 3
+
+
+def test_a_run_cannot_go_back(config):
+    cfg = config(tiny=LONGER)
+    train(cfg)
+    cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, 1
+    with pytest.raises(ValueError, match="trainer.max_epochs must be >= 3, where this run is already, got 1"):
+        train(cfg)
+    assert Run(cfg.run_dir).status["state"] == "completed"
+
+
+def test_the_best_checkpoint_of_a_run_that_stopped_within_an_epoch_is_remembered(config):
+    tiny = [setting for setting in LONGER if "schedule" not in setting]
+    cfg = config("trainer.max_steps=14", tiny=tiny)
+    train(cfg)
+    folder = Run(cfg.run_dir).folder
+    best = json.loads((folder / "result.json").read_text())["best_step"]
+    state = load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    (kept,) = [value["best"] for key, value in state["callbacks"].items() if key.startswith("Checkpoints")]
+    assert kept["step"] == best == 14
+
+
+def test_a_signal_while_the_last_pictures_are_drawn_is_not_lost(config, monkeypatch):
+    monkeypatch.setattr(Progress, "on_train_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    cfg = config("callbacks.progress={_target_:vae_lab.training.progress.Progress}", tiny=LONGER)
+    with pytest.raises(SystemExit) as stopped:
+        train(cfg)
+    assert stopped.value.code == 143
+    assert Run(cfg.run_dir).status["state"] == "preempted"
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
+    """A run of some seconds, undisturbed."""
+    parent = tmp_path_factory.mktemp("long")
+    arguments = [*LONGER, "trainer.max_epochs=40", "callbacks.checkpoints.every_n_minutes=0.003"]
+    done = vae_lab(*arguments, "hydra.run.dir=undisturbed", cwd=parent)
+    assert done.returncode == 0, done.stderr
+    return arguments, record(parent / "undisturbed"), parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "exit_code", "state"),
+    [(signal.SIGKILL, -9, "running"), (signal.SIGTERM, 143, "preempted"), (signal.SIGINT, 130, "preempted")],
+)
+def test_signals_on_the_command_line(number, exit_code, state, long_run):
+    arguments, undisturbed, parent = long_run
+    folder = parent / f"signal_{number.name}"
+    process = start(*arguments, f"hydra.run.dir={folder}", cwd=parent)
+    metrics = folder / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 10, process)
+    process.send_signal(number)
+    done = finish(process)
+    assert done.returncode == exit_code, done.stderr
+    assert status(folder)["state"] == state
+    if state == "preempted":
+        assert status(folder)["reason"] == f"signal {int(number)}"
+        assert "continue with: vae-lab resume=" in done.stderr
+    done = vae_lab(f"resume={folder}", cwd=parent)
+    assert done.returncode == 0, done.stderr
+    assert record(folder) == undisturbed
+    assert status(folder)["state"] == "completed"
+    assert len(status(folder)["times"]) == 2
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "ask", [["resume=undisturbed"], ["resume=auto", "hydra.run.dir=undisturbed"]], ids=["path", "auto"]
+)
+def test_c11_resuming_a_completed_run_does_nothing_and_says_so(ask, long_run):
+    arguments, _, parent = long_run
+    before = {path: path.stat().st_mtime_ns for path in (parent / "undisturbed").rglob("*")}
+    done = vae_lab(*ask, *(arguments if "resume=auto" in ask else []), cwd=parent)
+    assert done.returncode == 0, done.stderr
+    assert "already complete" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (parent / "undisturbed").rglob("*")} == before
+
+
+@pytest.mark.fault
+def test_c9_resuming_nothing_is_an_error(tmp_path):
+    with pytest.raises(RunError, match=r"missing is not a run folder: there is no"):
+        resume_arguments([f"resume={tmp_path / 'missing'}"], CONF)
+    with pytest.raises(ValueError, match="resume=auto needs the run's folder"):
+        resume_arguments(["resume=auto"], CONF)
+
+
+@pytest.mark.fault
+def test_c9_auto_starts_where_there_is_nothing_and_says_so_and_goes_on_where_there_is(
+    config, monkeypatch, capsys, caplog
+):
+    cfg = config("resume=auto", tiny=LONGER, run_dir="auto")
+    with monkeypatch.context() as context:
+        kill_at(context, 20)
+        with pytest.raises(Killed):
+            train(cfg)
+    assert "no checkpoint yet: starting from the beginning" in caplog.text
+    caplog.clear()
+    train(config("resume=auto", tiny=LONGER, run_dir="auto"))
+    assert "starting from the beginning" not in caplog.text
+    undisturbed = config(tiny=LONGER, run_dir="undisturbed")
+    train(undisturbed)
+    assert record(Path(cfg.run_dir)) == record(Path(undisturbed.run_dir))
+    train(config("resume=auto", tiny=LONGER, run_dir="auto"))
+    assert "already complete" in capsys.readouterr().out
+
+
+def test_a_new_run_never_overwrites_another(config):
+    cfg = config("callbacks.checkpoints.every_n_minutes=1")
+    train(cfg)
+    with pytest.raises(RunError, match=r"already holds a run \(completed\): continue it with resume="):
+        train(cfg)
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_is_in_nobodys_way(config):
+    with pytest.raises(ValueError, match="loss.KLD_weight"):
+        train(config("loss.KLD_weight=-1"))
+    cfg = config()
+    train(cfg)
+    assert status(Path(cfg.run_dir))["state"] == "completed"
+
+
+DIFFERENT = {
+    "model.hidden_dims=[3]": r"model.hidden_dims was \[8\] and would be \[3\]",
+    "loss.KLD_weight=2": "loss.KLD_weight was 1.0 and would be 2",
+    "seed=1": "seed was 0 and would be 1",
+    "trainer.precision=bf16-mixed": "trainer.precision was 32-true and would be bf16-mixed",
+    "dataset.flip=false": "dataset.flip was True and would be False",
+    "optimizer.lr=1": "optimizer.lr was 0.001 and would be 1",
+    "loss=mse": "loss.likelihood._target_ was vae_lab.models.likelihoods.Bernoulli and would be vae_lab.models.likelihoods.Gaussian",
+}
+
+
+@pytest.mark.fault
+def test_c10_resuming_refuses_what_would_change_the_result_and_allows_the_rest(config):
+    cfg = config(tiny=LONGER)
+    train(cfg)
+    for override, difference in DIFFERENT.items():
+        with pytest.raises(
+            ValueError, match=f"cannot continue with other settings: {difference}; only these may change"
+        ):
+            continues_run(config(override, f"resume={cfg.run_dir}", tiny=LONGER))
+    with pytest.raises(ValueError, match="dataset.flip was .*loss.KLD_weight was "):
+        continues_run(config("dataset.flip=false", "loss.KLD_weight=2", f"resume={cfg.run_dir}", tiny=LONGER))
+    for override in ("trainer.max_epochs=9", "dataset.num_workers=2", "logger=csv", "callbacks.gallery=null"):
+        assert continues_run(config(override, f"resume={cfg.run_dir}", tiny=LONGER))
+    folder = f"resume={cfg.run_dir}"
+    with pytest.raises(ValueError, match="model cannot change when a run continues"):
+        resume_arguments([folder, "model=conv"], CONF)
+    arguments = resume_arguments([folder, "trainer.max_epochs=9", "logger=csv"], CONF)
+    assert "trainer.max_epochs=9" in arguments
+    assert "csv" in ConfigStore.instance().load(f"{SAVED}.yaml").node.logger
+
+
+def test_a_damaged_config_or_status_is_named(config):
+    cfg = config(tiny=LONGER)
+    train(cfg)
+    folder = Path(cfg.run_dir)
+    for name, content in ((".hydra/config.yaml", "a: [1"), ("status.json", '{"state": "comp')):
+        whole = (folder / name).read_text()
+        (folder / name).write_text(content)
+        with pytest.raises(RunError, match=f"{name} is damaged"):
+            resume_arguments([f"resume={folder}"], CONF)
+        (folder / name).write_text(whole)
+
+
+@pytest.mark.slow
+def test_folders_with_odd_names_are_resumed(config):
+    for name in ("it's", "two words", "a,b=c", "größe"):
+        cfg = config("trainer.max_epochs=1", tiny=LONGER)
+        parent = Path(cfg.run_dir).parent
+        cfg.run_dir = str(parent / name)
+        train(cfg)
+        done = vae_lab(f"resume={name}", "trainer.max_epochs=2", "logger=csv", cwd=parent)
+        assert done.returncode == 0, done.stderr
+        assert (parent / name / "csv" / "metrics.csv").exists()
+
+
+ODD_NAMES = (
+    *(
+        "it's",
+        "end\\",
+        "end\\\\",
+        "back\\slash",
+        "\\'",
+        "\\\\'x",
+        "new\nline",
+        "end\\\n",
+        "a b,c=d",
+        "brack[1]{2}",
+        "%(x)s",
+    ),
+    *('q"q', "~t", "#x", "$x", "-dash", "größe"),
+)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_c9_odd_names_mean_themselves(name):
+    for text in (name, f"/a/{name}", f"/a/{name}/b"):
+        assert OverridesParser.create().parse_override(f"resume={quote(text)}").value() == text
+
+
+@pytest.mark.fault
+def test_c9_a_folder_whose_name_is_a_setting_for_hydra_is_refused(config, tmp_path):
+    cfg = config("trainer.max_epochs=1")
+    cfg.run_dir = str(tmp_path / "x")
+    train(cfg)
+    (tmp_path / "x").rename(tmp_path / "x${now:%Y}y")
+    with pytest.raises(RunError, match="rename that folder"):
+        resume_arguments([f"resume={tmp_path}/x${{now:%Y}}y", "trainer.max_epochs=2"], CONF)
+
+
+def test_other_command_lines_are_left_alone():
+    assert resume_arguments(["model=conv", "resume=null", "-m"], CONF) == ["model=conv", "resume=null", "-m"]

@@ -1,0 +1,84 @@
+import math
+
+import pytest
+import torch
+
+from vae_lab.training.schedules import Cosine, Step, warmup
+
+TOTAL = 1000
+
+
+@pytest.mark.parametrize("schedule", [Cosine(100, 0.1), Step(100, 200, 0.5)])
+def test_the_warm_up_rises_linearly_to_one(schedule):
+    assert [schedule(step, TOTAL) for step in (0, 49, 99)] == [0.01, 0.5, 1.0]
+    assert schedule(100, TOTAL) == 1
+    rise = [schedule(step, TOTAL) for step in range(100)]
+    assert all(b > a > 0 for a, b in zip(rise[:-1], rise[1:], strict=True))
+
+
+@pytest.mark.parametrize("schedule", [Cosine(0, 0.1), Step(0, 200, 0.5)])
+def test_without_warm_up_the_first_step_is_full(schedule):
+    assert schedule(0, TOTAL) == 1
+    assert warmup(0, 0) == 1
+
+
+@pytest.mark.parametrize("schedule", [Cosine(50, 0.0), Cosine(0, 0.3), Step(50, 7, 0.9), Step(0, 1, 1.0)])
+def test_the_factor_is_in_the_unit_interval_and_never_rises_after_the_warm_up(schedule):
+    factors = [schedule(step, TOTAL) for step in range(2 * TOTAL)]
+    assert all(0 <= factor <= 1 for factor in factors)
+    after = factors[schedule.warmup_steps :]
+    assert all(b <= a for a, b in zip(after[:-1], after[1:], strict=True))
+
+
+def test_cosine_passes_its_middle_and_ends_at_the_final_fraction():
+    schedule = Cosine(100, 0.2)
+    assert schedule(550, TOTAL) == pytest.approx(0.6)
+    assert schedule(325, TOTAL) == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi / 4)))
+    assert schedule(TOTAL, TOTAL) == pytest.approx(0.2)
+    assert schedule(5 * TOTAL, TOTAL) == pytest.approx(0.2)
+
+
+def test_cosine_is_the_one_of_torch():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=0.1)
+    for step in range(20):
+        assert Cosine(0, 0.1)(step, 20) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        reference.step()
+
+
+def test_a_warm_up_longer_than_the_run_only_rises():
+    schedule = Cosine(100, 0.0)
+    assert [schedule(step, 50) for step in (0, 24, 49)] == [0.01, 0.25, 0.5]
+    assert 0 <= schedule(100, 100) <= 1  # no division by zero where the warm-up is the whole run
+
+
+def test_a_cosine_needs_an_end():
+    with pytest.raises(ValueError, match="set trainer.max_epochs or trainer.max_steps"):
+        Cosine(0, 0.0)(10**6, math.inf)
+
+
+def test_step_falls_by_gamma_at_every_multiple():
+    schedule = Step(10, 5, 0.1)
+    assert [schedule(step, TOTAL) for step in (10, 14)] == [1, 1]
+    assert [schedule(step, TOTAL) for step in (15, 19, 20)] == pytest.approx([0.1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Cosine(-1, 0.0), "warmup_steps must be a whole number >= 0, got -1"),
+        (lambda: Step(-1, 1, 0.5), "warmup_steps must be a whole number >= 0, got -1"),
+        (lambda: Cosine(0, -0.1), r"final_fraction must be in \[0, 1\], got -0.1"),
+        (lambda: Cosine(0, 1.1), r"final_fraction must be in \[0, 1\], got 1.1"),
+        (lambda: Cosine(0, math.nan), r"final_fraction must be in \[0, 1\], got nan"),
+        (lambda: Step(0, 0, 0.5), "step_size must be >= 1, got 0"),
+        (lambda: Step(0, 1, 0.0), r"gamma must be in \(0, 1\], got 0.0"),
+        (lambda: Step(0, 1, 1.5), r"gamma must be in \(0, 1\], got 1.5"),
+        (lambda: Step(0, 1, math.nan), r"gamma must be in \(0, 1\], got nan"),
+    ],
+)
+def test_ranges_are_checked(build, message):
+    with pytest.raises(ValueError, match=rf"optimizer\.schedule\.{message}"):
+        build()

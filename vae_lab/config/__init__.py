@@ -1,0 +1,1 @@
+"""From YAML to trusted, checked objects, and from errors to one line."""

@@ -1,0 +1,377 @@
+"""A folder of pictures, with sub-folders for classes or splits, decoded once into a file that is mapped into memory.
+
+A cache file holds the bytes of the pictures that can be used, the indices of the others, their number (both int64),
+and a CRC-32 of all this. It appears whole or not at all, and one that was damaged later is made again.
+"""
+
+import hashlib
+import logging
+import math
+import os
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from vae_lab.runs.files import durable_open
+from vae_lab.errors import DataError, RunError
+from vae_lab.data.decoding import Images, decode, printable
+from vae_lab.runs.files import locked
+from collections import Counter
+from collections.abc import Sequence
+from errno import ENOENT
+from vae_lab.errors import DataError
+from vae_lab.data.decoding import Images, check_fit, printable
+
+ON_BAD = ("error", "skip")
+MAX_SKIPPED = 0.05  # of all pictures
+MAX_NAMED = 1000
+CACHE_VERSION = 3  # raise it when a decoded pixel can come out different
+CHUNK = 256  # pictures
+READ = 2**24  # bytes at once
+SAMPLE = 256  # pictures whose content is compared, at least
+SAMPLE_READ = 2**20  # bytes of each of them
+
+log = logging.getLogger(__name__)
+
+
+class File(NamedTuple):
+    """A picture file: its path below the root with forward slashes, and what tells that it changed."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+class ImageCache:
+    """The decoded pictures of a folder.
+
+    Args:
+        root: The folder that the paths of the files start from.
+        image_shape: (C, size, size).
+        fit: See `vae_lab.data.decoding.fit_pixels`.
+        background: Under transparent pixels: red, green and blue, 0 to 255.
+        on_bad: "error", or "skip" to leave out pictures that cannot be used, up to 5 % of them.
+        cache_dir: Where the cache files are kept; made if needed.
+
+    Raises:
+        ValueError: If `on_bad` is neither.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        image_shape: Sequence[int],
+        fit: str,
+        background: tuple[int, int, int],
+        on_bad: str,
+        cache_dir: str,
+    ):
+        if on_bad not in ON_BAD:
+            raise ValueError(f"dataset.on_bad must be one of {', '.join(ON_BAD)}, got {on_bad!r}")
+        self.root = root
+        self.image_shape = tuple(image_shape)
+        self.fit = fit
+        self.background = background
+        self.on_bad = on_bad
+        self.folder = Path(cache_dir).expanduser()
+
+    def read(
+        self, files: list[File], labels: Tensor, factors: tuple[str, ...], num_test: int = 0, num_val: int = 0
+    ) -> Images:
+        """Decodes files, or maps what was decoded before if none has changed.
+
+        Args:
+            files: N pictures, in the order of `Images`.
+            labels: int64 (N, F).
+            factors: The F column names.
+            num_test: Files in the source's own test split.
+            num_val: Files in its own validation split.
+
+        Returns:
+            The pictures that can be used. Writing to the pixels does not change the cache.
+
+        Raises:
+            DataError: If pictures cannot be used (all of them in one message) or the cache cannot be written.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, on metadata; what is wrong with pixels is an error
+            pixels, errors = self._pixels(files)
+        self._judge(errors, len(files))
+        if errors:
+            log.warning("%s", _listed(errors, len(files), "are left out"))
+        first_test = len(files) - num_test
+        splits = {"test": range(first_test, len(files)), "val": range(first_test - num_val, first_test)}
+        left = {name: len(split) - len(errors.keys() & split) for name, split in splits.items()}
+        for name, split in splits.items():
+            if split and not left[name]:
+                raise DataError(f"none of the {len(split)} pictures of {name}/ in {printable(self.root)} can be used")
+        kept = [index for index in range(len(files)) if index not in errors]
+        return Images(pixels, labels[kept], factors, left["test"], left["val"], len(errors))
+
+    def _pixels(self, files: list[File]) -> tuple[Tensor, dict[int, str]]:
+        """Returns uint8 (N - S, C, size, size), and what is wrong with the S others by their index."""
+        identity = repr((CACHE_VERSION, self.image_shape, self.fit, self.background, files, self._sample(files)))
+        path = self.folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.pixels"
+        try:
+            found = self._load(path, files)
+            if found is None:
+                with locked(self.folder / "lock", wait=True):
+                    if (found := self._load(path, files)) is None:  # another process may have made it meanwhile
+                        self._make(path, files)
+                        found = self._load(path, files)
+        except (OSError, RunError) as error:
+            reason = f"cannot keep decoded pictures in {printable(self.folder)} ({error})"
+            raise DataError(f"{reason}: set dataset.source.cache_dir to a folder with space") from error
+        if found is None:
+            raise DataError(f"{printable(path)} is not as it was written: check that disk, then run again")
+        return found
+
+    def _sample(self, files: list[File]) -> str:
+        """A checksum of some files: other pictures with the same names, sizes and times must not be taken for these."""
+        digest = hashlib.sha256()
+        for file in files[:: max(1, len(files) // SAMPLE)]:
+            if file.size > 0:  # it is not a pipe, which would keep us waiting
+                with suppress(OSError), open(self.root / file.path, "rb") as content:
+                    digest.update(content.read(SAMPLE_READ))
+        return digest.hexdigest()
+
+    def _load(self, path: Path, files: list[File]) -> tuple[Tensor, dict[int, str]] | None:
+        """Maps a cache file; None if there is none, it is damaged, or a picture was left out that can be used."""
+        if not path.exists():
+            return None
+        skipped = _read_skipped(path)
+        if skipped is None:
+            log.warning("%s is damaged: the pictures are decoded again", printable(path))
+            path.unlink(missing_ok=True)
+            return None
+        errors = {index: self._decode(files[index]) for index in skipped}
+        if not all(isinstance(error, str) for error in errors.values()):
+            return None
+        shape = (len(files) - len(errors), *self.image_shape)
+        return torch.from_numpy(np.memmap(path, np.uint8, "c", shape=shape)), errors
+
+    def _make(self, path: Path, files: list[File]) -> None:
+        """Decodes all files into a cache file. Nobody else writes to the folder meanwhile."""
+        for leftover in self.folder.glob("*.pixels.tmp.*"):  # of killed processes
+            leftover.unlink(missing_ok=True)
+        errors, checksum = {}, 0
+        with durable_open(path, len(files) * math.prod(self.image_shape)) as file:
+            for index, decoded in enumerate(self._decode_all(files)):
+                if isinstance(decoded, str):
+                    errors[index] = decoded
+                else:
+                    checksum = zlib.crc32(decoded.numpy().data, checksum)
+                    file.write(decoded.numpy().data)
+            self._judge(errors, len(files))
+            end = np.array([*errors, len(errors)], "<i8").tobytes()
+            file.write(end + zlib.crc32(end, checksum).to_bytes(4, "little"))
+
+    def _decode(self, file: File) -> Tensor | str:
+        """Returns uint8 (C, size, size), or what is wrong with the picture."""
+        try:
+            return decode(self.root / file.path, self.image_shape, self.fit, self.background)
+        except DataError as error:
+            return str(error)
+
+    def _decode_all(self, files: list[File]) -> Iterator[Tensor | str]:
+        """Yields the result of every file, in order."""
+        console = Console(stderr=True)
+        title = f"decoding {len(files):,} pictures"
+        if not console.is_terminal:
+            log.info("%s of %s", title, printable(self.root))
+        starts = range(0, len(files), CHUNK)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in track(starts, title, console=console, transient=True, disable=not console.is_terminal):
+                yield from pool.map(self._decode, files[start : start + CHUNK])
+
+    def _judge(self, errors: dict[int, str], total: int) -> None:
+        """Refuses bad pictures where they are not to be skipped, or are too many for that."""
+        if errors and (self.on_bad == "error" or len(errors) > MAX_SKIPPED * total):
+            remedy = f"mend or remove them; dataset.on_bad=skip leaves out up to {MAX_SKIPPED:.0%} of all pictures"
+            raise DataError(f"{_listed(errors, total, 'cannot be used')}: {remedy}")
+
+
+def _listed(errors: dict[int, str], total: int, what: str) -> str:
+    reasons = list(errors.values())
+    more = f"; and {len(reasons) - MAX_NAMED} more" if len(reasons) > MAX_NAMED else ""
+    return f"{len(reasons)} of {total} pictures {what}: {'; '.join(reasons[:MAX_NAMED])}{more}"
+
+
+def _read_skipped(path: Path) -> list[int] | None:
+    """Returns the indices of the pictures that a cache file leaves out, or None if its checksum is wrong."""
+    end = path.stat().st_size - 4
+    if end < 8:
+        return None
+    checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(min(READ, end - file.tell())):
+            checksum = zlib.crc32(chunk, checksum)
+        if checksum.to_bytes(4, "little") != file.read():
+            return None
+        file.seek(end - 8)
+        num_skipped = int.from_bytes(file.read(8), "little")
+        file.seek(end - 8 * (num_skipped + 1))
+        return np.frombuffer(file.read(8 * num_skipped), "<i8").tolist()
+
+
+# Of the kinds that `vae_lab.data.decoding.decode` reads.
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".dib")
+ENDINGS += (".ppm", ".pgm", ".pbm", ".pnm")
+ACCEPTED = f"pictures ({' '.join(ENDINGS)})"
+
+class ImageFolder:
+    """Any tree of pictures.
+
+    The first-level sub-folders are the classes; a flat folder has no labels. Where there are `train/` and
+    `test/` or `val/`, these are the official splits, the classes are inside them, and everything else is left
+    out. Hidden files are skipped.
+
+    Args:
+        root: The folder.
+        image_shape: (C, size, size) with C 1 or 3.
+        fit: See `vae_lab.data.decoding.fit_pixels`.
+        cache_dir: Where the decoded pictures are kept.
+        background: Under transparent pixels: a grey level, 0 to 255, or three of them, red, green and blue.
+        on_bad: "error", or "skip" to leave out pictures that cannot be used, up to 5 % of them.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_shape: Sequence[int],
+        fit: str,
+        cache_dir: str,
+        background: int | Sequence[int] = 0,  # these two are not in the configs of 0.1.0
+        on_bad: str = "error",
+    ):
+        self.root = check_root(root)
+        shape = check_fit(image_shape, fit)
+        self.cache = ImageCache(self.root, shape, fit, check_background(background), on_bad, cache_dir)
+
+    def read(self) -> Images:
+        """Reads the cache, or decodes the pictures and fills it.
+
+        Raises:
+            DataError: If there are no pictures, or some cannot be decoded or lie beside the class folders.
+        """
+        files = scan(self.root)
+        if not files:
+            raise DataError(f"no pictures in {printable(self.root)}: set dataset.root to a folder of {ACCEPTED}")
+        files, inner_paths, num_test, num_val = _splits(files)
+        classes = [path.partition("/")[0] if "/" in path else None for path in inner_paths]
+        names = sorted({name for name in classes if name})
+        if names and None in classes:
+            stray = printable(files[classes.index(None)].path)
+            reason = f"{printable(self.root)} has class folders and loose pictures"
+            raise DataError(f"{reason}: move {stray} into a class folder")
+        indices = {name: index for index, name in enumerate(names)}
+        factors = ("class",) if names else ()
+        labels = torch.tensor([[indices[name]] if names else [] for name in classes], dtype=torch.int64)
+        return self.cache.read(files, labels, factors, num_test, num_val)
+
+
+def check_root(root: str) -> Path:
+    """Returns the folder that a user named.
+
+    Raises:
+        ValueError: If it is empty.
+    """
+    if root is None or not str(root).strip():
+        raise ValueError(f"dataset.root must be a folder, got {root!r}")
+    return Path(str(root)).expanduser()
+
+
+def check_background(background: int | Sequence[int]) -> tuple[int, int, int]:
+    """Returns red, green and blue.
+
+    Raises:
+        ValueError: If it is neither a grey level from 0 to 255 nor three of them.
+    """
+    levels = [background] * 3 if isinstance(background, int) else background
+    if (
+        not isinstance(levels, Sequence)
+        or len(levels) != 3
+        or not all(type(level) is int and 0 <= level <= 255 for level in levels)
+    ):
+        expected = "a grey level from 0 to 255 or [red, green, blue]"
+        raise ValueError(f"dataset.background must be {expected}, got {background!r}")
+    return tuple(levels)
+
+
+def _splits(files: list[File]) -> tuple[list[File], list[str], int, int]:
+    """Returns the files, training data first, their paths inside the split, and the numbers of test and val files."""
+    tops = {file.path.partition("/")[0] for file in files if "/" in file.path}
+    if "train" not in tops or (len(tops) > 1 and not tops & {"val", "test"}):
+        return files, [file.path for file in files], 0, 0
+    split = {name: [f for f in files if f.path.startswith(f"{name}/")] for name in ("train", "val", "test")}
+    ordered = split["train"] + split["val"] + split["test"]
+    if len(ordered) < len(files):
+        log.warning("%d pictures outside train/, val/ and test/ are left out", len(files) - len(ordered))
+    inner_paths = [file.path.partition("/")[2] for file in ordered]
+    return ordered, inner_paths, len(split["test"]), len(split["val"])
+
+
+def scan(root: Path) -> list[File]:
+    """Lists the picture files below a folder, sorted by path; what is wrong with one is found when it is decoded.
+
+    Links to folders are followed, except to one that the link lies in.
+
+    Raises:
+        DataError: If folders cannot be read; all of them in one message.
+    """
+    top = os.path.realpath(root)
+    start = len(os.path.join(top, ""))
+    files, unreadable, empty, endings = [], [], [], Counter()
+    for folder, folders, names in os.walk(top, onerror=unreadable.append, followlinks=True):
+        folders[:] = [name for name in folders if name[0] != "." and not _leads_back(Path(folder, name))]
+        shown = [name for name in names if name[0] != "."]
+        pictures = [name for name in shown if name.lower().endswith(ENDINGS)]
+        files += [_file(os.path.join(folder, name), start) for name in pictures]
+        others = [name for name in shown if not name.lower().endswith(ENDINGS)]
+        endings.update(os.path.splitext(name)[1].lower() or "no ending" for name in others)
+        # A link to nothing may have been a link to a folder.
+        links = [os.path.join(folder, name) for name in others if "." not in name]
+        unreadable += [OSError(ENOENT, "it links to nothing", path) for path in links if not os.path.exists(path)]
+        if not pictures and not folders:
+            empty.append(folder)
+    if unreadable:
+        reasons = "; ".join(f"{printable(error.filename)} ({error.strerror})" for error in unreadable)
+        raise DataError(f"cannot read {reasons}: set dataset.root to a folder of {ACCEPTED}")
+    if files and empty:
+        log.warning("no pictures in %s", "; ".join(printable(folder) for folder in sorted(empty)))
+    if files and endings:
+        kinds = ", ".join(f"{number} with {printable(ending)}" for ending, number in sorted(endings.items()))
+        log.info("files that are no pictures in %s: %s", printable(root), kinds)
+    return sorted(files)
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is, through a link, one that it lies in."""
+    try:
+        leads_back = any(folder.samefile(above) for above in folder.parents)
+    except OSError:
+        return False  # listing it will say why
+    if leads_back:
+        log.warning("%s is left out: it links to a folder that it lies in", printable(folder))
+    return leads_back
+
+
+def _file(path: str, start: int) -> File:
+    """Describes a file, by its path from `start` on; a link to nothing has the size -1."""
+    relative = path[start:].replace(os.sep, "/")
+    try:
+        status = os.stat(path)
+    except OSError:
+        return File(relative, -1, -1)
+    return File(relative, status.st_size, status.st_mtime_ns)

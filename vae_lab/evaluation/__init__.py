@@ -1,0 +1,1 @@
+"""`vae-lab-eval` and the pictures: what is measured and drawn of a trained model."""

@@ -1,0 +1,245 @@
+"""The gallery of a run: which pictures are drawn, when, and from which latents.
+
+Drawing leaves no trace in training: no gradients, evaluation mode only for the time of a look, posterior
+means instead of samples, and latents from a generator of its own.
+
+Shapes: B batch, C channels, H height, W width, D latent_dim.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vae_lab.evaluation import pictures
+from vae_lab.runs.metrics_file import read_history
+
+SPLIT = "val"
+CHUNK = 256  # images through the model at a time
+NUM_CODES = 2000  # validation images in the latent scatter and in the variances of the latents
+MAX_ROWS = 10  # of traversals, the latents that vary most
+MAX_PAIRS = 8  # of interpolated images
+MANIFOLD_SIDE = 20
+SEED = 0  # of the latents that are followed through training
+
+
+def fixed_latents(num: int, latent_dim: int) -> Tensor:
+    """Returns the same standard normal latents (num, latent_dim) at every call."""
+    return torch.randn(num, latent_dim, generator=torch.Generator().manual_seed(SEED))
+
+
+class Painter:
+    """Draws a VAE and leaves its parameters, buffers and modes and the random generators as they were.
+
+    Every `draw_` method writes PNG files to `run_dir/pictures` and returns the file of each kind.
+
+    Args:
+        vae: the model, on any device.
+        datamodule: has `examples(split, num)` and `factors`.
+        run_dir: the run folder; its metrics.jsonl gives the curves.
+        num_images: originals, and samples, in a picture, >= 1.
+        precision: makes the context in which the model runs, such as autocast.
+    """
+
+    def __init__(
+        self,
+        vae: nn.Module,
+        datamodule,
+        run_dir: Path,
+        num_images: int = 64,
+        precision: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        self.vae = vae
+        self.datamodule = datamodule
+        self.run_dir = run_dir
+        self.folder = run_dir / "pictures"
+        self.num_images = num_images
+        self.precision = precision
+
+    def draw_all(self, epoch: int) -> dict[str, Path]:
+        """Draws every kind; `epoch` is the number of finished epochs, >= 0."""
+        when = f"epoch {epoch}"
+        paths = self.draw_progress(epoch) | self.draw_latents(when) | self.draw_walks(when)
+        return paths | self.draw_history()
+
+    def draw_progress(self, epoch: int) -> dict[str, Path]:
+        """Draws what is followed through training: reconstructions, and samples if there is a prior."""
+        x, _ = self.datamodule.examples(SPLIT, self.num_images)
+        x_hat = self._look(self.vae.reconstruct, x)
+        drawn = {"reconstructions": pictures.reconstructions(x, x_hat, f"reconstructions at epoch {epoch}")}
+        if self.vae.posterior.is_stochastic:
+            images = self._look(self.vae.generate, fixed_latents(self.num_images, self.vae.latent_dim))
+            grid = pictures.grid(images, math.ceil(math.sqrt(self.num_images)))
+            drawn["samples"] = pictures.annotate(grid, f"samples at epoch {epoch}")
+        return self._save(drawn, f"_epoch_{epoch:03d}")
+
+    def draw_latents(self, when: str, suffix: str = "") -> dict[str, Path]:
+        """Draws the posterior means of validation images in the plane, coloured by the first factor."""
+        x, labels = self.datamodule.examples(SPLIT, NUM_CODES)
+        factor = (labels[:, 0], self.datamodule.factors[0]) if labels.shape[1] else (None, "")
+        picture = pictures.scatter(self._encode(x), *factor, f"posterior means at {when}")
+        return self._save({"latents": picture}, suffix)
+
+    def draw_walks(self, when: str) -> dict[str, Path]:
+        """Draws traversals, interpolations and, with two latents, the manifold.
+
+        Without a prior, the mean, deviation and quantiles of the validation images' codes take its place.
+        """
+        x, _ = self.datamodule.examples(SPLIT, NUM_CODES)
+        codes = self._encode(x)
+        drawn = {"traversals": self._traversals(codes, when)}
+        if len(x) > 1:
+            drawn["interpolation"] = self._interpolation(x, codes, when)
+        if self.vae.latent_dim == 2:
+            drawn["manifold"] = self._manifold(codes, when)
+        return self._save(drawn)
+
+    def draw_history(self) -> dict[str, Path]:
+        """Draws the loss curves and, of the pictures of all epochs, a GIF and the first against the last."""
+        paths = {}
+        if (self.run_dir / "metrics.jsonl").is_file():
+            paths = self._save({"curves": pictures.curves(read_history(self.run_dir / "metrics.jsonl"))})
+        kind = "samples" if self.vae.posterior.is_stochastic else "reconstructions"
+        frames = sorted(self.folder.glob(f"{kind}_epoch_*.png"), key=_epoch)
+        if len(frames) > 1:
+            ends = [np.asarray(Image.open(frame)) for frame in (frames[0], frames[-1])]
+            paths |= self._save({f"{kind}_first_last": pictures.beside(ends)})
+            paths["training"] = self.folder / "training.gif"
+            pictures.write_gif(paths["training"], frames)
+        return paths
+
+    def _traversals(self, codes: Tensor, when: str) -> np.ndarray:
+        variances = codes.var(0, correction=0)
+        dims = variances.argsort(descending=True)[:MAX_ROWS]
+        deviations = torch.linspace(-3, 3, 13)
+        z = codes[0].repeat(len(dims), len(deviations), 1)
+        for row, dim in zip(z, dims, strict=True):
+            if self.vae.posterior.is_stochastic:
+                row[:, dim] = deviations
+            else:
+                row[:, dim] = codes[:, dim].mean() + variances[dim].sqrt() * deviations
+        grid = pictures.grid(self._look(self.vae.generate, z.flatten(0, 1)), len(deviations))
+        title = f"traversals at {when}: one latent at -3 ... 3 sd, the others of the first image"
+        rows = [f"z{dim} (var {variances[dim]:.2f})" for dim in dims]
+        return pictures.annotate(grid, title, rows, [f"{deviation:.1f}" for deviation in deviations])
+
+    def _interpolation(self, x: Tensor, codes: Tensor, when: str) -> np.ndarray:
+        num_pairs = min(MAX_PAIRS, len(x) // 2)
+        start, end = slice(0, 2 * num_pairs, 2), slice(1, 2 * num_pairs, 2)
+        weights = torch.linspace(0, 1, 11)
+        z = torch.lerp(codes[start, None], codes[end, None], weights[:, None])
+        images = self._look(self.vae.generate, z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        rows = torch.cat([x[start, None], images, x[end, None]], 1)
+        columns = ["original", *(f"{weight:.1f}" for weight in weights), "original"]
+        title = f"interpolation between the latents of real images at {when}"
+        return pictures.annotate(pictures.grid(rows.flatten(0, 1), len(columns)), title, columns=columns)
+
+    def _manifold(self, codes: Tensor, when: str) -> np.ndarray:
+        probabilities = torch.linspace(0.05, 0.95, MANIFOLD_SIDE)
+        if self.vae.posterior.is_stochastic:
+            z0 = z1 = torch.special.ndtri(probabilities.double()).float()
+        else:
+            z0, z1 = codes.quantile(probabilities, 0).T
+        z = torch.cartesian_prod(z1.flip(0), z0).flip(1)  # z1 grows upwards, as in the scatter
+        grid = pictures.grid(self._look(self.vae.generate, z), MANIFOLD_SIDE)
+        source = "prior" if self.vae.posterior.is_stochastic else "latents"
+        title = f"manifold at {when}: 5 to 95 % quantiles of the {source}, z0 to the right, z1 upwards"
+        return pictures.annotate(grid, title, [f"{v:.2f}" for v in z1.flip(0)], [f"{v:.2f}" for v in z0])
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return self._look(lambda chunk: self.vae.encode(chunk).mean, x)
+
+    def _look(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """Applies a method of the model to (B, ...) in evaluation mode, to float32 (B, ...) on the CPU."""
+        like = next(self.vae.parameters())
+        modes = {module: module.training for module in self.vae.modules()}
+        self.vae.eval()
+        try:
+            with torch.no_grad(), self.precision():
+                outputs = [function(chunk.to(like)) for chunk in inputs.split(CHUNK)]
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        return torch.cat(outputs).float().cpu()
+
+    def _save(self, drawn: dict[str, np.ndarray], suffix: str = "") -> dict[str, Path]:
+        paths = {kind: self.folder / f"{kind}{suffix}.png" for kind in drawn}
+        for kind, picture in drawn.items():
+            pictures.write_png(paths[kind], picture)
+        return paths
+
+
+class Gallery(pl.Callback):
+    """Draws pictures into the run folder and hands them to the trackers.
+
+    Args:
+        num_images: originals, and samples, in a picture, >= 1.
+        every_n_epochs: period of reconstructions and samples, >= 1. Every kind is drawn at the end.
+        scatter_every_n_steps: period of the latent scatter early in training, >= 1, or None for none.
+        scatter_until_step: last step of the early latent scatters, >= 0.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+
+    def __init__(
+        self, num_images: int, every_n_epochs: int, scatter_every_n_steps: int | None, scatter_until_step: int
+    ):
+        for name, value, least in (
+            ("num_images", num_images, 1),
+            ("every_n_epochs", every_n_epochs, 1),
+            ("scatter_every_n_steps", 1 if scatter_every_n_steps is None else scatter_every_n_steps, 1),
+            ("scatter_until_step", scatter_until_step, 0),
+        ):
+            if value < least:
+                raise ValueError(f"callbacks.gallery.{name} must be >= {least}, got {value}")
+        self.num_images = num_images
+        self.every_n_epochs = every_n_epochs
+        self.scatter_every_n_steps = scatter_every_n_steps
+        self.scatter_until_step = scatter_until_step
+        self.last_scatter_step = -1
+
+    def on_train_start(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
+        if trainer.global_step == 0:
+            self._draw(trainer, lit, Painter.draw_progress, 0)
+            self._draw_early_latents(trainer, lit)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, lit: pl.LightningModule, *_) -> None:
+        self._draw_early_latents(trainer, lit)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every_n_epochs == 0:
+            self._draw(trainer, lit, Painter.draw_progress, epoch)
+
+    def on_train_end(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
+        self._draw(trainer, lit, Painter.draw_all, trainer.current_epoch)
+
+    def _draw_early_latents(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
+        step, period = trainer.global_step, self.scatter_every_n_steps
+        if period is None or step > self.scatter_until_step or step % period:
+            return
+        if step == self.last_scatter_step:  # stands still while gradients accumulate
+            return
+        self.last_scatter_step = step
+        self._draw(trainer, lit, Painter.draw_latents, f"step {step}", f"_step_{step:06d}")
+
+    def _draw(self, trainer: pl.Trainer, lit: pl.LightningModule, draw: Callable, *arguments) -> None:
+        if not trainer.is_global_zero:
+            return
+        run_dir, precision = Path(trainer.default_root_dir), trainer.precision_plugin.forward_context
+        painter = Painter(lit.vae, trainer.datamodule, run_dir, self.num_images, precision)
+        for kind, path in draw(painter, *arguments).items():
+            for logger in trainer.loggers:
+                if hasattr(logger, "log_picture"):
+                    logger.log_picture(f"pictures/{kind}", path, trainer.global_step)
+
+
+def _epoch(path: Path) -> int:
+    return int(path.stem.rpartition("_")[2])

@@ -1,0 +1,197 @@
+"""Copies of a run's metrics and pictures for other programs. The files in the run folder stay the record of truth."""
+
+import csv
+import io
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+
+from vae_lab.config.secrets import redact
+from vae_lab.runs.files import durable_open
+
+log = logging.getLogger(__name__)
+
+
+class Copy(Logger):
+    """Any logger, so that its failure is one warning and the end of this copy, not of the run.
+
+    Args:
+        title: its name in the config, for the warning.
+        logger: what does the work.
+    """
+
+    def __init__(self, title: str, logger: Logger):
+        super().__init__()
+        self.title = title
+        self.logger = logger
+        self.is_over = False
+
+    @property
+    def name(self) -> str | None:
+        return self.logger.name
+
+    @property
+    def version(self) -> int | str | None:
+        return self.logger.version
+
+    @property
+    def save_dir(self) -> str | None:
+        return self.logger.save_dir
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Store values of one step."""
+        self._try(self.logger.log_metrics, metrics, step)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Store what Lightning gives as hyperparameters."""
+        self._try(self.logger.log_hyperparams, *args, **kwargs)
+
+    def log_picture(self, key: str, path: str | Path, step: int) -> None:
+        """Store a PNG or GIF file under a key, if the logger takes pictures."""
+        if hasattr(self.logger, "log_picture"):
+            self._try(self.logger.log_picture, key, path, step)
+        elif isinstance(self.logger, TensorBoardLogger) and Path(path).suffix == ".png":
+            self._try(self._add_image, key, path, step)
+
+    def _add_image(self, key: str, path: str | Path, step: int) -> None:
+        with Image.open(path) as image:
+            self.logger.experiment.add_image(key, np.asarray(image), step, dataformats="HWC")
+
+    def log_graph(self, *args: Any) -> None:
+        """Store the model's graph."""
+        self._try(self.logger.log_graph, *args)
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Store a checkpoint, if the logger does."""
+        self._try(self.logger.after_save_checkpoint, checkpoint_callback)
+
+    def save(self) -> None:
+        """Write what was stored."""
+        self._try(self.logger.save)
+
+    def finalize(self, status: str) -> None:
+        """Write all that was stored."""
+        self._try(self.logger.finalize, status)
+
+    def _try(self, method: Callable, *args: Any, **kwargs: Any) -> None:
+        if self.is_over:
+            return
+        try:
+            method(*args, **kwargs)
+        except Exception as error:  # loggers raise all kinds
+            self.is_over = True
+            reason = redact(" ".join(str(error).split()) or type(error).__name__)
+            log.warning("logger.%s ends here, the run and metrics.jsonl go on: %s", self.title, reason)
+
+
+class CsvTracker(Logger):
+    """Keeps `csv/metrics.csv`: `metrics.jsonl` as a table, without the times.
+
+    It is written anew when a column is added and when a run continues, so a resumed run has every step once.
+
+    Args:
+        save_dir: the run folder.
+    """
+
+    name, version = "csv", ""
+
+    def __init__(self, *, save_dir: str):
+        super().__init__()
+        self.source = Path(save_dir) / "metrics.jsonl"
+        self.path = Path(save_dir) / "csv" / "metrics.csv"
+        self.columns: list[str] = []
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The config is in `.hydra/`."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Store values of one step, which `metrics.jsonl` has already."""
+        row = {"step": step, **metrics}
+        if row.keys() <= set(self.columns):
+            with open(self.path, "a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        else:
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        rows = [json.loads(line) for line in self.source.read_text().splitlines()]
+        columns = list(dict.fromkeys(key for row in rows for key in row if key != "time"))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        with durable_open(self.path) as file:
+            file.write(text.getvalue().encode())
+        self.columns = columns
+
+
+class TensorBoardTracker(Logger):
+    """Writes `tensorboard/events.*`: metrics as scalars, PNG files as images.
+
+    Every start writes a file of its own. It says first that the later steps of earlier files are void, so TensorBoard
+    shows a continued run without what it repeats. Each event is written when it happens, without the thread that
+    TensorBoard's own writer has, whose failures nobody could catch.
+
+    Args:
+        save_dir: the run folder.
+
+    Raises:
+        ValueError: if TensorBoard is not installed.
+    """
+
+    name, version = "tensorboard", ""
+
+    def __init__(self, *, save_dir: str):
+        super().__init__()
+        try:
+            import tensorboard.summary.writer.record_writer  # noqa: F401
+            from tensorboard.compat.proto import event_pb2, summary_pb2  # noqa: F401
+        except ImportError as error:
+            raise ValueError(
+                f"logger.tensorboard needs the package tensorboard ({error}): pip install tensorboard"
+            ) from error
+        self.folder = Path(save_dir) / "tensorboard"
+        self.path: Path | None = None
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The config is in `.hydra/`."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Store values of one step."""
+        self._write(step, [{"tag": key, "simple_value": value} for key, value in metrics.items()])
+
+    @rank_zero_only
+    def log_picture(self, key: str, path: str | Path, step: int) -> None:
+        """Store a PNG file under a key; TensorBoard shows no GIF."""
+        if Path(path).suffix == ".png":
+            with Image.open(path) as image:
+                content = {"width": image.width, "height": image.height}
+            self._write(step, [{"tag": key, "image": content | {"encoded_image_string": Path(path).read_bytes()}}])
+
+    def _write(self, step: int | None, values: list[dict[str, Any]]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        events = [Event(wall_time=time.time(), step=step, summary=Summary(value=values))]
+        if self.path is None:
+            self.folder.mkdir(exist_ok=True)
+            self.path = self.folder / f"events.out.tfevents.{time.time():.6f}"
+            start = SessionLog(status=SessionLog.START)
+            events.insert(0, Event(wall_time=time.time(), file_version="brain.Event:2"))
+            events.insert(1, Event(wall_time=time.time(), step=(step or 0) + 1, session_log=start))
+        with open(self.path, "ab") as file:
+            writer = RecordWriter(file)
+            for event in events:
+                writer.write(event.SerializeToString())

@@ -1,0 +1,188 @@
+"""Copies of a run for Weights & Biases. The files in the run folder stay the record of truth."""
+
+import logging
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from vae_lab.config.secrets import redact
+from vae_lab.loggers.wandb_process import WandbProcess, obstacle
+from vae_lab.sweep.identity import sweep_of, tags_of
+
+log = logging.getLogger(__name__)
+
+MODES = ("auto", "online", "offline", "disabled")
+OTHER_NAMES = {"": "auto", "dryrun": "offline", "run": "online", "shared": "online"}  # of modes, in WANDB_MODE
+
+
+class WandbTracker(Logger):
+    """Logs one run to W&B, and never stops, blocks or asks.
+
+    W&B lives in a process of its own, see `vae_lab.loggers.wandb_worker`, that is started at the first use, on rank zero only.
+    If the run cannot be online it is tracked offline, if that fails too it is not tracked; an error later on ends the
+    tracking. Each of these is one warning. The training never waits; only its end does, for at most 10 seconds, and
+    not before `init_timeout` has passed since the start: a server that is dead, hangs or dies costs at most
+    `init_timeout` + 10 seconds in all. What was not uploaded stays on disk for `wandb sync`.
+
+    Resuming a run folder continues the same W&B run: the id is kept in the file `wandb_id`. An offline run cannot ask
+    the server where it stood, so every start writes a part of its own, `wandb/offline-run-*`, with the same id.
+    `wandb sync RUN_DIR/wandb/offline-run-*` appends the parts in order, also to a run that was online before. Nothing
+    is dropped: W&B counts the log calls itself, and "step" is an ordinary value, declared as the x axis.
+
+    The jobs of a sweep are one group, each tagged with its overrides, in one `wandb/` folder, that of the sweep.
+
+    Args:
+        save_dir: the run folder.
+        project: W&B project.
+        entity: W&B user or team; None is the account's default.
+        group: groups runs in W&B; None is the name of the sweep, for its jobs.
+        job_type: a second level of grouping.
+        tags: labels; none are the overrides, for the jobs of a sweep.
+        name: the run's name in W&B; None is the run folder's name.
+        mode: "online", "offline", "disabled", or "auto": what WANDB_MODE says, else online if there is an API key.
+        init_timeout: seconds to wait for the server at the start, > 0.
+
+    Raises:
+        ValueError: if mode or init_timeout is not one of these.
+    """
+
+    def __init__(
+        self,
+        *,
+        save_dir: str,
+        project: str,
+        entity: str | None,
+        group: str | None,
+        job_type: str | None,
+        tags: list[str],
+        name: str | None,
+        mode: str,
+        init_timeout: float,
+    ):
+        super().__init__()
+        if mode not in MODES:
+            raise ValueError(f"logger.wandb.mode must be one of {', '.join(MODES)}, got {mode!r}")
+        if not init_timeout > 0:
+            raise ValueError(f"logger.wandb.init_timeout must be > 0, got {init_timeout}")
+        self._folder = Path(save_dir)
+        self._name = redact(name or self._folder.resolve().name)
+        sweep = sweep_of(self._folder)
+        self._parts = sweep or self._folder
+        if sweep:
+            group, tags = group or sweep.name, tags or tags_of(self._folder)
+        labels = {"project": project, "entity": entity, "group": group, "job_type": job_type, "tags": list(tags)}
+        self._labels = redact(labels)
+        self._mode = mode
+        self._init_timeout = float(init_timeout)
+        self._process: WandbProcess | None = None
+        self._is_over = False
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def version(self) -> str | None:
+        """The W&B run id, None before the first start or where its file is damaged."""
+        path = self._folder / "wandb_id"
+        text = path.read_text(errors="replace").strip() if path.exists() else ""
+        return text if re.fullmatch(r"[\w-]{1,64}", text, re.ASCII) else None
+
+    @property
+    def save_dir(self) -> str:
+        return str(self._folder)
+
+    @rank_zero_only
+    def check(self) -> None:
+        """Find out before training whether there is an API key if `mode` is online. No connection is made.
+
+        Raises:
+            ValueError: if there is none, or the environment is such that W&B does not start.
+        """
+        if self._mode == "online" and (reason := obstacle(self._init_timeout)):
+            raise ValueError(f"logger.wandb.mode=online is not possible: {reason}")
+
+    def log_config(self, config: dict) -> None:
+        """Store the resolved config, a plain nested dict; secrets are replaced."""
+        self._tell("config", redact(config))
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: `log_config` stores the whole config."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Store values of one step."""
+        self._tell("metrics", metrics if step is None else {**metrics, "step": step})
+
+    def log_picture(self, key: str, path: str | Path, step: int) -> None:
+        """Store a PNG or GIF file under a key."""
+        self._tell("picture", [key, str(Path(path).resolve()), step])
+
+    def summarize(self, values: dict) -> None:
+        """Set final values in the run's summary."""
+        self._tell("summary", redact(values))
+
+    def finalize(self, status: str) -> None:
+        """Nothing to do: pictures and results follow after Lightning is done, see `finish`."""
+
+    @rank_zero_only
+    def finish(self, exit_code: int) -> None:
+        """End the run; further calls do nothing.
+
+        Args:
+            exit_code: 0 if the run was completed, else W&B marks it as failed.
+        """
+        self._is_over = True
+        if self._process is not None:
+            self._process.finish(exit_code)
+
+    @rank_zero_only
+    def _tell(self, order: str, value: Any) -> None:
+        if self._is_over:
+            return
+        if self._process is None:
+            self._process = self._start()
+        if self._process is not None:
+            self._process.send(order, value)
+        self._is_over = self._process is None or self._process.has_ended
+
+    def _start(self) -> WandbProcess | None:
+        mode = self._wanted_mode()
+        if mode == "disabled":
+            return None
+        try:
+            return WandbProcess(
+                folder=str(self._parts.resolve()),
+                run_id=self.version or self._new_id(),
+                name=self._name,
+                labels=self._labels,
+                mode=mode,
+                init_timeout=self._init_timeout,
+            )
+        except OSError as error:
+            log.warning("W&B does not start, this run is not tracked: %s", error)
+            return None
+
+    def _new_id(self) -> str:
+        # The agent of a W&B sweep has chosen one, by which the sweep will find the run.
+        chosen = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+        run_id = chosen or uuid.uuid4().hex[:8]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "wandb_id").write_text(run_id + "\n")
+        return run_id
+
+    def _wanted_mode(self) -> str:
+        if self._mode != "auto":
+            return self._mode
+        if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+            return "disabled"
+        named = os.environ.get("WANDB_MODE", "").strip().lower()
+        mode = OTHER_NAMES.get(named, named)
+        if mode not in MODES:
+            log.warning("WANDB_MODE must be one of %s, got %r: tracking offline", ", ".join(MODES), named)
+            return "offline"
+        return mode

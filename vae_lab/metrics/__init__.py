@@ -1,0 +1,1 @@
+"""What is measured: the catalogue of all metrics, and what computes them."""

@@ -1,0 +1,60 @@
+"""Every number that the program reports: its unit, which way is better, and what two runs must share to compare it.
+
+This is the only place that knows. A metric is named `{stage}/{key}`, with `train`, `train_step`, `val` or `test` as
+stage; facts of a run (`images_per_second`) have no stage. Nothing here imports torch, so that a comparison starts fast.
+"""
+
+from typing import Literal, NamedTuple
+
+Comparable = Literal["always", "images", "likelihood", "weights"]
+
+
+class Metric(NamedTuple):
+    """What is known of one metric.
+
+    Attributes:
+        unit: as it is shown behind the value and on axes.
+        better: `higher`, `lower`, or None where no value is better than another.
+        comparable: what two runs must share. `always`: nothing. `images`: the images that were measured.
+            `likelihood`: these and the kind of likelihood, because the log of a density and the log of a probability
+            differ by what the unit of grey is, hundreds of nats that say nothing about the model. `weights`: all that
+            and the weights in the loss.
+        meaning: one line.
+    """
+
+    unit: str
+    better: Literal["higher", "lower"] | None
+    comparable: Comparable
+    meaning: str
+
+
+NATS = "nats per image"
+# In the order in which tables show them.
+CATALOGUE = {
+    "loss": Metric(f"{NATS}, weighted", "lower", "weights", "what is minimised: weights and free bits included"),
+    "elbo": Metric(NATS, "higher", "likelihood", "lower bound on log p(x): one sample, weight 1"),
+    "nll": Metric(NATS, "lower", "likelihood", "-log p(x), estimated"),
+    "reconstruction": Metric(NATS, "lower", "likelihood", "-E log p(x given z)"),
+    "kl": Metric(NATS, None, "images", "KL(q(z given x), prior)"),
+    "mse": Metric("per pixel", "lower", "images", "squared error of the reconstruction from the code"),
+    "active_units": Metric("latents", None, "images", "latents with Var_x(E[z given x]) > 0.01"),
+    "clamped": Metric("latents per image", "lower", "images", "latents whose log-variance lies on its bound"),
+    "lr": Metric("", None, "always", "learning rate"),
+    "images_per_second": Metric("images per second", "higher", "always", "training speed, without validation"),
+    "train_seconds": Metric("seconds", "lower", "always", "training time, without validation and pictures"),
+    "peak_memory_mb": Metric("MB", "lower", "always", "largest resident memory of the process"),
+    "parameters": Metric("parameters", None, "always", "numbers that are trained"),
+    "epochs": Metric("epochs", None, "always", "epochs begun"),
+    "steps": Metric("steps", None, "always", "optimizer steps"),
+}
+UNKNOWN = Metric("", None, "weights", "")  # a user's own: compared only where everything is the same
+
+
+def key_of(metric: str) -> str:
+    """A metric without its stage: `elbo` of `val/elbo`."""
+    return metric.rpartition("/")[2]
+
+
+def find(metric: str) -> Metric:
+    """What is known of a metric, with or without its stage; `UNKNOWN` of one that is not in the catalogue."""
+    return CATALOGUE.get(key_of(metric), UNKNOWN)

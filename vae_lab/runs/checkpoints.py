@@ -1,0 +1,279 @@
+"""When a run saves, and the exact place in training that each checkpoint stands for."""
+
+import logging
+import time
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+
+from vae_lab.errors import NumericsError, RunError
+from vae_lab.runs.files import durable_link, durable_open
+
+
+def set_position(checkpoint: dict, epoch: int, batch: int, batches_seen: int) -> None:
+    """Rewrite Lightning's progress counters to "`epoch` epochs and then `batch` batches are complete".
+
+    Lightning's own counters depend on the hook a checkpoint was saved from, and some of those states skip a validation
+    or repeat one when they are resumed. This one form means the same wherever it was saved.
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    begun = epoch + 1 if batch else epoch
+    epochs = {"ready": begun, "started": begun, "processed": epoch, "completed": epoch}
+    loop["epoch_progress"] = {"total": epochs, "current": dict(epochs)}
+    loop["epoch_loop.batch_progress"] = {
+        "total": same_count(batches_seen),
+        "current": same_count(batch),
+        "is_last_batch": False,
+    }
+    loop["epoch_loop.val_loop.batch_progress"] = {
+        "total": same_count(0),
+        "current": same_count(0),
+        "is_last_batch": False,
+    }
+
+
+def same_count(number: int) -> dict[str, int]:
+    """Progress in which everything begun is complete."""
+    return dict.fromkeys(("ready", "started", "processed", "completed"), number)
+
+
+def is_safe_point(trainer, batch_idx: int) -> bool:
+    """Whether all that belongs to the batches so far is done when a training batch ends.
+
+    It is not between two accumulated gradients, nor where a validation or the end of the epoch is still to come.
+    """
+    done = batch_idx + 1
+    if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
+        return False
+    if isinstance(trainer.val_check_batch, int):
+        batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1 if trainer.check_val_every_n_epoch is None else done
+        return batches % trainer.val_check_batch != 0
+    return True
+
+
+class Checkpoints(Checkpoint):
+    """Keeps `last.ckpt`, to resume from, and `best.ckpt`, to use.
+
+    `last.ckpt` is written after every validation and epoch and every few minutes in between; `previous.ckpt` is the
+    one before, in case the last one is damaged; `best.ckpt` is the one with the best monitored value. They lie in
+    `checkpoints/` in the run folder.
+
+    Args:
+        monitor: key of the validation metric that decides which is best; without validation the last one is.
+        mode: `min` or `max`.
+        every_n_minutes: how often to save within an epoch, > 0.
+
+    Raises:
+        ValueError: if an argument is not valid.
+    """
+
+    def __init__(self, monitor: str, mode: str, every_n_minutes: float):
+        if mode not in ("min", "max"):
+            raise ValueError(f"callbacks.checkpoints.mode must be min or max, got {mode!r}")
+        if not monitor.startswith("val/"):
+            raise ValueError(f"callbacks.checkpoints.monitor must be a validation metric, val/..., got {monitor!r}")
+        if not every_n_minutes > 0:
+            raise ValueError(f"callbacks.checkpoints.every_n_minutes must be > 0, got {every_n_minutes}")
+        self.monitor = monitor
+        self.mode = mode
+        self.seconds = 60 * every_n_minutes
+        self.best: dict = {}  # step, epoch and metrics of the best validation
+
+    def state_dict(self) -> dict:
+        """The best validation so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue from `state_dict`."""
+        self.best = state["best"]
+
+    def on_train_start(self, trainer, lit) -> None:
+        self.saved_at = time.monotonic()
+        if trainer.global_step == 0:
+            save_last(trainer, lit)  # so that a run that diverges at once leaves finite weights too
+
+    def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
+        if time.monotonic() - self.saved_at > self.seconds and is_safe_point(trainer, batch_idx):
+            self._save(trainer, lit)
+
+    def on_validation_end(self, trainer, lit) -> None:
+        if trainer.sanity_checking:
+            return
+        self._update_best(trainer)
+        closes_run = trainer.state.fn != "fit"  # one that stopped part-way through an epoch
+        if closes_run or lit.batches_seen % trainer.num_training_batches:
+            self._save(trainer, lit)
+        # else the epoch ends here: on_train_epoch_end saves, after the epoch's metrics are recorded
+
+    def on_train_epoch_end(self, trainer, lit) -> None:
+        self._save(trainer, lit)
+
+    def on_train_end(self, trainer, lit) -> None:
+        if not self.best and trainer.global_step:
+            self._link_best(trainer)
+
+    def _update_best(self, trainer) -> None:
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(key for key in trainer.callback_metrics if key.startswith("val/")))
+            raise ValueError(f"callbacks.checkpoints.monitor must be one of {known}, got {self.monitor!r}")
+        value = float(trainer.callback_metrics[self.monitor])
+        if self.best and not (value < self.best["value"] if self.mode == "min" else value > self.best["value"]):
+            return
+        metrics = {key: float(number) for key, number in trainer.callback_metrics.items() if key.startswith("val/")}
+        self.best = {
+            "value": value,
+            "step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "metrics": metrics,
+        }
+
+    def _save(self, trainer, lit) -> None:
+        save_last(trainer, lit)
+        self.saved_at = time.monotonic()
+        if self.best.get("step") == trainer.global_step:
+            self._link_best(trainer)
+
+    def _link_best(self, trainer) -> None:
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir) / "checkpoints"
+            durable_link(folder / "last.ckpt", folder / "best.ckpt")
+
+
+def first_broken(weights: dict[str, Tensor]) -> str | None:
+    """The name of the first weight that is not finite, if there is one."""
+    return next((name for name, value in weights.items() if not value.isfinite().all()), None)
+
+
+def check_finite(trainer, lit) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        NumericsError: naming the first one.
+    """
+    broken = first_broken(lit.state_dict())
+    if broken is not None:
+        raise NumericsError(
+            f"{broken} is not finite at step {trainer.global_step}; no checkpoint holds it. "
+            "In a new run lower optimizer.lr or set trainer.gradient_clip_val=1.0"
+        )
+
+
+def save_last(trainer, lit) -> None:
+    """Write `checkpoints/last.ckpt` in the run folder; the one before becomes `previous.ckpt`.
+
+    Raises:
+        NumericsError: if a parameter is not finite; the previous checkpoint stays.
+    """
+    check_finite(trainer, lit)
+    path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+    if trainer.is_global_zero and path.exists():
+        durable_link(path, path.with_name("previous.ckpt"))
+    trainer.save_checkpoint(path, weights_only=False)
+
+
+log = logging.getLogger(__name__)
+
+
+class DamagedError(RunError):
+    """A checkpoint is not what was written: an older one may do."""
+
+
+class DurableCheckpointIO(CheckpointIO):
+    """Writes checkpoints with `durable_open` and reads them without executing anything they contain."""
+
+    def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            RunError: if it cannot be written; the previous one is then intact.
+        """
+        path, size = Path(path), tensor_bytes(checkpoint)
+        with durable_open(path, size) as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch hides what the file said behind an assertion of its own
+                reason = error.__context__ if isinstance(error.__context__, OSError) else None
+                if reason is None:
+                    raise RunError(f"cannot write {path}: {str(error).splitlines()[0]}; is the disk full?") from error
+                raise reason from error
+
+    def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict:
+        """Read a checkpoint; see `load_checkpoint`."""
+        return load_checkpoint(Path(path), map_location or "cpu")
+
+    def remove_checkpoint(self, path) -> None:
+        """Delete a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
+def tensor_bytes(node) -> int:
+    """Bytes of all tensors in nested containers, about what they need on disk."""
+    if isinstance(node, torch.Tensor):
+        return node.nbytes
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
+    return sum(tensor_bytes(child) for child in children)
+
+
+def load_checkpoint(path: Path, map_location: str = "cpu") -> dict:
+    """Read a checkpoint that holds tensors and plain containers only; anything else is refused unexecuted.
+
+    Raises:
+        DamagedError: if its bytes are not those that were written.
+        RunError: if the file is missing or holds other objects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RunError(f"no checkpoint at {path}")
+    check_bytes(path)
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except UnpicklingError as error:
+        raise RunError(f"cannot load {path}: it holds more than tensors and plain containers") from error
+    except Exception as error:  # what is not a checkpoint at all raises one of half a dozen unrelated types
+        raise DamagedError(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else repr(error)}") from error
+    if not isinstance(checkpoint, dict):
+        raise RunError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
+    return checkpoint
+
+
+def check_bytes(path: Path) -> None:
+    """Compare every part of a checkpoint with its CRC-32: torch itself would load flipped bits silently.
+
+    Raises:
+        DamagedError: naming the file and the first damaged part.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # a damaged directory of the archive raises nearly anything
+        raise DamagedError(f"{path} is damaged: {str(error) or repr(error)}") from error
+    if damaged is not None:
+        raise DamagedError(f"{path} is damaged: the checksum of {damaged} is wrong")
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in a folder that is not damaged; None if nothing was saved yet.
+
+    Raises:
+        RunError: if all are damaged, or one holds more than a checkpoint does.
+    """
+    # By age: the best one is the last one or an older one.
+    saved = [path for path in (folder / f"{name}.ckpt" for name in ("last", "previous", "best")) if path.is_file()]
+    damage = []
+    for path in saved:
+        try:
+            step = load_checkpoint(path).get("global_step")
+        except DamagedError as error:
+            damage.append(str(error))
+            continue
+        for message in damage:
+            log.warning("%s; using %s of step %d", message, path.name, step)
+        return path
+    if damage:
+        raise RunError(f"no checkpoint can be read: {'; '.join(damage)}; start a new run")
+    return None

@@ -1,0 +1,222 @@
+"""The run folder: what it holds, and who writes it.
+
+    .hydra/           the composed config, as Hydra writes it
+    status.json       state, reason, times, pid, versions
+    metrics.jsonl     one JSON object for each log event: step, epoch, time and metrics
+    result.json       final values
+    checkpoints/      last.ckpt, previous.ckpt, best.ckpt
+    pictures/         PNG files and training.gif
+    train.log         what was printed, and the traceback of a failure
+
+The files are the record of truth; W&B and TensorBoard hold copies.
+"""
+
+import logging
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from vae_lab.config.secrets import RedactSecrets, redact
+from vae_lab.errors import Preempted, RunError
+from vae_lab.runs.files import durable_open, locked, read_json, remove_leftovers, write_json
+
+log = logging.getLogger(__name__)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    packages = ("vae_lab", "torchvision", "lightning", "hydra-core", "wandb")
+    own = {"python": platform.python_version(), "torch": torch.__version__}  # with the build, such as +cu130
+    return own | {package: version(package) for package in packages}
+
+
+class Run:
+    """The record of one run.
+
+    Args:
+        folder: the run folder; made if it does not exist.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    @property
+    def status(self) -> dict:
+        """What `status.json` says; empty before the first start.
+
+        Raises:
+            RunError: if it is damaged.
+        """
+        path = self.folder / "status.json"
+        status = read_json(path)
+        times = status.get("times", [])
+        if not isinstance(times, list) or not all(isinstance(start, dict) for start in times):
+            raise RunError(f"{path} is damaged (times is not a list of objects): delete it to go on without it")
+        return status
+
+    @property
+    def result(self) -> dict:
+        """What `result.json` says; empty before the end."""
+        return read_json(self.folder / "result.json")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out of the folder, and clear away what killed ones left in it.
+
+        Raises:
+            RunError: if another process works there, or the folder cannot be written.
+        """
+        if rank_zero_only.rank:  # the first process of the run holds the lock for all of them
+            yield
+            return
+        with locked(self.folder / ".lock"):
+            remove_leftovers(self.folder)
+            for path in self.folder.glob(".lr_find_*.ckpt"):  # of a search for a learning rate that was killed
+                path.unlink(missing_ok=True)
+            yield
+
+    def check_start(self, resumes: bool) -> None:
+        """Refuse what could not be recorded at the end, and what would overwrite another run.
+
+        Raises:
+            RunError: if there is a run that did not fail at once, or a file of the record is damaged.
+        """
+        state, result = self.status.get("state"), self.result
+        has_run = result or any((self.folder / "checkpoints").glob("*.ckpt"))
+        if has_run and not resumes and not rank_zero_only.rank:
+            raise RunError(
+                f"{self.folder} already holds a run ({state}): continue it with resume={self.folder}, "
+                "or choose another hydra.run.dir"
+            )
+
+    def check_start_again(self, saves: bool) -> None:
+        """Refuse to begin a run again that is complete, or whose checkpoints are gone.
+
+        Args:
+            saves: whether the run saves checkpoints; the first one is older than its first metrics.
+
+        Raises:
+            RunError: naming what would be overwritten.
+        """
+        metrics = self.folder / "metrics.jsonl"
+        has_metrics = saves and metrics.exists() and metrics.stat().st_size > 0
+        if (self.result or self.status.get("state") == "completed" or has_metrics) and not rank_zero_only.rank:
+            raise RunError(
+                f"{self.folder / 'checkpoints'} has no checkpoint to continue from, and from the beginning the run's "
+                "record would be overwritten; bring last.ckpt back, or start a new run in another hydra.run.dir"
+            )
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Keep `status.json` while the run goes on, however it ends."""
+        self._write_status("running")
+        try:
+            yield
+        except Preempted as stop:
+            self._end("preempted", reason=f"signal {stop.code - 128}")
+            log.warning("stopped by a signal; continue with: vae-lab resume=%s", self.folder)
+            raise
+        except BaseException as error:
+            logging.getLogger("train.log").error("failed", exc_info=error)
+            self._end("failed", reason=f"{type(error).__name__}: {error}")
+            raise
+        else:
+            self._write_status("completed")
+
+    def _end(self, state: str, reason: str) -> None:
+        """Say how a run ended; where even that cannot be written, the reason itself must still be told."""
+        try:
+            self._write_status(state, reason=redact(reason))
+        except RunError as error:
+            log.error("%s", error)
+
+    @rank_zero_only
+    def _write_status(self, state: str, **fields) -> None:
+        times = self.status.get("times", [])
+        times = [*times, {"started": now()}] if state == "running" else [*times[:-1], {**times[-1], "ended": now()}]
+        content = {"state": state, "pid": os.getpid(), "times": times, "versions": versions(), **fields}
+        write_json(self.folder / "status.json", content)
+
+    @contextmanager
+    def train_log(self) -> Iterator[None]:
+        """Send log records to the terminal, short, and to `train.log`, with time and traceback."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        console, file = logging.StreamHandler(sys.stderr), LogFile(self.folder / "train.log")
+        console.addFilter(lambda record: record.name != "train.log" and rank_zero_only.rank == 0)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root = logging.getLogger()
+        root.setLevel(logging.INFO)
+        for handler in (console, file):
+            handler.addFilter(RedactSecrets())
+            root.addHandler(handler)
+        try:
+            yield
+        finally:
+            for handler in (console, file):
+                root.removeHandler(handler)
+                handler.close()
+
+    @rank_zero_only
+    def write_config(self, **files: DictConfig | ListConfig) -> None:
+        """Write composed configs to `.hydra/NAME.yaml`, interpolations as they are, secrets replaced."""
+        for name, config in files.items():
+            plain = redact(OmegaConf.to_container(config))
+            with durable_open(self.folder / ".hydra" / f"{name}.yaml") as file:
+                file.write(OmegaConf.to_yaml(OmegaConf.create(plain)).encode())
+
+    @rank_zero_only
+    def write_result(self, result: dict) -> None:
+        """Write `result.json`, adding to what it holds."""
+        write_json(self.folder / "result.json", {**self.result, **result})
+
+
+class LogFile(logging.FileHandler):
+    """A log file that, where it cannot be written, says so once instead of printing a traceback for every record."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Report the failure and stop writing."""
+        logging.getLogger().removeHandler(self)
+        log.warning("cannot write %s any more: %s", self.baseFilename, sys.exc_info()[1])
+
+
+MAX_BYTES = 100
+_ALLOWED = re.compile(r"[^\W_][\w.,+=@ -]*")
+
+
+def folder_name(name: object, otherwise: str, key: str = "run_name") -> str:
+    """The part of a run folder's name that says what it is.
+
+    Args:
+        name: what the user called the run, or None.
+        otherwise: what to call it then; group options in sub-folders bring slashes.
+        key: under which the name was given, for messages.
+
+    Raises:
+        ValueError: if the name could lead out of its folder, or is not fit for a file system.
+    """
+    if name is None:
+        return re.sub(r"[^\w.,+=@-]", "-", otherwise).lstrip(".-")
+    text = str(name)
+    if not _ALLOWED.fullmatch(text) or len(text.encode()) > MAX_BYTES:
+        raise ValueError(
+            f"{key} must begin with a letter or digit, go on with those, spaces and _.,+=@- only, "
+            f"and have at most {MAX_BYTES} bytes, got {text[:200]!r}"
+        )
+    if redact(text) != text:
+        raise ValueError(f"{key} holds a secret, and would be the name of a folder")
+    return text

@@ -1,0 +1,161 @@
+"""`vae-lab resume=RUN_DIR`: the run's own config, in its own folder. `resume=auto`: the same where there is a run."""
+
+import re
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab.config.saved import load_saved, saved_config
+from vae_lab.errors import RunError
+from vae_lab.runs.files import read_json
+
+# What may change when a run continues, because the numbers up to here do not depend on it.
+CHANGEABLE = (
+    "trainer.max_epochs",
+    "trainer.max_steps",
+    "trainer.max_time",
+    "trainer.log_every_n_steps",
+    "dataset.num_workers",
+    "dataset.root",
+    "data_root",
+    "logger",
+    "callbacks",
+    "sweep",
+)
+SAVED = "saved_run"  # the name under which Hydra finds the config of the run that continues
+OWN = ("resume", "run_dir", "run_name")  # of every start
+
+
+def resume_arguments(arguments: list[str], conf: Path) -> list[str]:
+    """Rewrite a command line with `resume=RUN_DIR` into one that composes that run's saved config.
+
+    Other command lines are returned as they are.
+
+    Args:
+        arguments: of the command, without its name.
+        conf: the folder of the config groups.
+
+    Raises:
+        RunError: if the folder is not a run folder.
+        ValueError: if another part was chosen, or `resume=auto` stands without a folder.
+    """
+    named = [a for a in arguments if a.startswith("resume=") and a not in ("resume=null", "resume=")]
+    if not named:
+        return arguments
+    if f"--config-name={SAVED}" in arguments:
+        # A child of a run on several devices, given the rewritten line; by now the saved config has the overrides.
+        arguments = [argument for argument in arguments if argument.startswith("resume=")]
+    if named[-1] == "resume=auto":
+        if not any(argument.startswith("hydra.run.dir=") for argument in arguments):
+            raise ValueError("resume=auto needs the run's folder: add hydra.run.dir=RUN_DIR")
+        return arguments
+    folder = Path(named[-1].removeprefix("resume=").strip("'\""))
+    config = load_saved(folder)
+    config.run_dir = "${hydra:runtime.output_dir}"  # where the folder is now
+    overrides = []
+    for argument in arguments:
+        key, _, value = argument.lstrip("+~").partition("=")
+        if key == "logger":
+            config.logger = compose_logger(value, conf)
+        elif (conf / key).is_dir() and key:
+            raise ValueError(f"{key} cannot change when a run continues; {allowed()}")
+        elif argument not in named:
+            overrides.append(argument)
+    if not overrides and is_completed(folder):
+        print(f"{folder} is already complete; nothing to do (more epochs: trainer.max_epochs=N)")
+        sys.exit(0)
+    absolute = folder.resolve()
+    if "${" in str(absolute):  # more than once on the way to where it is used
+        raise RunError(f"{absolute} holds ${{, which Hydra takes for the beginning of a setting; rename that folder")
+    ConfigStore.instance().store(SAVED, config)  # as it was checked; nothing beside it is read
+    return [
+        f"--config-name={SAVED}",
+        f"hydra.run.dir={quote(absolute)}",
+        "hydra.output_subdir=null",  # the saved config stays as it is
+        "hydra.job.chdir=false",
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
+        f"resume={quote(absolute)}",
+        *overrides,
+    ]
+
+
+def compose_logger(option: str, conf: Path) -> DictConfig:
+    """Another option of the group `logger`."""
+    with initialize_config_dir(config_dir=str(conf), version_base="1.3"):
+        return compose("config", [f"logger={option}"]).logger
+
+
+def quote(text: str | Path) -> str:
+    """Write text in Hydra's grammar of overrides, where backslashes mean something before a quote and at the end."""
+    escaped = re.sub(r"(\\*)(?='|\Z)", r"\1\1", str(text)).replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def continues_run(cfg: DictConfig) -> bool:
+    """Whether a config continues the run in its folder, instead of starting one there.
+
+    Raises:
+        RunError: if there is nothing to resume, or its config cannot be read.
+        ValueError: naming the settings that would change what was already computed, with their old and new values.
+    """
+    if not cfg.resume:
+        return False
+    if cfg.resume == "auto" and not saved_config(cfg.run_dir).is_file():
+        return False
+    saved, wanted = (leaves(OmegaConf.to_container(config)) for config in (load_saved(cfg.run_dir), cfg))
+    missing = "(not set)"
+    differing = [
+        f"{key} was {saved.get(key, missing)} and would be {wanted.get(key, missing)}"
+        for key in {**saved, **wanted}
+        if saved.get(key, missing) != wanted.get(key, missing) and not is_changeable(key)
+    ]
+    if differing:
+        raise ValueError(f"{cfg.run_dir} cannot continue with other settings: {'; '.join(differing)}; {allowed()}")
+    return True
+
+
+def continue_if_begun(cfg: DictConfig) -> None:
+    """Let a job of a sweep go on where its folder holds a run, and begin where it does not."""
+    cfg.resume = "auto" if saved_config(cfg.run_dir).is_file() else None
+
+
+def is_complete(cfg: DictConfig) -> bool:
+    """Whether the run has ended by itself, and its limits are those it ended at."""
+    return is_completed(Path(cfg.run_dir)) and has_limits_of(cfg, load_saved(cfg.run_dir))
+
+
+def has_limits_of(cfg: DictConfig, saved: DictConfig) -> bool:
+    """Whether two configs end the training at the same place."""
+    limits = (f"trainer.{limit}" for limit in ("max_epochs", "max_steps", "max_time"))
+    return all(OmegaConf.select(saved, key) == OmegaConf.select(cfg, key) for key in limits)
+
+
+def is_completed(folder: Path) -> bool:
+    """Whether `status.json` says so."""
+    return read_json(folder / "status.json").get("state") == "completed"
+
+
+def leaves(node: Any, path: str = "") -> dict[str, Any]:
+    """Nested dicts as one: dotted keys and their values."""
+    if not isinstance(node, dict) or not node:
+        return {path: node}
+    found = {}
+    for key, child in node.items():
+        found |= leaves(child, f"{path}.{key}" if path else str(key))
+    return found
+
+
+def is_changeable(key: str) -> bool:
+    """Whether a setting may change when a run continues."""
+    return key in OWN or any(fnmatch(key, pattern) or key.startswith(f"{pattern}.") for pattern in CHANGEABLE)
+
+
+def allowed() -> str:
+    """What may change, for messages."""
+    return f"only these may change: {', '.join(CHANGEABLE)}"

@@ -1,0 +1,1 @@
+"""From a config to a fitted model: build, fit, record."""

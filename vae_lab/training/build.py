@@ -1,0 +1,266 @@
+"""From a config to objects: everything is built and cross-checked before data is read or a tracker is started."""
+
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab.config.instantiate import build_vae, instantiate
+from vae_lab.config.secrets import redact
+from vae_lab.config.settings import check_settings
+from vae_lab.data.batches import ImageData
+from vae_lab.loggers.copies import Copy
+from vae_lab.loggers.wandb import WandbTracker
+from vae_lab.models.vae import VAE
+from vae_lab.runs.checkpoints import DurableCheckpointIO
+from vae_lab.runs.metrics_file import MetricsFile
+from vae_lab.runs.preemption import Preemption
+from vae_lab.runs.result import Record
+from vae_lab.training.devices import check_devices, check_trainer, choose_precision
+from vae_lab.training.health import Watch
+from vae_lab.training.module import LitVAE
+
+log = logging.getLogger(__name__)
+
+
+class Experiment(NamedTuple):
+    """Everything a run needs, built but not started."""
+
+    data: ImageData
+    lit: LitVAE
+    trainer: Trainer
+    record: Record
+
+
+def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
+    """Build and cross-check every object; no data is read, no tracker started.
+
+    Raises:
+        ValueError: naming the setting that is wrong.
+    """
+    if not torch.cuda.is_available():
+        # Lightning's import sets this to 1, and every step of a fused optimizer then looks for the GPU's driver anew.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    check_settings(cfg)
+    check_trainer(cfg.trainer)
+    check_devices(cfg.trainer)
+    data = build_data(cfg)
+    lit = build_module(cfg)
+    callbacks = build_members(cfg.callbacks, "callbacks", Callback)
+    loggers = build_members(cfg.logger, "logger", Logger)
+    check_folders(cfg, loggers)
+    for group in ("callbacks", "logger"):
+        check_secrets(cfg[group], group)
+    check_monitors(cfg, callbacks, names_of_metrics(lit.vae, lit.objective))
+    check_end(cfg.trainer, callbacks, lit.schedule)
+    for tracker in (logger for logger in loggers.values() if isinstance(logger, WandbTracker)):
+        tracker.check()
+    metrics = MetricsFile(cfg.run_dir)
+    record = Record(metrics)
+    trainer = instantiate(
+        OmegaConf.merge(cfg.trainer, {"precision": choose_precision(cfg)}),
+        "trainer",
+        default_root_dir=cfg.run_dir,
+        callbacks=[record, Watch(), *callbacks.values(), preemption],
+        logger=[metrics, *copies(loggers)],
+        plugins=[DurableCheckpointIO(), LightningEnvironment()],  # not what a launcher's variables say
+        enable_checkpointing=True,
+        enable_progress_bar=False,
+    )
+    if cfg.compile:
+        lit.vae.encoder.compile()
+        lit.vae.decoder.compile()
+    return Experiment(data, lit, trainer, record)
+
+
+def copies(loggers: dict[str, Logger]) -> list[Logger]:
+    """The loggers, none of which can fail the run; W&B's tracker sees to that itself."""
+    return [logger if isinstance(logger, WandbTracker) else Copy(name, logger) for name, logger in loggers.items()]
+
+
+def check_folders(cfg: DictConfig, loggers: dict[str, Logger]) -> None:
+    """Refuse a logger that would write outside the run folder.
+
+    Raises:
+        ValueError: naming the logger.
+    """
+    for name, logger in loggers.items():
+        folder = getattr(logger, "log_dir", None) or cfg.logger[name].get("save_dir")
+        if folder is not None and not Path(folder).resolve().is_relative_to(Path(cfg.run_dir).resolve()):
+            raise ValueError(f"logger.{name} must write into the run folder, got {folder}; leave save_dir=${{run_dir}}")
+
+
+def check_secrets(group: DictConfig, key: str) -> None:
+    """Refuse a secret as an argument of Lightning's classes: they would write it into names of files and metrics.
+
+    Raises:
+        ValueError: naming the member of the group.
+    """
+    for name, member in OmegaConf.to_container(group, resolve=True).items():
+        if member and member["_target_"].startswith("lightning.") and redact(member) != member:
+            raise ValueError(f"{key}.{name} holds a secret, which it would write into the run folder; remove it")
+
+
+def build_module(cfg: DictConfig) -> LitVAE:
+    """Build the model with all that trains it.
+
+    Raises:
+        ValueError: if a setting is out of range.
+    """
+    check_seed(cfg.seed)
+    seed_everything(cfg.seed, verbose=False)  # the initial weights
+    vae = build_vae(cfg)
+    warn_of_unused(cfg.loss, vae)
+    objective = instantiate(cfg.objective, "objective")
+    schedule = instantiate(cfg.optimizer.schedule, "optimizer.schedule") if cfg.optimizer.schedule else None
+    return LitVAE(vae, objective, build_optimizer(cfg.optimizer, vae), schedule, cfg.optimizer.lr, cfg.seed)
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what generators of random numbers do not take.
+
+    Raises:
+        ValueError: with the value.
+    """
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
+
+
+def build_data(cfg: DictConfig) -> ImageData:
+    """Build the data module a config describes; nothing is read yet.
+
+    Raises:
+        ValueError: if a setting is out of range.
+    """
+    source = instantiate(cfg.dataset.source, "dataset.source")
+    if not hasattr(source, "read"):
+        raise ValueError(f"dataset.source must be a class with read(), got {type(source).__name__}")
+    keys = ("image_shape", "batch_size", "binarize", "flip", "val_size", "test_size", "split_seed", "num_workers")
+    return ImageData(source, **{key: cfg.dataset[key] for key in keys}, seed=cfg.seed)
+
+
+def build_optimizer(optimizer: DictConfig, vae: VAE) -> Callable:
+    """Build what makes an optimizer of parameters, and try it, because torch checks its settings only then.
+
+    Raises:
+        ValueError: naming the setting that torch refuses.
+    """
+    settings = [key for key in optimizer if key != "schedule"]
+    build = instantiate(OmegaConf.masked_copy(optimizer, settings), "optimizer")
+    if error := refusal(build, vae):
+        others = {key: {k: v for k, v in build.keywords.items() if k != key} for key in build.keywords}
+        blamed = [key for key in others if not refusal(partial(build.func, **others[key]), vae)]
+        named = " or ".join(f"optimizer.{key}={build.keywords[key]}" for key in blamed)
+        raise ValueError(f"{named or 'optimizer'}: {error}") from error
+    return build
+
+
+def refusal(build: Callable, vae: VAE) -> Exception | None:
+    """Why an optimizer cannot be built, or None if it can."""
+    try:
+        build(vae.parameters())
+    except (TypeError, ValueError, RuntimeError) as error:
+        return error
+    return None
+
+
+def build_members(group: DictConfig, key: str, kind: type) -> dict[str, Any]:
+    """Build every member of a group that is not null.
+
+    Raises:
+        ValueError: if a member is not what the group is for.
+    """
+    members = {name: instantiate(group[name], f"{key}.{name}") for name in group if group[name] is not None}
+    for name, member in members.items():
+        if not isinstance(member, kind):
+            raise ValueError(f"{key}.{name} must be a {kind.__name__} of Lightning, got {type(member).__name__}")
+    return members
+
+
+def warn_of_unused(loss: DictConfig, vae: VAE) -> None:
+    """Say so if the weight of a KL is set that does not exist."""
+    for key, neutral in (("KLD_weight", 1), ("warmup_steps", 0), ("free_bits", 0)):
+        if not vae.posterior.is_stochastic and key in loss and loss[key] != neutral:
+            log.warning("loss.%s=%s has no effect: a deterministic posterior has no KL", key, loss[key])
+
+
+def names_of_metrics(vae: VAE, objective: Callable) -> set[str]:
+    """The keys of what an epoch logs, found by evaluating the untrained model on two black images.
+
+    Raises:
+        ValueError: if that fails, because the parts do not fit each other.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            terms = objective(vae.eval(), torch.zeros(2, *vae.image_shape), None)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        parts = (objective, vae.posterior, vae.likelihood, vae.encoder, vae.decoder)
+        names = ", ".join(type(part).__name__ for part in parts)
+        message = " ".join(str(error).split())
+        raise ValueError(f"the model of {names} cannot be evaluated: {message}") from error
+    vae.train()
+    evaluation = ("mse", "active_units") if vae.posterior.is_stochastic else ("mse",)  # what LitVAE adds
+    return {f"{stage}/{key}" for stage in ("train", "val") for key in terms} | {f"val/{key}" for key in evaluation}
+
+
+def check_monitors(cfg: DictConfig, callbacks: dict[str, Callback], metrics: set[str]) -> None:
+    """Refuse to monitor what will not be logged.
+
+    Raises:
+        ValueError: naming the callback and what there is.
+    """
+    for name, callback in callbacks.items():
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in metrics and not are_foreign(callbacks):
+            known = ", ".join(sorted(metric for metric in metrics if metric.startswith("val/")))
+            raise ValueError(f"callbacks.{name}.monitor must be one of {known}, got {monitor!r}")
+        if isinstance(callback, EarlyStopping) and monitor.startswith("val/"):
+            check_validates(cfg, f"callbacks.{name}", monitor)
+
+
+def check_validates(cfg: DictConfig, key: str, monitor: str) -> None:
+    """Refuse early stopping where no validation would tell it anything.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    for size in ("dataset.val_size", "trainer.limit_val_batches"):
+        if OmegaConf.select(cfg, size) == 0:
+            raise ValueError(f"{size} must be > 0 with {key}, which watches {monitor}, got 0")
+    at_epoch_end = OmegaConf.select(cfg, f"{key}.check_on_train_epoch_end")
+    if at_epoch_end is not False and cfg.resume in (None, "auto"):  # trainer.max_steps may end an epoch without one
+        raise ValueError(f"{key}.check_on_train_epoch_end must be false to watch {monitor}, got {at_epoch_end}")
+
+
+def check_end(trainer: DictConfig, callbacks: dict[str, Callback], schedule: Callable | None) -> None:
+    """Refuse training that nothing would end, and a schedule that needs to know the end where nothing tells.
+
+    Raises:
+        ValueError: naming what can end it.
+    """
+    if any(trainer[key] not in (None, -1) for key in ("max_epochs", "max_steps")):
+        return
+    has_ender = any(isinstance(callback, EarlyStopping | Timer) for callback in callbacks.values())
+    if trainer.max_time is None and not has_ender and not are_foreign(callbacks):
+        raise ValueError(
+            f"nothing ends the training, got trainer.max_epochs={trainer.max_epochs} and trainer.max_steps="
+            f"{trainer.max_steps}; set one of them, or trainer.max_time, or callbacks=early_stopping"
+        )
+    if schedule is not None:
+        schedule(sys.maxsize, math.inf)  # refuses, if it needs an end
+
+
+def are_foreign(callbacks: dict[str, Callback]) -> bool:
+    """Whether some are a user's own, which may log metrics and end the training themselves."""
+    return any(not type(callback).__module__.startswith(("vae_lab.", "lightning.")) for callback in callbacks.values())

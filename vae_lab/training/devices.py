@@ -1,0 +1,143 @@
+"""What the arguments of Lightning's Trainer may be here: limits, device, precision.
+
+`vae_lab.config.signatures` has checked what each argument is; here is what they mean together, and on this machine.
+"""
+
+import os
+import re
+
+import torch
+from lightning.pytorch.accelerators import MPSAccelerator
+from omegaconf import DictConfig, OmegaConf
+
+# Not those that spawn or fork, whose first process has no result to record, nor those that take a model to pieces.
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "mixed")
+
+
+def check_trainer(trainer: DictConfig) -> None:
+    """Refuse what Lightning accepts but this program cannot do.
+
+    Raises:
+        ValueError: naming the key and the value.
+    """
+    for key in ("max_epochs", "max_steps"):
+        if trainer[key] not in (None, -1) and trainer[key] < 1:
+            raise ValueError(f"trainer.{key} must be a whole number >= 1, or -1 for no limit, got {trainer[key]}")
+    for key in ("epochs", "steps"):
+        least, most = trainer[f"min_{key}"] or 0, trainer[f"max_{key}"]
+        if most not in (None, -1) and least > most:
+            raise ValueError(f"trainer.min_{key} must be <= trainer.max_{key}={most}, got {least}")
+    if trainer.overfit_batches:
+        raise ValueError(
+            f"trainer.overfit_batches={trainer.overfit_batches} is not supported; use trainer.limit_train_batches"
+        )
+    if trainer.fast_dev_run:
+        raise ValueError(f"trainer.fast_dev_run={trainer.fast_dev_run} has no record; use trainer=debug")
+    if trainer.use_distributed_sampler:
+        raise ValueError(
+            "trainer.use_distributed_sampler must be false, got true: the data module shards its own epochs"
+        )
+    if isinstance(trainer.max_time, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", trainer.max_time.strip()):
+        raise ValueError(f"trainer.max_time must be DD:HH:MM:SS, got {trainer.max_time!r}")
+    for key in ("limit_train_batches", "val_check_interval"):
+        if isinstance(trainer[key], int | float) and trainer[key] <= 0:
+            raise ValueError(f"trainer.{key} must be > 0, got {trainer[key]}")
+
+
+def check_devices(trainer: DictConfig) -> None:
+    """Refuse devices that this machine does not have, and processes that nobody asked for.
+
+    Raises:
+        ValueError: naming the key, the value and what is available.
+    """
+    available = accelerators()
+    if trainer.accelerator not in available:
+        names = ", ".join(available)
+        raise ValueError(f"trainer.accelerator must be one of {names} on this machine, got {trainer.accelerator!r}")
+    if trainer.strategy not in STRATEGIES:
+        raise ValueError(f"trainer.strategy must be one of {', '.join(STRATEGIES)}, got {trainer.strategy!r}")
+    if trainer.num_nodes != 1:
+        raise ValueError(f"trainer.num_nodes must be 1: a run stays on one machine, got {trainer.num_nodes}")
+    if trainer.sync_batchnorm and not uses_cuda(trainer):
+        raise ValueError("trainer.sync_batchnorm=true needs GPUs")
+    devices = parsed(OmegaConf.to_container(trainer, resolve=True)["devices"])
+    if uses_cuda(trainer):
+        check_gpus(devices, torch.cuda.device_count())
+    else:
+        check_processes(devices, trainer.strategy)
+
+
+def accelerators() -> list[str]:
+    """What `trainer.accelerator` may be on this machine."""
+    gpus = ["gpu", "cuda"] if torch.cuda.is_available() else ["gpu", "mps"] if MPSAccelerator.is_available() else []
+    return ["auto", "cpu", *gpus]
+
+
+def uses_cuda(trainer: DictConfig) -> bool:
+    """Whether the run will be on a GPU of CUDA."""
+    return trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+
+
+def parsed(devices: int | str | list) -> int | str | list:
+    """A number or a list of indices that is written as text, "2" or "0,1", as what it is."""
+    if not isinstance(devices, str) or not re.fullmatch(r"-?\d+(,\d+)*", devices):
+        return devices
+    numbers = [int(number) for number in devices.split(",")]
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def check_gpus(devices: int | str | list, available: int) -> None:
+    """Refuse more GPUs than there are.
+
+    Raises:
+        ValueError: naming what is available.
+    """
+    is_number = isinstance(devices, int) and (devices == -1 or 1 <= devices <= available)
+    is_choice = isinstance(devices, list) and len(set(devices)) == len(devices) > 0
+    if is_number or devices == "auto" or is_choice and all(0 <= index < available for index in devices):
+        return
+    raise ValueError(
+        f"trainer.devices must be a number of GPUs, at most {available}, or a list of different indices "
+        f"from 0 to {available - 1}, got {devices!r}"
+    )
+
+
+def check_processes(devices: int | str | list, strategy: str) -> None:
+    """Refuse anything but one process on the CPU, unless more were asked for.
+
+    Raises:
+        ValueError: naming the remedy.
+    """
+    if devices == "auto":
+        return
+    if not isinstance(devices, int) or devices < 1:
+        raise ValueError(f"trainer.devices must be 1 on a CPU (or more with trainer.strategy=ddp), got {devices!r}")
+    if devices > 1 and not strategy.startswith("ddp"):
+        raise ValueError(
+            f"trainer.devices={devices} on a CPU means {devices} processes; use trainer.devices=1, "
+            "or add trainer.strategy=ddp if that is what you want"
+        )
+    most = max(2, os.cpu_count() or 1)  # two, so that ddp can be tried anywhere
+    if devices > most:
+        raise ValueError(f"trainer.devices must be at most {most}, the CPUs of this machine, got {devices}")
+
+
+def choose_precision(cfg: DictConfig) -> str:
+    """Translate `mixed` into the best precision the device has, and refuse what it cannot do.
+
+    Raises:
+        ValueError: if the precision is unknown, 16-mixed is asked for without a GPU, or gradients are both scaled for
+            float16 and clipped, which a fused optimizer cannot do.
+    """
+    precision, on_gpu = cfg.trainer.precision, uses_cuda(cfg.trainer)
+    if precision not in PRECISIONS:
+        raise ValueError(f"trainer.precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "mixed":
+        has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16-mixed" if has_bf16 else "16-mixed" if on_gpu else "32-true"
+    if precision == "16-mixed" and not on_gpu:
+        raise ValueError("trainer.precision=16-mixed needs a GPU; use bf16-mixed, 32-true or mixed")
+    if precision == "16-mixed" and cfg.trainer.gradient_clip_val and cfg.optimizer.get("fused"):
+        raise ValueError("trainer.gradient_clip_val with precision 16-mixed needs optimizer.fused=false")
+    return precision

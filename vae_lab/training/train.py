@@ -1,0 +1,163 @@
+"""From a config to a trained model, top to bottom: record, build, fit, result."""
+
+import logging
+import warnings
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.tuner import Tuner
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from vae_lab.config.instantiate import targets
+from vae_lab.config.settings import check_settings
+from vae_lab.loggers.wandb import WandbTracker
+from vae_lab.runs.checkpoints import Checkpoints, check_finite, load_checkpoint, newest_checkpoint
+from vae_lab.runs.continuation import check_continuation
+from vae_lab.runs.folder import Run
+from vae_lab.runs.preemption import Preemption
+from vae_lab.runs.result import print_result
+from vae_lab.runs.resume import continues_run, is_complete
+from vae_lab.runs.trained import split_checkpoint
+from vae_lab.training.build import Experiment, build
+from vae_lab.training.diagnosis import diagnosed
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Run one experiment in its folder, or continue it there.
+
+    Args:
+        cfg: the composed config.
+
+    Returns:
+        The monitored metric's best value, for a sweeper to optimise; None if nothing was validated.
+
+    Raises:
+        ValueError: if a setting is wrong; nothing was downloaded or logged then.
+        DataError, NumericsError, RunError, Preempted: see `vae_lab.errors`.
+    """
+    quiet_lightning()
+    run = Run(cfg.run_dir)
+    continues = continues_run(cfg)
+    if continues and is_complete(cfg):
+        print(f"{run.folder} is already complete; nothing to do (more epochs: trainer.max_epochs=N)")
+        return run.result.get("best_value")
+    with run.locked(), run.train_log(), Preemption() as preemption, preemption.first():
+        run.check_start(continues)
+        checkpoint = find_checkpoint(run, cfg) if continues else None
+        if checkpoint is None and cfg.resume:
+            log.warning("%s has no checkpoint yet: starting from the beginning", run.folder)
+        with run.recording(), preemption.first(), diagnosed(cfg):
+            run.write_config(**composition(cfg, continues))
+            experiment = build(cfg, preemption)
+            if checkpoint is None:
+                experiment.record.metrics.truncate(0)
+            else:
+                check_continuation(experiment, checkpoint)
+            result = fit_tracked(run, cfg, experiment, checkpoint)
+    if experiment.trainer.is_global_zero:
+        print_result(run.folder, result)
+    return result.get("best_value")
+
+
+def composition(cfg: DictConfig, continues: bool) -> dict[str, DictConfig | ListConfig]:
+    """What Hydra composed, to be kept: the config and, of a run that begins, the overrides and Hydra's own settings."""
+    saved = cfg.copy()
+    saved.resume = None
+    if continues or not HydraConfig.initialized():
+        return {"config": saved}
+    return {"config": saved, "overrides": HydraConfig.get().overrides.task, "hydra": HydraConfig.instance().cfg}
+
+
+def fit_tracked(run: Run, cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> dict:
+    """Train and record the result; the trackers learn of it, and of a failure."""
+    trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbTracker)]
+    exit_code = 1
+    try:
+        for tracker in trackers:
+            tracker.log_config(OmegaConf.to_container(cfg, resolve=True))
+        fit(cfg, experiment, checkpoint)
+        result = collect_result(experiment)
+        run.write_result(result)
+        for tracker in trackers:
+            tracker.summarize(result)
+        exit_code = 0
+    finally:
+        for tracker in trackers:
+            tracker.finish(exit_code)
+    return result
+
+
+def find_checkpoint(run: Run, cfg: DictConfig) -> Path | None:
+    """Where to continue; None for the beginning, where a run was killed before it saved anything.
+
+    Raises:
+        ValueError: naming a setting that is wrong.
+        RunError: if the checkpoints are damaged or gone.
+    """
+    check_settings(cfg)
+    checkpoint = newest_checkpoint(run.folder / "checkpoints")
+    if checkpoint is not None:
+        check_goes_on(cfg, checkpoint)
+    else:
+        saves = any(target.endswith(".Checkpoints") for _, target in targets(OmegaConf.to_container(cfg.callbacks)))
+        run.check_start_again(saves)
+    return checkpoint
+
+
+def check_goes_on(cfg: DictConfig, checkpoint: Path) -> None:
+    """Refuse to continue to a point that a run has passed already.
+
+    Raises:
+        ValueError: naming the limit and how far the run is.
+    """
+    done = load_checkpoint(checkpoint)
+    _, facts = split_checkpoint(done, checkpoint)
+    for key, reached in (("max_epochs", facts["epoch"]), ("max_steps", done["global_step"])):
+        limit = cfg.trainer[key]
+        if limit not in (None, -1) and limit < reached:
+            raise ValueError(f"trainer.{key} must be >= {reached}, where this run is already, got {limit}")
+
+
+def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> None:
+    """Train, from a checkpoint if there is one, and make sure that the last weights are validated."""
+    data, lit, trainer, _ = experiment
+    if cfg.find_lr and checkpoint is None:
+        found = Tuner(trainer).lr_find(lit, datamodule=data, update_attr=False).suggestion()
+        if found is None:
+            raise ValueError("find_lr found nothing: it needs about 100 batches; raise trainer.max_epochs")
+        lit.lr = found
+        log.info("learning rate found: %.3g", lit.lr)
+    trainer.fit(lit, data, ckpt_path=checkpoint, weights_only=True)
+    has_validation = len(data.splits["val"]) > 0 and cfg.trainer.limit_val_batches != 0
+    if has_validation and 0 < trainer.global_step != lit.validated_at:
+        trainer.validate(lit, data, verbose=False)
+    check_finite(trainer, lit)  # where nothing was saved or validated, nobody has looked
+
+
+def collect_result(experiment: Experiment) -> dict:
+    """Final values: the metrics of the best checkpoint, or the last ones where none was kept."""
+    trainer = experiment.trainer
+    result = experiment.record.result(trainer, experiment.lit)
+    best = next((c.best for c in trainer.callbacks if isinstance(c, Checkpoints)), {})
+    if best:
+        result |= {"best_value": best["value"], "best_step": best["step"], "best_epoch": best["epoch"]}
+    metrics = best.get("metrics") or {key: float(value) for key, value in trainer.callback_metrics.items()}
+    return {**metrics, **result, "lr": experiment.lit.lr, "skipped_files": experiment.data.num_skipped}
+
+
+def quiet_lightning() -> None:
+    """Silence advice that does not hold here; everything else still speaks."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec",  # torch speaking to Lightning
+        ".*is not supported by the model summary",  # its size in MB is only an estimate
+        ".*sync_dist=True",  # the means are summed over processes before they are logged
+        ".*across ranks is zero",  # dataset.val_size=0 is a choice
+        ".*does not have many workers",  # images are in memory
+        ".*your dataloader is not resumable",  # the sampler starts at the right place itself
+        ".*Set a lower value for log_every_n_steps",  # epoch means are logged in any case
+    ):
+        warnings.filterwarnings("ignore", message=message)
