@@ -46,10 +46,10 @@ READ = {
 }
 # What names a class, each in a group of its own name.
 PARTS = (
-    *("dataset.source", "model.encoder", "model.decoder", "posterior", "loss.likelihood", "objective"),
+    *("dataset.source", "model.encoder", "model.decoder", "posterior", "prior", "loss.likelihood", "objective"),
     *("optimizer", "optimizer.schedule", "trainer"),
 )
-COLLECTIONS = ("logger", "callbacks")  # each member names a class
+COLLECTIONS = ("logger", "callbacks", "metrics")  # each member names a class
 
 
 def check_settings(cfg: DictConfig) -> None:

@@ -18,6 +18,8 @@ from vae_lab.config.kinds import LARGEST_INT, describe, fits
 GIVEN = {
     "model.encoder": ("image_shape", "out_features"),
     "model.decoder": ("latent_dim", "image_shape"),
+    "objective.adversary": ("image_shape", "out_features"),
+    "prior": ("latent_shape",),
     "trainer": (
         *("default_root_dir", "callbacks", "logger", "plugins"),
         *("enable_checkpointing", "enable_progress_bar"),

@@ -22,7 +22,7 @@ from vae_lab.runs.files import durable_open, write_json
 
 FORMAT, FORMAT_VERSION = "vae_lab", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-SHARED = ("seed", "latent_dim", "dataset", "model", "posterior", "loss", "objective")
+SHARED = ("seed", "latent_dim", "dataset", "model", "posterior", "prior", "loss", "objective", "metrics")
 # Where things are on one machine: null in an export, and the defaults of conf/ where one is read.
 LOCAL = {
     "data_root": "${oc.env:VAE_LAB_DATA,data}",

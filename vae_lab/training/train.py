@@ -18,7 +18,7 @@ from vae_lab.runs.preemption import Preemption
 from vae_lab.runs.result import print_result
 from vae_lab.runs.resume import continues_run, is_complete
 from vae_lab.runs.trained import split_checkpoint
-from vae_lab.training.build import Experiment, build
+from vae_lab.training.build import OURS, Experiment, build
 from vae_lab.training.diagnosis import diagnosed
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> Non
     """Train, from a checkpoint if there is one, and make sure that the last weights are validated."""
     data, lit, trainer, _ = experiment
     if cfg.find_lr and checkpoint is None:
-        found = Tuner(trainer).lr_find(lit, datamodule=data, update_attr=False).suggestion()
+        found = find_lr(cfg, experiment)
         if found is None:
             raise ValueError("find_lr found nothing: it needs about 100 batches; raise trainer.max_epochs")
         lit.lr = found
@@ -134,6 +134,20 @@ def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> Non
     if has_validation and 0 < trainer.global_step != lit.validated_at:
         trainer.validate(lit, data, verbose=False)
     check_finite(trainer, lit)  # where nothing was saved or validated, nobody has looked
+
+
+def find_lr(cfg: DictConfig, experiment: Experiment) -> float | None:
+    """Lightning's search for a learning rate, in which it optimizes by itself."""
+    data, lit, trainer, _ = experiment
+    lit.automatic_optimization = True
+    for key in OURS:
+        setattr(trainer, key, cfg.trainer[key])
+    try:
+        return Tuner(trainer).lr_find(lit, datamodule=data, update_attr=False).suggestion()
+    finally:
+        lit.automatic_optimization = False
+        for key, value in OURS.items():
+            setattr(trainer, key, value)
 
 
 def collect_result(experiment: Experiment) -> dict:
