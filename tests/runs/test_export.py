@@ -16,7 +16,7 @@ from vae_lab.errors import NumericsError, RunError
 from vae_lab.evaluation.evaluate import evaluate_runs
 from vae_lab.runs.bundle import LOCAL
 from vae_lab.runs.export import export_run
-from vae_lab.runs.result import parameters_sha256
+from vae_lab.runs.measure import parameters_sha256
 from vae_lab.runs.resume import leaves
 from vae_lab.training.train import train
 

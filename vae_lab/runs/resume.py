@@ -4,12 +4,12 @@ import re
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from vae_lab.config.nested import leaves
 from vae_lab.config.saved import load_saved, saved_config
 from vae_lab.errors import RunError
 from vae_lab.runs.files import read_json
@@ -139,16 +139,6 @@ def has_limits_of(cfg: DictConfig, saved: DictConfig) -> bool:
 def is_completed(folder: Path) -> bool:
     """Whether `status.json` says so."""
     return read_json(folder / "status.json").get("state") == "completed"
-
-
-def leaves(node: Any, path: str = "") -> dict[str, Any]:
-    """Nested dicts as one: dotted keys and their values."""
-    if not isinstance(node, dict) or not node:
-        return {path: node}
-    found = {}
-    for key, child in node.items():
-        found |= leaves(child, f"{path}.{key}" if path else str(key))
-    return found
 
 
 def is_changeable(key: str) -> bool:
