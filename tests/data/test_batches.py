@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vae_lab.data.batches import BINARIZE_MODES, LENGTH_0_1, EpochSampler, ImageData, count, fingerprint_0_1
+from vae_lab.data.batches import BINARIZE_MODES, EpochSampler, ImageData, count
 from vae_lab.data.decoding import Images
 from vae_lab.errors import DataError
 from vae_lab.training.module import check_same_images
@@ -391,15 +391,6 @@ def test_c10_one_other_pixel_of_any_image_is_noticed():
             check_same_images(image_data(SimpleNamespace(read=lambda: images)), known)
         images.pixels[number, -1, -1, -1] ^= 1
     check_same_images(image_data(SimpleNamespace(read=lambda: images)), known)
-
-
-@pytest.mark.fault
-def test_c13_the_fingerprint_of_an_earlier_release_is_known():
-    known = fingerprint_0_1(image_data().splits)
-    assert len(known) == LENGTH_0_1
-    check_same_images(image_data(), known)
-    with pytest.raises(DataError, match="not those that the run was trained on"):
-        check_same_images(image_data(Numbered(total=104)), known)
 
 
 # What does not fit together

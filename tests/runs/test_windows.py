@@ -1,9 +1,13 @@
 """A run needs nothing that only POSIX has; tests/windows.py makes the machine."""
 
 import json
+import signal
 
+import pytest
 from command import TINY, status
 from windows import on_windows
+
+from vae_lab.training.diagnosis import diagnosed
 
 
 def test_a_run_trains_and_continues_without_what_only_posix_has(tmp_path):
@@ -15,3 +19,9 @@ def test_a_run_trains_and_continues_without_what_only_posix_has(tmp_path):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 4
     assert result["peak_memory_mb"] > 0
+
+
+def test_a_failure_is_told_where_no_signal_tells_of_dead_workers(monkeypatch, config):
+    monkeypatch.delattr(signal, "SIGCHLD")
+    with pytest.raises(ValueError, match="the failure"), diagnosed(config()):
+        raise ValueError("the failure")

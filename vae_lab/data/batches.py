@@ -8,16 +8,16 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from vae_lab.data.seeds import ORDER, derive_seed
-from lightning.pytorch import LightningDataModule
+
 from vae_lab.data.decoding import Images, check_images
-from vae_lab.data.seeds import BINARIZE, SPLIT, derive_seed
+from vae_lab.data.seeds import BINARIZE, ORDER, SPLIT, derive_seed
 
 CHUNK = 4096  # images
-LENGTH_0_1 = 16
 
 
 def fingerprint(splits: dict) -> str:
@@ -35,16 +35,6 @@ def fingerprint(splits: dict) -> str:
     for chunk in next(iter(splits.values())).pixels.split(CHUNK):
         digest.update(chunk.flatten().numpy())
     return digest.hexdigest()
-
-
-def fingerprint_0_1(splits: dict) -> str:
-    """The hash in checkpoints of release 0.1, which looked at a few hundred images; 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for split in splits.values():
-        digest.update(split.index.numpy().tobytes())
-        chosen = split.index[:: max(1, len(split) // 100)]
-        digest.update(split.pixels[chosen].numpy().tobytes())
-    return digest.hexdigest()[:LENGTH_0_1]
 
 
 class Pixels(Dataset):

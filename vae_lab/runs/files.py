@@ -27,6 +27,26 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
+def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
+    """A temporary name beside `path`, whose file takes that place when the block ends without an exception.
+
+    Raises:
+        RunError: if that cannot be done; the previous file of that name is then intact.
+    """
+    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise RunError(cannot_write(path, error, size)) from error
+    finally:
+        with suppress(OSError):  # where it could not be written, there is nothing to remove
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def durable_open(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
     """Open a file for writing that replaces the one of that name when the block ends without an exception.
 
@@ -37,21 +57,23 @@ def durable_open(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
     Raises:
         RunError: if the file cannot be written; the previous file of that name is then intact.
     """
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise RunError(cannot_write(path, error, size)) from error
-    finally:
-        with suppress(OSError):  # where it could not be written, there is nothing to remove
-            temporary.unlink(missing_ok=True)
+    with replacing(path, size) as temporary, open(temporary, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def durable_link(source: Path, target: Path) -> None:
+    """Make `target` another name of a file that is never written to again, only replaced.
+
+    Raises:
+        RunError: if that cannot be done; the previous `target` is then intact.
+    """
+    with replacing(target, source.stat().st_size) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copy2(source, temporary)
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -71,7 +93,7 @@ def read_json(path: Path) -> dict:
         RunError: if it is damaged or cannot be read.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
         return content
@@ -81,27 +103,6 @@ def read_json(path: Path) -> dict:
         raise RunError(f"cannot read {path}: {error.strerror}; move it away to go on without it") from error
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}): delete it to go on without it") from error
-
-
-def durable_link(source: Path, target: Path) -> None:
-    """Make `target` another name of a file that is never written to again, only replaced.
-
-    Raises:
-        RunError: if that cannot be done; the previous `target` is then intact.
-    """
-    temporary = target.with_name(f"{target.name}.tmp.{os.getpid()}")
-    try:
-        try:
-            os.link(source, temporary)
-        except OSError:  # a file system without hard links
-            shutil.copy2(source, temporary)
-        os.replace(temporary, target)
-        sync_folder(target.parent)
-    except OSError as error:
-        raise RunError(cannot_write(target, error, source.stat().st_size)) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError, size: int | None = None) -> str:
@@ -143,9 +144,7 @@ def remove_leftovers(folder: Path) -> list[Path]:
 
 def is_alive(pid: int) -> bool:
     """Whether a process of that number runs on this machine."""
-    with suppress(OverflowError):
-        return psutil.pid_exists(pid)
-    return False
+    return pid < 2**31 and psutil.pid_exists(pid)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from vae_lab.data.batches import LENGTH_0_1, ImageData, fingerprint_0_1
+from vae_lab.data.batches import ImageData
 from vae_lab.data.seeds import TRAIN, VALIDATION, derive_seed, seed_generators
 from vae_lab.errors import DataError, NumericsError
 from vae_lab.metrics.means import Means
@@ -59,9 +59,13 @@ class LitVAE(LightningModule):
         """Reconstruct images (B, C, H, W) from their posterior means."""
         return self.vae(x)
 
+    def new_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One over all parameters."""
+        return [self.optimizer(self.parameters(), lr=self.lr)]
+
     def configure_optimizers(self):
-        """One optimizer over all parameters and, if there is a schedule, its scheduler, stepped at every update."""
-        optimizer = self.optimizer(self.parameters(), lr=self.lr)
+        """The optimizer and, if there is a schedule, its scheduler, stepped at every update."""
+        (optimizer,) = self.new_optimizers()
         if self.schedule is None:
             return optimizer
         total_steps = self.trainer.estimated_stepping_batches
@@ -212,8 +216,7 @@ def check_same_images(data: ImageData, known: str) -> None:
     Raises:
         DataError: if the images or their splits differ.
     """
-    found = fingerprint_0_1(data.splits) if len(known) == LENGTH_0_1 else data.fingerprint
-    if found != known:
+    if data.fingerprint != known:
         raise DataError(
             "the images or their splits are not those that the run was trained on; "
             "point data_root (or dataset.root) to the same images, or start a new run"

@@ -54,7 +54,7 @@ def train(cfg: DictConfig) -> float | None:
             if checkpoint is None:
                 experiment.stopwatch.truncate(0)
             else:
-                check_continuation(experiment, checkpoint)
+                check_continuation(experiment.lit, experiment.trainer, checkpoint)
             result = fit_tracked(run, cfg, experiment, checkpoint)
     if experiment.trainer.is_global_zero:
         print_result(run.folder, result)
