@@ -394,7 +394,6 @@ def test_c10_one_other_pixel_of_any_image_is_noticed():
     check_same_images(image_data(SimpleNamespace(read=lambda: images)), known)
 
 
-
 # What does not fit together
 
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from vae_lab.data.seeds import ORDER, derive_seed
-from lightning.pytorch import LightningDataModule
+
 from vae_lab.data.decoding import Images, check_images
-from vae_lab.data.seeds import BINARIZE, SPLIT, derive_seed
+from vae_lab.data.seeds import BINARIZE, ORDER, SPLIT, derive_seed
 
 CHUNK = 4096  # images
 

@@ -38,7 +38,7 @@ def work(config: DictConfig, arguments: list[str], threads: int, device: str | N
     import torch
 
     from vae_lab.__main__ import one_line_errors
-    from vae_lab.runs.preemption import Preemption
+    from vae_lab.runs.signals import Preemption
     from vae_lab.training.train import train
 
     folder = Path(config.hydra.runtime.output_dir)

@@ -90,12 +90,16 @@ class LitVAE(LightningModule):
         """The network that the objective trains against the model, if it has one."""
         return getattr(self.objective, "adversary", None)
 
-    def configure_optimizers(self) -> tuple[list, list]:
-        """One optimizer for the model, one for the adversary if there is one, and a scheduler for each of them."""
+    def new_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One for the model and, if there is an adversary, one for that."""
         rival = list(self.adversary.parameters()) if self.adversary is not None else []
         of_rival = set(rival)
         own = [parameter for parameter in self.parameters() if parameter not in of_rival]
-        optimizers = [self.optimizer(group, lr=self.lr) for group in (own, rival) if group]
+        return [self.optimizer(group, lr=self.lr) for group in (own, rival) if group]
+
+    def configure_optimizers(self) -> tuple[list, list]:
+        """The optimizers and, if there is a schedule, a scheduler for each of them."""
+        optimizers = self.new_optimizers()
         if self.schedule is None:
             return optimizers, []
         total_steps = self.total_steps()
