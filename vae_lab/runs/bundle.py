@@ -28,7 +28,7 @@ LOCAL = {
     "data_root": "${oc.env:VAE_LAB_DATA,data}",
     "dataset.root": "${data_root}",
     "dataset.source.root": "${dataset.root}",
-    "dataset.source.cache_dir": "${oc.env:XDG_CACHE_HOME,'~/.cache'}/vae_lab",
+    "dataset.source.cache_dir": None,
 }
 FACTS = {"checkpoint": str, "epoch": int, "images": str, "parameters_sha256": str, "config": dict, "metrics": dict}
 MAX_BYTES = 1_000_000  # of config.json
