@@ -106,20 +106,6 @@ def test_bad_pictures_are_listed_together_and_leave_no_cache(tmp_path, monkeypat
     assert "bad20.png" not in str(caught.value)
 
 
-def test_a_killed_run_leaves_no_half_cache(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    draw(tmp_path / "in" / "1.png", 1)
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("vae_lab.data.image_folder.os.replace", stop)
-        with pytest.raises(KeyboardInterrupt):
-            read(tmp_path / "in", tmp_path / "cache")
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
-    assert values(read(tmp_path / "in", tmp_path / "cache")) == [1]
-
-
 def test_more_pictures_than_a_chunk_keep_their_order(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("vae_lab.data.image_folder.CHUNK", 4)
     for value in range(11):

@@ -30,8 +30,10 @@ from vae_lab.data.decoding import Images, check_fit, decode, printable
 from vae_lab.errors import DataError, one_line
 
 # Of the kinds that `vae_lab.data.decoding.decode` reads.
-ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".dib")
-ENDINGS += (".ppm", ".pgm", ".pbm", ".pnm")
+ENDINGS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm",
+    ".pbm", ".pnm",
+)  # fmt: skip
 ACCEPTED = f"pictures ({' '.join(ENDINGS)})"
 ON_BAD = ("error", "skip")
 MAX_SKIPPED = 0.05  # of all pictures
@@ -163,15 +165,15 @@ class ImageCache:
             return None
         end = path.stat().st_size - 4
         content = np.memmap(path, np.uint8, "c") if end > len(files) else None
-        if content is None or zlib.crc32(content[:end]) != int.from_bytes(content[end:], "little"):
+        if content is None or zlib.crc32(content[:end].data) != int.from_bytes(content[end:].data, "little"):
             log.warning("%s is damaged: the pictures are decoded again", printable(path))
+            del content  # Windows removes no file that is mapped
             path.unlink(missing_ok=True)
             return None
         pixels, is_kept = np.split(content[:end], [end - len(files)])
-        errors = {index: self._decode(files[index]) for index in np.flatnonzero(is_kept == 0).tolist()}
-        if not all(isinstance(error, str) for error in errors.values()):
-            return None
-        return torch.from_numpy(pixels).view(-1, *self.image_shape), errors
+        again = {index: self._decode(files[index]) for index in np.flatnonzero(is_kept == 0).tolist()}
+        errors = {index: error for index, error in again.items() if isinstance(error, str)}
+        return (torch.from_numpy(pixels).view(-1, *self.image_shape), errors) if len(errors) == len(again) else None
 
     def _make(self, path: Path, files: list[File]) -> None:
         """Decodes all files into a cache file. Nobody else writes to the folder meanwhile."""
@@ -262,10 +264,10 @@ class ImageFolder:
         if not files:
             raise DataError(f"no pictures in {printable(self.root)}: set dataset.root to a folder of {ACCEPTED}")
         files, inner_paths, num_test, num_val = _splits(files)
-        classes = [path.partition("/")[0] if "/" in path else None for path in inner_paths]
-        names = sorted({name for name in classes if name})
-        if names and None in classes:
-            stray = printable(files[classes.index(None)].path)
+        classes = [path.rpartition("/")[0].partition("/")[0] for path in inner_paths]  # "" for a loose picture
+        names = sorted(set(classes) - {""})
+        if names and "" in classes:
+            stray = printable(files[classes.index("")].path)
             reason = f"{printable(self.root)} has class folders and loose pictures"
             raise DataError(f"{reason}: move {stray} into a class folder")
         indices = {name: index for index, name in enumerate(names)}
@@ -299,7 +301,8 @@ def check_background(background: int | Sequence[int]) -> tuple[int, int, int]:
     ):
         expected = "a grey level from 0 to 255 or [red, green, blue]"
         raise ValueError(f"dataset.background must be {expected}, got {background!r}")
-    return tuple(levels)
+    red, green, blue = levels
+    return red, green, blue
 
 
 def _splits(files: list[File]) -> tuple[list[File], list[str], int, int]:
@@ -325,7 +328,10 @@ def scan(root: Path) -> list[File]:
     """
     top = os.path.realpath(root)
     start = len(os.path.join(top, ""))
-    files, unreadable, empty, endings = [], [], [], Counter()
+    files: list[File] = []
+    unreadable: list[OSError] = []
+    empty: list[str] = []
+    endings: Counter[str] = Counter()
     for folder, folders, names in os.walk(top, onerror=unreadable.append, followlinks=True):
         folders[:] = [name for name in folders if name[0] != "." and not _leads_back(Path(folder, name))]
         shown = [name for name in names if name[0] != "."]
