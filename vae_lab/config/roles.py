@@ -63,7 +63,7 @@ PLACES = {
     "data_root": "${oc.env:VAE_LAB_DATA,data}",
     "dataset.root": "${data_root}",
     "dataset.source.root": "${dataset.root}",
-    "dataset.source.cache_dir": "${oc.env:XDG_CACHE_HOME,'~/.cache'}/vae_lab",
+    "dataset.source.cache_dir": None,
 }
 
 
