@@ -8,13 +8,15 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
+
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from vae_lab.data.seeds import ORDER, derive_seed
-from lightning.pytorch import LightningDataModule
+
 from vae_lab.data.decoding import Images, check_images
-from vae_lab.data.seeds import BINARIZE, SPLIT, derive_seed
+from vae_lab.data.seeds import BINARIZE, ORDER, SPLIT, derive_seed
 
 CHUNK = 4096  # images
 LENGTH_0_1 = 16
@@ -187,7 +189,17 @@ class ImageData(LightningDataModule):
     """
 
     def __init__(
-        self, source, image_shape, batch_size, binarize, flip, val_size, test_size, split_seed, num_workers, seed
+        self,
+        source: Any,
+        image_shape: tuple[int, int, int],
+        batch_size: int,
+        binarize: str,
+        flip: bool,
+        val_size: float,
+        test_size: float,
+        split_seed: int,
+        num_workers: int,
+        seed: int,
     ):
         super().__init__()
         for key, value, least in (

@@ -15,7 +15,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from vae_lab.config.signatures import lookup
+from vae_lab.config.nested import lookup
 from vae_lab.errors import RunError
 from vae_lab.runs.checkpoints import Checkpoints, load_checkpoint, set_position
 from vae_lab.runs.result import Record

@@ -16,9 +16,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 
+from vae_lab.config.check import check_settings
 from vae_lab.config.instantiate import build_vae, instantiate
 from vae_lab.config.secrets import redact
-from vae_lab.config.settings import check_settings
 from vae_lab.data.batches import ImageData
 from vae_lab.loggers.copies import Copy
 from vae_lab.loggers.wandb import WandbTracker
@@ -32,6 +32,7 @@ from vae_lab.training.health import Watch
 from vae_lab.training.module import LitVAE
 
 log = logging.getLogger(__name__)
+READERS = {"dataset": ImageData}  # whose keys are arguments of these classes, see `check_settings`
 
 
 class Experiment(NamedTuple):
@@ -52,7 +53,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     if not torch.cuda.is_available():
         # Lightning's import sets this to 1, and every step of a fused optimizer then looks for the GPU's driver anew.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    check_settings(cfg)
+    check_settings(cfg, READERS)
     check_trainer(cfg.trainer)
     check_devices(cfg.trainer)
     data = build_data(cfg)
