@@ -54,7 +54,7 @@ A2 = {
     "KLD_weight=4": "there is no key KLD_weight; did you mean loss.KLD_weight?",
     "beta=4": "there is no key beta; did you mean loss.KLD_weight?",
     "dataset.batchsize=2": "there is no key dataset.batchsize; did you mean dataset.batch_size?",
-    "trainer.epochs=3": "there is no key trainer.epochs; did you mean trainer.max_epochs or trainer.min_epochs? "
+    "trainer.epochs=3": "there is no key trainer.epochs; did you mean trainer.max_epochs? "
     "(if lightning.pytorch.Trainer takes it: +trainer.epochs=VALUE)",
     "model.strides=[2]": "there is no key model.strides; it belongs to model=conv",
     "callbacks.early_stopping.patience=3": "there is no key callbacks.early_stopping; it belongs to callbacks=early",

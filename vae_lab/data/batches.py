@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -191,7 +191,17 @@ class ImageData(LightningDataModule):
     """
 
     def __init__(
-        self, source, image_shape, batch_size, binarize, flip, val_size, test_size, split_seed, num_workers, seed
+        self,
+        source: Any,
+        image_shape: tuple[int, int, int],
+        batch_size: int,
+        binarize: str,
+        flip: bool,
+        val_size: float,
+        test_size: float,
+        split_seed: int,
+        num_workers: int,
+        seed: int,
     ):
         super().__init__()
         for key, value, least in (

@@ -15,12 +15,10 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from vae_lab.config.arguments import check_choice, read_arguments
+from vae_lab.config.check import check_own, check_parts
 from vae_lab.config.instantiate import build_objective
-from vae_lab.config.saved import one_line
-from vae_lab.config.settings import READ, check_parts
-from vae_lab.config.signatures import check_kind, lookup
 from vae_lab.data.batches import ImageData
-from vae_lab.errors import OutOfMemoryError, Preempted, RunError
+from vae_lab.errors import OutOfMemoryError, Preempted, RunError, one_line
 from vae_lab.evaluation.gallery import Painter, fixed_latents
 from vae_lab.models.vae import VAE
 from vae_lab.runs.files import cannot_write
@@ -28,7 +26,7 @@ from vae_lab.runs.folder import Run
 from vae_lab.runs.result import print_result
 from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import Stored, build_stored, read_stored
-from vae_lab.training.build import build_data, build_metrics, check_seed, names_of_metrics
+from vae_lab.training.build import READERS, build_data, build_metrics, check_seed, names_of_metrics
 from vae_lab.training.devices import accelerators
 from vae_lab.training.diagnosis import first_line, is_out_of_memory
 from vae_lab.training.module import LitVAE, check_same_images
@@ -175,8 +173,7 @@ def build_evaluated(stored: Stored, vae: VAE) -> tuple[ImageData, LitVAE]:
         nodes = {key: cfg.get(key) for key in ("seed", "dataset", "objective", "metrics")}
         plain = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in nodes.items()}
         check_parts(plain, PARTS)
-        for key in READ:
-            check_kind({}, key, READ[key], lookup(plain, key))
+        check_own({}, plain, READERS)
         check_seed(cfg.seed)
         data = build_data(cfg)
         objective = build_objective(cfg, vae)

@@ -16,9 +16,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 
+from vae_lab.config.check import check_settings
 from vae_lab.config.instantiate import build_objective, build_vae, check_needs, instantiate
 from vae_lab.config.secrets import redact
-from vae_lab.config.settings import check_settings
 from vae_lab.data.batches import Batch, ImageData
 from vae_lab.errors import one_line
 from vae_lab.loggers.copies import Copy
@@ -36,6 +36,7 @@ from vae_lab.training.module import LitVAE
 log = logging.getLogger(__name__)
 # Arguments of the Trainer that Lightning refuses where it does not optimize by itself: `LitVAE` does what they say.
 OURS = {"accumulate_grad_batches": 1, "gradient_clip_val": None, "gradient_clip_algorithm": None}
+READERS = {"dataset": ImageData}  # whose keys are arguments of these classes, see `check_settings`
 
 
 class Experiment(NamedTuple):
@@ -56,7 +57,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     if not torch.cuda.is_available():
         # Lightning's import sets this to 1, and every step of a fused optimizer then looks for the GPU's driver anew.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    check_settings(cfg)
+    check_settings(cfg, READERS)
     check_trainer(cfg.trainer)
     check_devices(cfg.trainer)
     data = build_data(cfg)
