@@ -57,6 +57,7 @@ def train(cfg: DictConfig) -> float | None:
                 experiment.stopwatch.truncate(0)
             else:
                 check_continuation(experiment.lit, experiment.trainer, checkpoint)
+            experiment.data.setup("fit")  # before W&B hears of a run that has no images
             result = fit_tracked(run, cfg, experiment, checkpoint)
     if experiment.trainer.is_global_zero:
         print_result(run.folder, result)
