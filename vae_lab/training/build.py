@@ -28,7 +28,7 @@ from vae_lab.runs.metrics_file import MetricsFile
 from vae_lab.runs.preemption import Preemption
 from vae_lab.runs.result import Record
 from vae_lab.training.devices import check_devices, check_trainer, choose_precision
-from vae_lab.training.health import Watch
+from vae_lab.training.health import Health
 from vae_lab.training.module import LitVAE
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         OmegaConf.merge(cfg.trainer, {"precision": choose_precision(cfg)}),
         "trainer",
         default_root_dir=cfg.run_dir,
-        callbacks=[record, Watch(), *callbacks.values(), preemption],
+        callbacks=[record, Health(), *callbacks.values(), preemption],
         logger=[metrics, *copies(loggers)],
         plugins=[DurableCheckpointIO(), LightningEnvironment()],  # not what a launcher's variables say
         enable_checkpointing=True,
