@@ -5,7 +5,7 @@
     metrics.jsonl     one JSON object for each log event: step, epoch, time and metrics
     result.json       final values
     checkpoints/      last.ckpt, previous.ckpt, best.ckpt
-    pictures/         PNG files and training.gif
+    pictures/         a bounded number of PNG files, and training.gif for all epochs
     train.log         what was printed, and the traceback of a failure
 
 The files are the record of truth; W&B and TensorBoard hold copies. No torch is

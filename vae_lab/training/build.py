@@ -30,7 +30,7 @@ from vae_lab.runs.measure import MetricsLogger, Stopwatch
 from vae_lab.runs.metrics_file import MetricsFile
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.devices import check_devices, check_trainer, choose_precision
-from vae_lab.training.health import Watch
+from vae_lab.training.health import Health
 from vae_lab.training.module import LitVAE
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         OmegaConf.merge(cfg.trainer, {"precision": choose_precision(cfg), **OURS, **strategy_for(cfg, lit)}),
         "trainer",
         default_root_dir=cfg.run_dir,
-        callbacks=[stopwatch, Watch(), *callbacks.values(), StopAtSignal(preemption)],
+        callbacks=[stopwatch, Health(), *callbacks.values(), StopAtSignal(preemption)],
         logger=[MetricsLogger(metrics), *copies(loggers)],
         plugins=[DurableCheckpointIO(), LightningEnvironment()],  # not what a launcher's variables say
         enable_checkpointing=True,

@@ -15,12 +15,12 @@ from vae_lab.loggers.wandb import WandbTracker
 from vae_lab.runs.checkpoints import Checkpoints, check_finite, load_checkpoint, newest_checkpoint
 from vae_lab.runs.continuation import check_continuation
 from vae_lab.runs.folder import Run
-from vae_lab.runs.result import print_result
 from vae_lab.runs.resume import continues_run, is_complete
 from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import split_checkpoint
 from vae_lab.training.build import OURS, READERS, Experiment, build
 from vae_lab.training.diagnosis import diagnosed
+from vae_lab.training.result import next_commands, print_result
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def train(cfg: DictConfig) -> float | None:
             experiment.data.setup("fit")  # before W&B hears of a run that has no images
             result = fit_tracked(run, cfg, experiment, checkpoint)
     if experiment.trainer.is_global_zero:
-        print_result(run.folder, result)
+        print_result(run.folder, result, next_commands(run.folder, cfg.trainer))
     return result.get("best_value")
 
 
