@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_lab.config.composition import refuse_pickles
 from vae_lab.config.explain import explain, refuse_flags
 from vae_lab.config.output import lasting_output
-from vae_lab.config.secrets import print_redacted, redact, refuse_secrets
+from vae_lab.config.secrets import print_redacted, refuse_secrets
 from vae_lab.errors import DataError, NumericsError, OutOfMemoryError, Preempted, RunError, SweepError
 from vae_lab.runs.files import cannot_write
 from vae_lab.runs.folder import folder_name
@@ -39,7 +39,7 @@ OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
-SETTING_ERRORS = (ValueError, HydraException, OmegaConfBaseException)
+SETTING_ERRORS = (ValueError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 # An OSError is a full disk or a folder without permission.
 USER_ERRORS = (*SETTING_ERRORS, DataError, NumericsError, OutOfMemoryError, RunError, SweepError, OSError)
 failures: list[Exception] = []  # of a single run, kept from Hydra, which would print a line of its own before ours
@@ -86,7 +86,7 @@ def one_line(error: Exception) -> str:
     """What an exception says, on one line."""
     if isinstance(error, OSError) and isinstance(error.filename, str) and not isinstance(error, SETTING_ERRORS):
         error = RunError(cannot_write(Path(error.filename), error))
-    return redact(" ".join(explain(error, sys.argv[1:], CONF).split()))
+    return explain(error, sys.argv[1:], CONF)
 
 
 def exit_code(error: Exception) -> int:
@@ -126,7 +126,6 @@ def main() -> None:
     with lasting_output(), one_line_errors():
         refuse_secrets(sys.argv[1:])
         refuse_flags(sys.argv[1:])
-        refuse_pickles(sys.argv[1:])
         sys.argv[1:] = sweep_arguments(resume_arguments(sys.argv[1:], CONF), CONF)
         run()
         if failures:

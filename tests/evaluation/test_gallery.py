@@ -20,6 +20,7 @@ from vae_lab.evaluation.gallery import MANIFOLD_SIDE, Gallery, Painter, fixed_la
 from vae_lab.loggers.copies import Copy
 from vae_lab.models.likelihoods import Bernoulli
 from vae_lab.models.posteriors import Deterministic, Gaussian
+from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
 
 # Lightning's own: it uses a deprecated torch class, and it would rather have more workers.
@@ -39,7 +40,8 @@ def make_vae(latent_dim=2, posterior=None, shape=SHAPE):
     decoder = nn.Sequential(
         nn.Linear(latent_dim, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, size), nn.Unflatten(1, shape)
     )
-    return VAE(encoder, decoder, posterior, Bernoulli(), latent_dim, shape)
+    prior = StandardNormal((latent_dim,)) if posterior.has_density else None
+    return VAE(encoder, decoder, posterior, prior, Bernoulli(), (latent_dim,), shape)
 
 
 class Images(pl.LightningDataModule):
@@ -63,8 +65,8 @@ class Lit(pl.LightningModule):
 
     def training_step(self, batch):
         q = self.vae.encode(batch[0])
-        logits = self.vae.decode(q.rsample())
-        return nn.functional.binary_cross_entropy_with_logits(logits, batch[0]) + q.kl().mean()
+        logits = self.vae.decode(q.rsample(1)[0])
+        return nn.functional.binary_cross_entropy_with_logits(logits, batch[0]) + q.kl(self.vae.prior).mean()
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=1e-2)

@@ -134,7 +134,7 @@ def test_g4_a_config_file_that_holds_a_secret_is_refused(multirun, tmp_path, com
         "data_root: https://host/x?token=planted-in-a-query",
         "dataset: {source: {password: 12345}}",
         "logger: {wandb: {tags: [a, planted-pat]}}",
-        "logger: {wandb: {api_key: '${oc.env:NAME,planted-in-a-query}'}}",
+        "logger: {wandb: {api_key: planted-in-a-query}}",
     ):
         (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{setting}\n")
         start = ["-m", "seed=0,1"] if multirun else ["seed=0"]

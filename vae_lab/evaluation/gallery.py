@@ -73,7 +73,7 @@ class Painter:
         x, _ = self.datamodule.examples(SPLIT, self.num_images)
         x_hat = self._look(self.vae.reconstruct, x)
         drawn = {"reconstructions": pictures.reconstructions(x, x_hat, f"reconstructions at epoch {epoch}")}
-        if self.vae.posterior.is_stochastic:
+        if self.vae.prior is not None:
             images = self._look(self.vae.generate, fixed_latents(self.num_images, self.vae.latent_dim))
             grid = pictures.grid(images, math.ceil(math.sqrt(self.num_images)))
             drawn["samples"] = pictures.annotate(grid, f"samples at epoch {epoch}")
@@ -105,7 +105,7 @@ class Painter:
         paths = {}
         if (self.run_dir / "metrics.jsonl").is_file():
             paths = self._save({"curves": pictures.curves(read_events(self.run_dir / "metrics.jsonl"))})
-        kind = "samples" if self.vae.posterior.is_stochastic else "reconstructions"
+        kind = "samples" if self.vae.prior is not None else "reconstructions"
         frames = sorted(self.folder.glob(f"{kind}_epoch_*.png"), key=_epoch)
         if len(frames) > 1:
             ends = [np.asarray(Image.open(frame)) for frame in (frames[0], frames[-1])]
@@ -120,7 +120,7 @@ class Painter:
         deviations = torch.linspace(-3, 3, 13)
         z = codes[0].repeat(len(dims), len(deviations), 1)
         for row, dim in zip(z, dims, strict=True):
-            if self.vae.posterior.is_stochastic:
+            if self.vae.prior is not None:
                 row[:, dim] = deviations
             else:
                 row[:, dim] = codes[:, dim].mean() + variances[dim].sqrt() * deviations
@@ -142,13 +142,13 @@ class Painter:
 
     def _manifold(self, codes: Tensor, when: str) -> np.ndarray:
         probabilities = torch.linspace(0.05, 0.95, MANIFOLD_SIDE)
-        if self.vae.posterior.is_stochastic:
+        if self.vae.prior is not None:
             z0 = z1 = torch.special.ndtri(probabilities.double()).float()
         else:
             z0, z1 = codes.quantile(probabilities, 0).T
         z = torch.cartesian_prod(z1.flip(0), z0).flip(1)  # z1 grows upwards, as in the scatter
         grid = pictures.grid(self._look(self.vae.generate, z), MANIFOLD_SIDE)
-        source = "prior" if self.vae.posterior.is_stochastic else "latents"
+        source = "prior" if self.vae.prior is not None else "latents"
         title = f"manifold at {when}: 5 to 95 % quantiles of the {source}, z0 to the right, z1 upwards"
         return pictures.annotate(grid, title, [f"{v:.2f}" for v in z1.flip(0)], [f"{v:.2f}" for v in z0])
 

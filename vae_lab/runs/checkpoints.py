@@ -53,7 +53,7 @@ def is_safe_point(trainer, batch_idx: int) -> bool:
     It is not between two accumulated gradients, nor where a validation or the end of the epoch is still to come.
     """
     done = batch_idx + 1
-    if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
+    if done == trainer.num_training_batches or done % trainer.lightning_module.accumulate:
         return False
     if isinstance(trainer.val_check_batch, int):
         batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1 if trainer.check_val_every_n_epoch is None else done

@@ -69,7 +69,7 @@ class Stopwatch(Callback):
             self.since = time.perf_counter()
 
     def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
-        self.images += len(batch) * trainer.world_size
+        self.images += len(batch.x) * trainer.world_size
 
     def on_validation_start(self, trainer, lit) -> None:
         self._pause()

@@ -176,7 +176,10 @@ def split_checkpoint(content: dict[str, Any], path: Path) -> tuple[dict[str, Ten
         value = found.get(key)
         if not isinstance(value, kind) or kind is int and value < (-1 if key == "vae_lab.validated_at" else 0):
             raise RunError(f"{path} is not a checkpoint of vae-lab: {key} is missing or not what it must be")
-    return {str(name).removeprefix("vae."): weight for name, weight in content["state_dict"].items()}, facts
+    own = {
+        str(name): weight for name, weight in content["state_dict"].items() if not str(name).startswith("objective.")
+    }
+    return {name.removeprefix("vae."): weight for name, weight in own.items()}, facts
 
 
 def build_stored(stored: Stored) -> VAE:

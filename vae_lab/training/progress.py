@@ -67,4 +67,4 @@ class Progress(Callback):
 
     @staticmethod
     def _limit_by_steps(trainer) -> float:
-        return trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps != -1 else float("inf")
+        return trainer.max_steps * trainer.lightning_module.accumulate if trainer.max_steps != -1 else float("inf")

@@ -8,8 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.tuner import Tuner
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from vae_lab.config.check import check_settings
 from vae_lab.config.instantiate import targets
-from vae_lab.config.settings import check_settings
+from vae_lab.config.secrets import refuse_written_secrets
 from vae_lab.loggers.wandb import WandbTracker
 from vae_lab.runs.checkpoints import Checkpoints, check_finite, load_checkpoint, newest_checkpoint
 from vae_lab.runs.continuation import check_continuation
@@ -18,7 +19,7 @@ from vae_lab.runs.result import print_result
 from vae_lab.runs.resume import continues_run, is_complete
 from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import split_checkpoint
-from vae_lab.training.build import Experiment, build
+from vae_lab.training.build import OURS, READERS, Experiment, build
 from vae_lab.training.diagnosis import diagnosed
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def train(cfg: DictConfig) -> float | None:
         DataError, NumericsError, RunError, Preempted: see `vae_lab.errors`.
     """
     quiet_lightning()
+    refuse_written_secrets(OmegaConf.to_container(cfg))
     run = Run(cfg.run_dir)
     continues = continues_run(cfg)
     if continues and is_complete(cfg):
@@ -96,7 +98,7 @@ def find_checkpoint(run: Run, cfg: DictConfig) -> Path | None:
         ValueError: naming a setting that is wrong.
         RunError: if the checkpoints are damaged or gone.
     """
-    check_settings(cfg)
+    check_settings(cfg, READERS)
     checkpoint = newest_checkpoint(run.folder / "checkpoints")
     if checkpoint is not None:
         check_goes_on(cfg, checkpoint)
@@ -124,7 +126,7 @@ def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> Non
     """Train, from a checkpoint if there is one, and make sure that the last weights are validated."""
     data, lit, trainer, _ = experiment
     if cfg.find_lr and checkpoint is None:
-        found = Tuner(trainer).lr_find(lit, datamodule=data, update_attr=False).suggestion()
+        found = find_lr(cfg, experiment)
         if found is None:
             raise ValueError("find_lr found nothing: it needs about 100 batches; raise trainer.max_epochs")
         lit.lr = found
@@ -134,6 +136,20 @@ def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> Non
     if has_validation and 0 < trainer.global_step != lit.validated_at:
         trainer.validate(lit, data, verbose=False)
     check_finite(trainer, lit)  # where nothing was saved or validated, nobody has looked
+
+
+def find_lr(cfg: DictConfig, experiment: Experiment) -> float | None:
+    """Lightning's search for a learning rate, in which it optimizes by itself."""
+    data, lit, trainer, _ = experiment
+    lit.automatic_optimization = True
+    for key in OURS:
+        setattr(trainer, key, cfg.trainer[key])
+    try:
+        return Tuner(trainer).lr_find(lit, datamodule=data, update_attr=False).suggestion()
+    finally:
+        lit.automatic_optimization = False
+        for key, value in OURS.items():
+            setattr(trainer, key, value)
 
 
 def collect_result(experiment: Experiment) -> dict:

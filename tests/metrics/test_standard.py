@@ -1,7 +1,7 @@
 import torch
 from torch._subclasses import FakeTensorMode
 
-from vae_lab.metrics.means import Means
+from vae_lab.metrics.standard import Means
 
 
 def alone(values: torch.Tensor) -> torch.Tensor:
