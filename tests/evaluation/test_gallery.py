@@ -17,7 +17,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from vae_lab.evaluation.gallery import MANIFOLD_SIDE, Gallery, Painter, fixed_latents
-from vae_lab.loggers.copies import Copy
 from vae_lab.models.likelihoods import Bernoulli
 from vae_lab.models.posteriors import Deterministic, Gaussian
 from vae_lab.models.vae import VAE
@@ -181,19 +180,6 @@ def test_a_run_draws_every_kind_at_its_time(tmp_path):
     assert ("pictures/samples", "samples_epoch_002.png", 8) in tracker.pictures
     with Image.open(tmp_path / "pictures" / "training.gif") as gif:
         assert gif.n_frames == 4
-
-
-def test_tensorboard_gets_the_pictures(tmp_path):
-    class Writer(pl.loggers.TensorBoardLogger):
-        experiment = SimpleNamespace(images=[])
-        log_metrics = log_hyperparams = log_graph = save = finalize = lambda *args, **kwargs: None
-
-    Writer.experiment.add_image = lambda key, image, step, dataformats: Writer.experiment.images.append(
-        (key, image.ndim, step, dataformats)
-    )
-    fit(tmp_path, make_vae(), [make_gallery()], max_epochs=1, logger=Copy("mine", Writer(tmp_path)))
-    assert ("pictures/samples", 3, 4, "HWC") in Writer.experiment.images
-    assert not [key for key, *_ in Writer.experiment.images if key == "pictures/training"]
 
 
 def test_the_end_is_drawn_when_training_stops_early(tmp_path):
