@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from vae_lab.evaluation import gallery as gallery_module
 from vae_lab.evaluation import pictures
 from vae_lab.evaluation.gallery import MANIFOLD_SIDE, Gallery, Painter, fixed_latents
-from vae_lab.loggers.copies import Copy
 from vae_lab.models.likelihoods import Bernoulli
 from vae_lab.models.posteriors import Deterministic, Gaussian
 from vae_lab.models.priors import StandardNormal
@@ -240,19 +239,6 @@ def test_frames_of_another_number_of_images_are_dropped(tmp_path):
     for epoch, num in ((1, 4), (2, 9)):
         Painter(make_vae(), Images(), tmp_path, num_images=num).follow(epoch, False)
     assert list(np.load(tmp_path / "pictures" / "training.npz")) == ["2"]
-
-
-def test_tensorboard_gets_the_pictures(tmp_path):
-    class Writer(pl.loggers.TensorBoardLogger):
-        experiment = SimpleNamespace(images=[])
-        log_metrics = log_hyperparams = log_graph = save = finalize = lambda *args, **kwargs: None
-
-    Writer.experiment.add_image = lambda key, image, step, dataformats: Writer.experiment.images.append(
-        (key, image.ndim, step, dataformats)
-    )
-    fit(tmp_path, make_vae(), [make_gallery()], max_epochs=1, logger=Copy("mine", Writer(tmp_path)))
-    assert ("pictures/samples", 3, 4, "HWC") in Writer.experiment.images
-    assert not [key for key, *_ in Writer.experiment.images if key == "pictures/training"]
 
 
 def test_the_end_is_drawn_when_training_stops_early(tmp_path):

@@ -45,16 +45,3 @@ def title(overrides: list[str]) -> str:
     """Overrides as part of a folder's name."""
     shown = [override for override in overrides if is_identity(override.lstrip("+~").partition("=")[0])]
     return folder_name(None, re.sub(r"[\s'\"\\]", "", ",".join(shown))[:MAX_TITLE] or "defaults")
-
-
-def sweep_of(run: Path) -> Path | None:
-    """The folder of the sweep that a run folder belongs to, by the file that Hydra writes there."""
-    parent = run.absolute().parent
-    return parent if (parent / "multirun.yaml").exists() else None
-
-
-def tags_of(run: Path) -> list[str]:
-    """The overrides of a job that make it what it is, as W&B takes them: at most 64 characters each."""
-    path = run / ".hydra" / "overrides.yaml"
-    overrides = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
-    return [override[:64] for override in overrides if is_identity(override.lstrip("+~").partition("=")[0])]

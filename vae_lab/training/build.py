@@ -21,8 +21,8 @@ from vae_lab.config.instantiate import build_objective, build_vae, check_needs, 
 from vae_lab.config.secrets import redact
 from vae_lab.data.batches import Batch, ImageData
 from vae_lab.errors import one_line
-from vae_lab.loggers.copies import Copy
-from vae_lab.loggers.wandb import WandbTracker
+from vae_lab.loggers.harmless import HarmlessLogger
+from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context
 from vae_lab.runs.checkpoints import DurableCheckpointIO, StopAtSignal
@@ -69,7 +69,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         check_secrets(cfg[group], group)
     check_monitors(cfg, callbacks, names_of_metrics(lit))
     check_end(cfg.trainer, callbacks, lit.schedule)
-    for tracker in (logger for logger in loggers.values() if isinstance(logger, WandbTracker)):
+    for tracker in (logger for logger in loggers.values() if isinstance(logger, WandbLogger)):
         tracker.check()
     metrics = MetricsFile(cfg.run_dir)
     stopwatch = Stopwatch(metrics)
@@ -90,8 +90,9 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
 
 
 def copies(loggers: dict[str, Logger]) -> list[Logger]:
-    """The loggers, none of which can fail the run; W&B's tracker sees to that itself."""
-    return [logger if isinstance(logger, WandbTracker) else Copy(name, logger) for name, logger in loggers.items()]
+    """The loggers, none of which can fail the run; W&B's sees to that itself."""
+    guarded = {name: HarmlessLogger(name, logger) for name, logger in loggers.items()}
+    return [logger if isinstance(logger, WandbLogger) else guarded[name] for name, logger in loggers.items()]
 
 
 def check_folders(cfg: DictConfig, loggers: dict[str, Logger]) -> None:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from vae_lab.config.check import check_settings
 from vae_lab.config.instantiate import targets
 from vae_lab.config.secrets import refuse_written_secrets
-from vae_lab.loggers.wandb import WandbTracker
+from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.runs.checkpoints import Checkpoints, check_finite, load_checkpoint, newest_checkpoint
 from vae_lab.runs.continuation import check_continuation
 from vae_lab.runs.folder import Run
@@ -75,7 +75,7 @@ def composition(cfg: DictConfig, continues: bool) -> dict[str, DictConfig | List
 
 def fit_tracked(run: Run, cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> dict:
     """Train and record the result; the trackers learn of it, and of a failure."""
-    trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbTracker)]
+    trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbLogger)]
     exit_code = 1
     try:
         for tracker in trackers:
