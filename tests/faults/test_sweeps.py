@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command import finish, message, record, start, status, vae_lab, wait_until
 
-from vae_lab.sweep.journal import JOURNAL, read_journal
+from vae_lab.sweep.job import JOURNAL, read_journal
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(300)]
 SMALL = ["logger=none", "callbacks.gallery=null", "trainer=cpu", "model.hidden_dims=[8]", "sweep.n_jobs=2"]

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vae_lab.config.secrets import redact
 from vae_lab.loggers.wandb_process import WandbProcess, obstacle
-from vae_lab.sweep.identity import sweep_of, tags_of
+from vae_lab.runs.folder import sweep_of, tags_of
 
 log = logging.getLogger(__name__)
 
