@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vae_lab.__main__ import CONF
-from vae_lab.runs.preemption import Preemption
+from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import Experiment, build
 from vae_lab.training.train import fit, quiet_lightning
 
@@ -114,7 +114,7 @@ def measure(args: argparse.Namespace, case: str) -> tuple[list[Round], int]:
         if i:
             rounds.append(Round(seconds, train, whole))
             print(f"{case} {i}: bare {seconds:.2f} s, vae-lab {train:.2f} s, ratio {seconds / train:.3f}", flush=True)
-    return rounds, lab.record.images
+    return rounds, lab.stopwatch.images
 
 
 def compose_config(settings: list[str]) -> DictConfig:
@@ -183,7 +183,7 @@ def train_lab(cfg: DictConfig, experiment: Experiment, device: str) -> tuple[flo
     assert "batches" in path.read_text(), "the progress bar was not drawn"
     for name in ("metrics.jsonl", "checkpoints/last.ckpt"):
         assert (path.parent / name).exists(), f"{name} was not written"
-    return experiment.record.seconds, whole
+    return experiment.stopwatch.seconds, whole
 
 
 def clock(device: str) -> float:

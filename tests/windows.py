@@ -22,17 +22,18 @@ OURS = ("vae_lab", "hydra_plugins")
 MODULES = ("fcntl", "grp", "posix", "pwd", "resource", "syslog", "termios", "tty")
 SIGNALS = ("SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM", "SIG_DFL", "SIG_IGN")  # those there are
 FUNCTIONS = {
-    "signal": ("alarm", "pause", "pthread_kill", "pthread_sigmask", "setitimer", "siginterrupt", "sigpending", "sigwait",
-               "sigwaitinfo", "sigtimedwait"),
-    "os": ("chown", "chroot", "fork", "forkpty", "getegid", "geteuid", "getgid", "getgroups", "getpgid", "getpgrp",
-           "getpriority", "getsid", "getuid", "killpg", "lchown", "lockf", "mkfifo", "mknod", "nice", "openpty",
-           "posix_fadvise", "posix_fallocate", "pread", "preadv", "pwrite", "pwritev", "register_at_fork",
-           "sched_getaffinity", "sched_setaffinity", "sendfile", "setegid", "seteuid", "setgid", "setpgid", "setpriority",
-           "setsid", "setuid", "statvfs", "sync", "sysconf", "tcgetpgrp", "tcsetpgrp", "uname", "wait", "wait3", "wait4",
-           "waitid", "EX_OK", "WEXITSTATUS", "WIFEXITED", "WIFSIGNALED", "WNOHANG", "WTERMSIG", "O_CLOEXEC",
-           "O_DIRECTORY", "O_DSYNC", "O_NOFOLLOW", "O_NONBLOCK", "O_SYNC"),
-    "time": ("clock_gettime", "tzset"),
-}  # fmt: skip
+    "signal": """
+        alarm pause pthread_kill pthread_sigmask setitimer siginterrupt sigpending sigwait sigwaitinfo sigtimedwait
+    """,
+    "os": """
+        chown chroot fork forkpty getegid geteuid getgid getgroups getpgid getpgrp getpriority getsid getuid killpg
+        lchown lockf mkfifo mknod nice openpty posix_fadvise posix_fallocate pread preadv pwrite pwritev
+        register_at_fork sched_getaffinity sched_setaffinity sendfile setegid seteuid setgid setpgid setpriority
+        setsid setuid statvfs sync sysconf tcgetpgrp tcsetpgrp uname wait wait3 wait4 waitid EX_OK WEXITSTATUS
+        WIFEXITED WIFSIGNALED WNOHANG WTERMSIG O_CLOEXEC O_DIRECTORY O_DSYNC O_NOFOLLOW O_NONBLOCK O_SYNC
+    """,
+    "time": "clock_gettime tzset",
+}
 
 
 def on_windows(entry: str, *arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -56,13 +57,13 @@ def kill(pid: int, number: int) -> None:
 
 def without(module: ModuleType) -> ModuleType:
     """A copy of a module without what Windows has not."""
-    missing = set(FUNCTIONS[module.__name__])
+    missing = set(FUNCTIONS[module.__name__].split())
     if module is signal:
         missing |= {key for key in vars(module) if key.startswith("SIG") and key not in SIGNALS}
     copy = ModuleType(module.__name__)
     vars(copy).update({key: value for key, value in vars(module).items() if key not in missing})
     if module is os:
-        copy.open, copy.kill = open_file, kill
+        copy.name, copy.open, copy.kill = "nt", open_file, kill
     return copy
 
 
@@ -84,6 +85,7 @@ def leave_posix() -> None:
         multiprocessing.context._concrete_contexts.pop(method, None)
     multiprocessing.context.DefaultContext.get_all_start_methods = lambda self: ["spawn"]
     multiprocessing.set_start_method("spawn", force=True)
+    exec("import os, signal; assert not hasattr(os, 'fork') and not hasattr(signal, 'SIGHUP')", {"__name__": OURS[0]})
 
 
 if __name__ in ("__main__", "__mp_main__"):

@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 from refusals import composed, refused
 
 from vae_lab.data.batches import ImageData
-from vae_lab.runs.preemption import Preemption
+from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
 from vae_lab.training.train import train
 

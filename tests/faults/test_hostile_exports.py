@@ -16,7 +16,7 @@ from vae_lab.errors import RunError
 from vae_lab.evaluation.evaluate import evaluate_runs
 from vae_lab.runs.bundle import content_sha256
 from vae_lab.runs.export import export
-from vae_lab.runs.result import parameters_sha256
+from vae_lab.runs.measure import parameters_sha256
 
 pytestmark = pytest.mark.fault
 

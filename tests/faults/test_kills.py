@@ -19,7 +19,7 @@ import vae_lab
 from vae_lab.errors import RunError
 from vae_lab.runs.checkpoints import Checkpoints, DurableCheckpointIO, load_checkpoint
 from vae_lab.runs.files import is_alive
-from vae_lab.runs.preemption import SAME_REQUEST
+from vae_lab.runs.signals import SAME_REQUEST
 from vae_lab.training.module import LitVAE
 from vae_lab.training.train import train
 

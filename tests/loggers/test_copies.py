@@ -12,6 +12,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vae_lab.loggers.copies import Copy, CsvTracker, TensorBoardTracker
+from vae_lab.runs.measure import MetricsLogger
 from vae_lab.runs.metrics_file import MetricsFile
 
 EVENTS = [(0, {"train/loss": 3.5, "epoch": 0}), (1, {"train/loss": 1 / 3, "epoch": 0}), (1, {"val/loss": 2.0}),
@@ -25,7 +26,8 @@ def folder(tmp_path):
 
 def log(folder: Path, events: list = EVENTS) -> None:
     """What the trainer does: the record first, then the copies."""
-    loggers = [MetricsFile(folder), CsvTracker(save_dir=str(folder)), TensorBoardTracker(save_dir=str(folder))]
+    loggers = [MetricsLogger(MetricsFile(folder)), CsvTracker(save_dir=str(folder))]
+    loggers.append(TensorBoardTracker(save_dir=str(folder)))
     for step, metrics in events:
         for logger in loggers:
             logger.log_metrics(metrics, step)
@@ -142,7 +144,7 @@ def test_a_copy_passes_on_what_it_gets():
 @pytest.mark.parametrize("kind", [CsvTracker, TensorBoardTracker])
 def test_a_full_disk_is_one_warning(folder, caplog, kind):
     tracker = kind(save_dir=str(folder))
-    record, copy = MetricsFile(folder), Copy("mine", tracker)
+    record, copy = MetricsLogger(MetricsFile(folder)), Copy("mine", tracker)
     for step in range(4):
         if step == 2:
             tracker.path.unlink()

@@ -1,5 +1,6 @@
 """One process at a time, and nobody for ever."""
 
+import errno
 import os
 import signal
 import socket
@@ -89,3 +90,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"cannot write .*file/\.lock: "), locked(tmp_path / "file" / ".lock"):
         pytest.fail("there is no such folder")
+
+
+def test_a_file_system_without_locks_is_one_warning(tmp_path, monkeypatch, caplog):
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with locked(tmp_path / ".lock"):
+        (warning,) = caplog.records
+    assert "(No locks available): take care that nothing else writes" in warning.message

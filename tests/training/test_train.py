@@ -10,8 +10,8 @@ from vae_lab.data.batches import ImageData
 from vae_lab.errors import NumericsError, RunError
 from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.folder import Run
-from vae_lab.runs.preemption import Preemption
-from vae_lab.runs.result import parameters_sha256
+from vae_lab.runs.measure import parameters_sha256
+from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
 from vae_lab.training.train import train
 

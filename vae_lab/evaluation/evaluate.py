@@ -25,8 +25,8 @@ from vae_lab.evaluation.gallery import Painter, fixed_latents
 from vae_lab.models.vae import VAE
 from vae_lab.runs.files import cannot_write
 from vae_lab.runs.folder import Run
-from vae_lab.runs.preemption import Preemption
 from vae_lab.runs.result import print_result
+from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import Stored, build_stored, read_stored
 from vae_lab.training.build import build_data, check_seed, names_of_metrics
 from vae_lab.training.devices import accelerators

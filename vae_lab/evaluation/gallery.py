@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vae_lab.evaluation import pictures
-from vae_lab.runs.metrics_file import read_history
+from vae_lab.runs.metrics_file import read_events
 
 SPLIT = "val"
 CHUNK = 256  # images through the model at a time
@@ -104,7 +104,7 @@ class Painter:
         """Draws the loss curves and, of the pictures of all epochs, a GIF and the first against the last."""
         paths = {}
         if (self.run_dir / "metrics.jsonl").is_file():
-            paths = self._save({"curves": pictures.curves(read_history(self.run_dir / "metrics.jsonl"))})
+            paths = self._save({"curves": pictures.curves(read_events(self.run_dir / "metrics.jsonl"))})
         kind = "samples" if self.vae.posterior.is_stochastic else "reconstructions"
         frames = sorted(self.folder.glob(f"{kind}_epoch_*.png"), key=_epoch)
         if len(frames) > 1:

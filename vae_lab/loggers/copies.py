@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from PIL import Image
 
 from vae_lab.config.secrets import redact
 from vae_lab.runs.files import durable_open
+from vae_lab.runs.metrics_file import read_events
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class CsvTracker(Logger):
             self._rewrite()
 
     def _rewrite(self) -> None:
-        rows = [json.loads(line) for line in self.source.read_text().splitlines()]
+        rows = read_events(self.source)
         columns = list(dict.fromkeys(key for row in rows for key in row if key != "time"))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, extrasaction="ignore")

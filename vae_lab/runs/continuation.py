@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vae_lab.config.signatures import lookup
 from vae_lab.errors import RunError
 from vae_lab.runs.checkpoints import Checkpoints, load_checkpoint, set_position
-from vae_lab.runs.result import Record
+from vae_lab.runs.measure import Stopwatch
 from vae_lab.runs.trained import check_fit, describe, split_checkpoint
 from vae_lab.training.build import Experiment
 from vae_lab.training.module import LitVAE
@@ -121,7 +121,7 @@ def check_callbacks(states: dict[str, Any], callbacks: list) -> None:
     """
     for callback in callbacks:
         key = callback.state_key
-        if isinstance(callback, Record) or key in states and isinstance(callback, Checkpoints | EarlyStopping):
+        if isinstance(callback, Stopwatch) or key in states and isinstance(callback, Checkpoints | EarlyStopping):
             example = callback.state_dict()
             if isinstance(callback, Checkpoints) and states[key] != example:
                 metrics = lookup(states, f"{key}.best.metrics")

@@ -11,7 +11,7 @@ from vae_lab.errors import NumericsError, RunError
 from vae_lab.runs.bundle import CONFIG, WEIGHTS, is_bundle, shareable, write_bundle
 from vae_lab.runs.checkpoints import first_broken
 from vae_lab.runs.files import read_json
-from vae_lab.runs.result import parameters_sha256
+from vae_lab.runs.measure import parameters_sha256
 from vae_lab.runs.resume import leaves
 from vae_lab.runs.trained import build_stored, read_run
 

@@ -1,88 +1,9 @@
-"""The callback that measures a run and keeps its metrics in step with its checkpoints."""
+"""The table of a run's result, as it is printed at the end."""
 
-import hashlib
-import resource
-import sys
-import time
 from pathlib import Path
 
-from lightning.pytorch import Callback
 from rich.console import Console
 from rich.table import Table
-
-from vae_lab.runs.metrics_file import MetricsFile
-
-
-class Record(Callback):
-    """Counts images and seconds of training, without validation and pictures.
-
-    A checkpoint remembers how long `metrics.jsonl` was; loading it drops the lines logged after it, so a resumed run
-    has every step once.
-
-    Args:
-        metrics: the file.
-    """
-
-    def __init__(self, metrics: MetricsFile):
-        self.metrics = metrics
-        self.images = 0
-        self.seconds = 0.0
-        self.since: float | None = None  # when the clock was started; None while it stands
-
-    def state_dict(self) -> dict:
-        """Counts, and the length of the metrics file."""
-        return {"metrics_bytes": self.metrics.sync(), "images": self.images, "seconds": self._seconds()}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict`."""
-        self.metrics.truncate(state["metrics_bytes"])
-        self.images, self.seconds = state["images"], state["seconds"]
-
-    def on_train_batch_start(self, trainer, lit, batch, batch_idx) -> None:
-        if self.since is None:
-            self.since = time.perf_counter()
-
-    def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
-        self.images += len(batch) * trainer.world_size
-
-    def on_validation_start(self, trainer, lit) -> None:
-        self._pause()
-
-    def on_train_epoch_end(self, trainer, lit) -> None:
-        self._pause()
-
-    def _seconds(self) -> float:
-        return self.seconds + (time.perf_counter() - self.since if self.since is not None else 0.0)
-
-    def _pause(self) -> None:
-        self.seconds, self.since = self._seconds(), None
-
-    def result(self, trainer, lit) -> dict:
-        """What `result.json` says besides the metrics."""
-        return {
-            "epochs": trainer.current_epoch,
-            "steps": trainer.global_step,
-            "images_per_second": round(self.images / self.seconds, 1) if self.seconds else None,
-            "train_seconds": round(self.seconds, 3),
-            "parameters": sum(p.numel() for p in lit.parameters()),
-            "parameters_sha256": parameters_sha256(lit),
-            "peak_memory_mb": round(peak_memory_mb()),
-        }
-
-
-def parameters_sha256(module) -> str:
-    """Hash of all parameters and buffers: two runs with the same hash are the same model."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
 
 UNITS = {
     "loss": "nats per image, weighted",

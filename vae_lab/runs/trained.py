@@ -13,7 +13,7 @@ from vae_lab.errors import RunError
 from vae_lab.models.vae import VAE
 from vae_lab.runs.bundle import WEIGHTS, is_bundle, located, read_bundle
 from vae_lab.runs.checkpoints import load_checkpoint
-from vae_lab.runs.result import parameters_sha256
+from vae_lab.runs.measure import parameters_sha256
 
 # What must be in a checkpoint of ours.
 CHECKPOINT = {

@@ -175,7 +175,7 @@ def work(config: DictConfig, arguments: list[str], slot: Slot, asked: Connection
     import torch
 
     from vae_lab.__main__ import one_line_errors
-    from vae_lab.runs.preemption import Preemption
+    from vae_lab.runs.signals import Preemption
     from vae_lab.training.train import train
 
     with Preemption() as preemption, preemption.first():  # until the run takes over

@@ -23,10 +23,10 @@ from vae_lab.data.batches import ImageData
 from vae_lab.loggers.copies import Copy
 from vae_lab.loggers.wandb import WandbTracker
 from vae_lab.models.vae import VAE
-from vae_lab.runs.checkpoints import DurableCheckpointIO
+from vae_lab.runs.checkpoints import DurableCheckpointIO, StopAtSignal
+from vae_lab.runs.measure import MetricsLogger, Stopwatch
 from vae_lab.runs.metrics_file import MetricsFile
-from vae_lab.runs.preemption import Preemption
-from vae_lab.runs.result import Record
+from vae_lab.runs.signals import Preemption
 from vae_lab.training.devices import check_devices, check_trainer, choose_precision
 from vae_lab.training.health import Watch
 from vae_lab.training.module import LitVAE
@@ -40,7 +40,7 @@ class Experiment(NamedTuple):
     data: ImageData
     lit: LitVAE
     trainer: Trainer
-    record: Record
+    stopwatch: Stopwatch
 
 
 def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
@@ -67,13 +67,13 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     for tracker in (logger for logger in loggers.values() if isinstance(logger, WandbTracker)):
         tracker.check()
     metrics = MetricsFile(cfg.run_dir)
-    record = Record(metrics)
+    stopwatch = Stopwatch(metrics)
     trainer = instantiate(
         OmegaConf.merge(cfg.trainer, {"precision": choose_precision(cfg)}),
         "trainer",
         default_root_dir=cfg.run_dir,
-        callbacks=[record, Watch(), *callbacks.values(), preemption],
-        logger=[metrics, *copies(loggers)],
+        callbacks=[stopwatch, Watch(), *callbacks.values(), StopAtSignal(preemption)],
+        logger=[MetricsLogger(metrics), *copies(loggers)],
         plugins=[DurableCheckpointIO(), LightningEnvironment()],  # not what a launcher's variables say
         enable_checkpointing=True,
         enable_progress_bar=False,
@@ -81,7 +81,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     if cfg.compile:
         lit.vae.encoder.compile()
         lit.vae.decoder.compile()
-    return Experiment(data, lit, trainer, record)
+    return Experiment(data, lit, trainer, stopwatch)
 
 
 def copies(loggers: dict[str, Logger]) -> list[Logger]:

@@ -14,9 +14,9 @@ from vae_lab.loggers.wandb import WandbTracker
 from vae_lab.runs.checkpoints import Checkpoints, check_finite, load_checkpoint, newest_checkpoint
 from vae_lab.runs.continuation import check_continuation
 from vae_lab.runs.folder import Run
-from vae_lab.runs.preemption import Preemption
 from vae_lab.runs.result import print_result
 from vae_lab.runs.resume import continues_run, is_complete
+from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import split_checkpoint
 from vae_lab.training.build import Experiment, build
 from vae_lab.training.diagnosis import diagnosed
@@ -52,7 +52,7 @@ def train(cfg: DictConfig) -> float | None:
             run.write_config(**composition(cfg, continues))
             experiment = build(cfg, preemption)
             if checkpoint is None:
-                experiment.record.metrics.truncate(0)
+                experiment.stopwatch.truncate(0)
             else:
                 check_continuation(experiment, checkpoint)
             result = fit_tracked(run, cfg, experiment, checkpoint)
@@ -139,7 +139,7 @@ def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> Non
 def collect_result(experiment: Experiment) -> dict:
     """Final values: the metrics of the best checkpoint, or the last ones where none was kept."""
     trainer = experiment.trainer
-    result = experiment.record.result(trainer, experiment.lit)
+    result = experiment.stopwatch.result(trainer, experiment.lit)
     best = next((c.best for c in trainer.callbacks if isinstance(c, Checkpoints)), {})
     if best:
         result |= {"best_value": best["value"], "best_step": best["step"], "best_epoch": best["epoch"]}

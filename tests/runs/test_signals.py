@@ -1,12 +1,12 @@
 """Signals outside training, which interrupt whatever goes on there."""
 
 import signal
-from types import SimpleNamespace
 
 import pytest
 
 from vae_lab.errors import Preempted
-from vae_lab.runs.preemption import Preemption
+from vae_lab.runs.checkpoints import StopAtSignal
+from vae_lab.runs.signals import Preemption, heeded
 
 
 def interrupt() -> None:
@@ -30,7 +30,7 @@ def test_an_interruption_that_a_library_swallows_stops_the_training():
         with pytest.raises(Preempted):
             interrupt()
         with pytest.raises(Preempted) as stop:
-            preemption.on_train_start(SimpleNamespace(), None)
+            StopAtSignal(preemption).on_train_start(None, None)
     assert stop.value.code == 143
 
 
@@ -47,3 +47,13 @@ def test_a_signal_that_comes_twice_at_once_is_one_request():
         preemption.asked_at -= 1
         with pytest.raises(Preempted):
             interrupt()
+
+
+def test_every_signal_of_the_platform_is_heeded_but_a_hangup_under_nohup():
+    names = {number.name for number in heeded()}
+    assert {"SIGTERM", "SIGINT"} <= names
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert {number.name for number in heeded()} == names - {"SIGHUP"}
+    finally:
+        signal.signal(signal.SIGHUP, before)
