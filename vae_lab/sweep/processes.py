@@ -31,7 +31,7 @@ from vae_lab.sweep.command_line import config_flags
 from vae_lab.sweep.job import OUTPUT, Job
 
 # macOS has a fork server too, but its own libraries do not survive a fork.
-HAS_FORK_SERVER = "forkserver" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
+HAS_FORK_SERVER = hasattr(os, "fork") and sys.platform != "darwin"
 # Imported once, before any job starts. Nothing in it may start threads or touch a GPU: a fork would not survive that.
 PRELOADED = [
     "vae_lab.__main__",
