@@ -30,7 +30,7 @@ Every key, its value and its meaning: vae-lab --cfg job, and the files in conf/.
   vae-lab --cfg job             print the composed config
   vae-lab --info defaults-tree  print where it comes from
   vae-lab --hydra-help          Hydra's own options (completion, config folders)
-  hydra/launcher=basic          the jobs of a sweep in one process, for debugging; see docs/sweeps.md"""
+  hydra/launcher=basic          the jobs of a sweep in one process, to debug; see docs/sweeps.md"""
 ASIDE = ("shared", "help")  # folders of pieces that are no options
 WIDTH = 100
 
