@@ -7,6 +7,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from vae_lab.loggers.harmless import HarmlessLogger
 from vae_lab.loggers.local import CsvLogger, TensorBoardLogger
+from vae_lab.runs.measure import MetricsLogger
 from vae_lab.runs.metrics_file import MetricsFile
 
 
@@ -58,7 +59,7 @@ def test_a_copy_passes_on_what_it_gets():
 @pytest.mark.parametrize("kind", [CsvLogger, TensorBoardLogger])
 def test_a_full_disk_is_one_warning(tmp_path, caplog, kind):
     tracker = kind(save_dir=str(tmp_path))
-    record, copy = MetricsFile(tmp_path), HarmlessLogger("mine", tracker)
+    record, copy = MetricsLogger(MetricsFile(tmp_path)), HarmlessLogger("mine", tracker)
     for step in range(4):
         if step == 2:
             tracker.path.unlink()

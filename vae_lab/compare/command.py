@@ -11,7 +11,7 @@ from vae_lab.compare.groups import first_run
 from vae_lab.compare.table import print_comparison, write_csv, write_markdown
 from vae_lab.config.arguments import check_choice, read_arguments
 from vae_lab.runs.folder import folder_name
-from vae_lab.sweep.journal import JOURNAL
+from vae_lab.sweep.job import JOURNAL
 
 USAGE = """vae-lab-compare: which settings are better, over seeds; a table here, and a report to open in a browser.
 

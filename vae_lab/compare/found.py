@@ -19,7 +19,7 @@ from vae_lab.config.saved import MAX_BYTES, check_yaml, saved_config
 from vae_lab.errors import RunError
 from vae_lab.runs.files import is_alive, read_json
 from vae_lab.runs.resume import leaves
-from vae_lab.sweep.journal import JOURNAL
+from vae_lab.sweep.job import JOURNAL
 
 STATES = ("completed", "running", "preempted", "interrupted", "failed")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it was built
