@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 
 import vae_lab
 from vae_lab.__main__ import CONF
+from vae_lab.config.nested import leaves
+from vae_lab.config.roles import PLACES
 from vae_lab.errors import NumericsError, RunError
 from vae_lab.evaluation.evaluate import evaluate_runs
-from vae_lab.runs.bundle import LOCAL
 from vae_lab.runs.export import export_run
 from vae_lab.runs.result import parameters_sha256
-from vae_lab.runs.resume import leaves
 from vae_lab.training.train import train
 
 
@@ -179,9 +179,9 @@ def test_an_export_that_was_interrupted_between_its_files_is_not_read(make_run, 
 
 
 def test_the_places_of_an_export_are_the_defaults_of_the_config():
-    dataset = leaves(OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / "image_folder.yaml")), "dataset")
+    dataset = leaves({"dataset": OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / "image_folder.yaml"))})
     places = {"data_root": OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))["data_root"], **dataset}
-    assert {key: places[key] for key in LOCAL} == LOCAL
+    assert {key: places[key] for key in PLACES} == PLACES
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,12 @@ import yaml
 
 from vae_lab.compare.found import LOADER, Entry
 from vae_lab.config.explain import did_you_mean
-from vae_lab.runs.resume import OWN, leaves
-from vae_lab.sweep.identity import is_free
+from vae_lab.config.nested import leaves
+from vae_lab.config.roles import is_aside
 
 ABSENT = "–"
 FOLDER = "folder"  # the column that says where a run was found; only on request
 PARTS = ("dataset", "model", "posterior", "loss", "objective", "prior", "optimizer", "optimizer.schedule")
-# Settings that change neither a model nor what is measured.
-ASIDE = (
-    *("trainer.accelerator", "trainer.enable_model_summary", "trainer.profiler", "callbacks.gallery"),
-    *("callbacks.summary", "callbacks.progress", "callbacks.checkpoints.every_n_minutes"),
-    "callbacks.pruning",  # holds the number of a search's trial
-)
 Columns = dict[str, list[Any]]
 
 
@@ -55,17 +49,17 @@ def differing(entries: list[Entry], table: Columns) -> list[str]:
     seen: set[tuple] = set()
     for key, values in table.items():
         texts = tuple(map(as_text, (values[i] for i in known)))
-        if len(set(texts)) < 2 or is_aside(key) or follows_from_option(key, texts, known, table) or texts in seen:
+        if (
+            len(set(texts)) < 2
+            or key == FOLDER
+            or is_aside(key)
+            or follows_from_option(key, texts, known, table)
+            or texts in seen
+        ):
             continue  # what has the same values as another column is a copy of it
         seen.add(texts)
         kept.append(key)
     return kept
-
-
-def is_aside(key: str) -> bool:
-    """Whether a setting is the seed, the machine's or a logger's."""
-    aside = any(key == name or key.startswith(f"{name}.") for name in (*ASIDE, *OWN))
-    return aside or key in ("seed", FOLDER) or is_free(key)
 
 
 def follows_from_option(key: str, texts: tuple[str, ...], known: list[int], table: Columns) -> bool:

@@ -11,16 +11,14 @@ from typing import Any
 
 from vae_lab.compare.differences import ABSENT, as_text
 from vae_lab.compare.found import Entry
+from vae_lab.config.roles import is_of_images, is_weight
 from vae_lab.runs.result import UNITS as RESULT_UNITS
 
 HIGHER = ("elbo", "images_per_second")  # is better
 LOWER = ("loss", "mse", "nll", "reconstruction", "train_seconds", "clamped")  # is better
 IN_NATS = ("loss", "elbo", "reconstruction", "nll")  # of an image given the likelihood
 OF_IMAGES = ("mse", "kl", "active_units", "clamped")
-WEIGHTS = ("loss.KLD_weight", "loss.free_bits", "loss.warmup_steps")
 MEASURES = {"vae_lab.models.likelihoods.Gaussian": "density", "vae_lab.models.likelihoods.Bernoulli": "probability"}
-# Of the dataset: what does not decide which images are measured.
-NOT_OF_IMAGES = ("dataset.batch_size", "dataset.num_workers", "dataset.flip", "dataset.root", "dataset.source.root")
 UNITS = {**RESULT_UNITS, "nll": "nats per image", "parameters": "parameters"}
 
 
@@ -50,13 +48,13 @@ def yardstick(entry: Entry, metric: str) -> Hashable:
     if name not in (*IN_NATS, *OF_IMAGES):
         return ()
     settings = entry.settings
-    images = [(k, v) for k, v in settings.items() if k.startswith("dataset.") and k not in NOT_OF_IMAGES]
+    images = [(k, v) for k, v in settings.items() if is_of_images(k)]
     images += [(k, settings.get(k)) for k in ("trainer.limit_val_batches", "trainer.overfit_batches")]
     if str(settings.get("dataset.source._target_", "")).endswith("ImageFolder"):
         images.append(("dataset.root", settings.get("dataset.root")))
     parts = images + (likelihood(settings) if name in IN_NATS else [])
     if name == "loss":
-        parts += [(k, v) for k, v in settings.items() if k in WEIGHTS or k.startswith("objective.")]
+        parts += [(k, v) for k, v in settings.items() if is_weight(k)]
     return tuple((key, as_text(value)) for key, value in sorted(parts, key=lambda item: item[0]))
 
 

@@ -16,20 +16,14 @@ import safetensors.torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from vae_lab.config.roles import PLACES, Role, keys
 from vae_lab.config.secrets import MASK, redact
 from vae_lab.errors import RunError
 from vae_lab.runs.files import durable_open, write_json
 
 FORMAT, FORMAT_VERSION = "vae_lab", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-SHARED = ("seed", "latent_dim", "dataset", "model", "posterior", "loss", "objective")
-# Where things are on one machine: null in an export, and the defaults of conf/ where one is read.
-LOCAL = {
-    "data_root": "${oc.env:VAE_LAB_DATA,data}",
-    "dataset.root": "${data_root}",
-    "dataset.source.root": "${dataset.root}",
-    "dataset.source.cache_dir": "${oc.env:XDG_CACHE_HOME,'~/.cache'}/vae_lab",
-}
+SHARED = keys(Role.SHARED)
 FACTS = {"checkpoint": str, "epoch": int, "images": str, "parameters_sha256": str, "config": dict, "metrics": dict}
 MAX_BYTES = 1_000_000  # of config.json
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*(\w+)")
@@ -45,7 +39,7 @@ def shareable(cfg: DictConfig) -> dict[str, Any]:
     named = _ENVIRONMENT.findall(OmegaConf.to_yaml(cfg))
     values = {os.environ[name] for name in named if os.environ.get(name)}
     cfg = cfg.copy()
-    for key in LOCAL:
+    for key in PLACES:
         if OmegaConf.select(cfg, key) is not None:
             OmegaConf.update(cfg, key, None)
     nodes = {key: cfg[key] for key in SHARED}
@@ -56,7 +50,7 @@ def shareable(cfg: DictConfig) -> dict[str, Any]:
 def located(config: dict[str, Any], folder: Path) -> DictConfig:
     """The config of an export, with the places that a run on this machine has by default."""
     cfg = OmegaConf.create({"data_root": None, "run_dir": str(folder), **config})
-    for key, value in LOCAL.items():
+    for key, value in PLACES.items():
         if OmegaConf.select(cfg, key, default="absent") is None:
             OmegaConf.update(cfg, key, value)
     return cfg

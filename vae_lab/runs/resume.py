@@ -2,33 +2,19 @@
 
 import re
 import sys
-from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from vae_lab.config.nested import leaves
+from vae_lab.config.roles import Role, keys, may_change
 from vae_lab.config.saved import load_saved, saved_config
 from vae_lab.errors import RunError
 from vae_lab.runs.files import read_json
 
-# What may change when a run continues, because the numbers up to here do not depend on it.
-CHANGEABLE = (
-    "trainer.max_epochs",
-    "trainer.max_steps",
-    "trainer.max_time",
-    "trainer.log_every_n_steps",
-    "dataset.num_workers",
-    "dataset.root",
-    "data_root",
-    "logger",
-    "callbacks",
-    "sweep",
-)
 SAVED = "saved_run"  # the name under which Hydra finds the config of the run that continues
-OWN = ("resume", "run_dir", "run_name")  # of every start
 
 
 def resume_arguments(arguments: list[str], conf: Path) -> list[str]:
@@ -113,7 +99,7 @@ def continues_run(cfg: DictConfig) -> bool:
     differing = [
         f"{key} was {saved.get(key, missing)} and would be {wanted.get(key, missing)}"
         for key in {**saved, **wanted}
-        if saved.get(key, missing) != wanted.get(key, missing) and not is_changeable(key)
+        if saved.get(key, missing) != wanted.get(key, missing) and not may_change(key)
     ]
     if differing:
         raise ValueError(f"{cfg.run_dir} cannot continue with other settings: {'; '.join(differing)}; {allowed()}")
@@ -141,21 +127,6 @@ def is_completed(folder: Path) -> bool:
     return read_json(folder / "status.json").get("state") == "completed"
 
 
-def leaves(node: Any, path: str = "") -> dict[str, Any]:
-    """Nested dicts as one: dotted keys and their values."""
-    if not isinstance(node, dict) or not node:
-        return {path: node}
-    found = {}
-    for key, child in node.items():
-        found |= leaves(child, f"{path}.{key}" if path else str(key))
-    return found
-
-
-def is_changeable(key: str) -> bool:
-    """Whether a setting may change when a run continues."""
-    return key in OWN or any(fnmatch(key, pattern) or key.startswith(f"{pattern}.") for pattern in CHANGEABLE)
-
-
 def allowed() -> str:
     """What may change, for messages."""
-    return f"only these may change: {', '.join(CHANGEABLE)}"
+    return f"only these may change: {', '.join(keys(Role.CHANGEABLE))}"

@@ -6,9 +6,9 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
+from vae_lab.config.roles import is_identity
 from vae_lab.errors import RunError
 from vae_lab.runs.resume import quote
-from vae_lab.sweep.identity import is_free
 from vae_lab.sweep.journal import JOURNAL, read_journal
 
 
@@ -31,7 +31,7 @@ def sweep_arguments(arguments: list[str], conf: Path) -> list[str]:
             raise ValueError("resume_sweep needs the folder of a sweep: resume_sweep=outputs/sweeps/NAME")
         folder = Path(resumed[-1].strip("'\"")).resolve()
         others = [a for a in arguments if not a.startswith("resume_sweep=") and not is_multirun(a)]
-        if wrong := [a for a in others if not is_free(key_of(a))]:
+        if wrong := [a for a in others if is_identity(key_of(a))]:
             raise ValueError(f"{wrong[0]} would make resume_sweep={folder} another sweep; repeat its command instead")
         settings = [f"hydra.sweep.dir={quote(folder)}", *others]
         now = {key_of(setting) for setting in settings}
@@ -90,7 +90,7 @@ def default_name(arguments: list[str], conf: Path) -> str | None:
         overrides = OverridesParser.create().parse_overrides(settings)
     except OverrideParseException:
         return None
-    overrides = [o for o in overrides if not is_free(o.key_or_group) or o.key_or_group == "hydra/sweeper"]
+    overrides = [o for o in overrides if is_identity(o.key_or_group) or o.key_or_group == "hydra/sweeper"]
     varied = [o.key_or_group for o in overrides if o.is_sweep_override()]
     fixed = [o for o in overrides if not o.is_sweep_override()]
     groups = [o.get_value_element_as_str() for o in fixed if (conf / o.key_or_group).is_dir()]

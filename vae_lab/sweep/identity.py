@@ -7,20 +7,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from vae_lab.config.nested import leaves
+from vae_lab.config.roles import is_identity
 from vae_lab.runs.folder import folder_name
-from vae_lab.runs.resume import leaves
 
-# Of a start and of a machine: the trained model does not depend on them.
-FREE = (
-    *("resume", "run_dir", "run_name", "sweep", "hydra", "logger", "data_root"),
-    *("dataset.num_workers", "trainer.log_every_n_steps"),
-)
 MAX_TITLE = 80  # characters of a folder's name that say what the job is
-
-
-def is_free(key: str) -> bool:
-    """Whether a setting, or a choice of a group (`hydra/launcher`), leaves a job what it is."""
-    return any(key == free or key.startswith((f"{free}.", f"{free}/")) for free in FREE)
 
 
 def identity(cfg: DictConfig) -> str:
@@ -31,10 +22,10 @@ def identity(cfg: DictConfig) -> str:
     Args:
         cfg: a composed config, with or without Hydra's own node.
     """
-    kept = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in FREE])
+    kept = OmegaConf.masked_copy(cfg, [key for key in cfg if is_identity(key)])
     kept.data_root = "data_root"
     settings = leaves(OmegaConf.to_container(kept, resolve=True))
-    content = {key: value for key, value in settings.items() if not is_free(key)}
+    content = {key: value for key, value in settings.items() if is_identity(key)}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
@@ -52,7 +43,7 @@ def job_folder(overrides: list[str] | None = None, *, _root_: DictConfig) -> str
 
 def title(overrides: list[str]) -> str:
     """Overrides as part of a folder's name."""
-    shown = [override for override in overrides if not is_free(override.lstrip("+~").partition("=")[0])]
+    shown = [override for override in overrides if is_identity(override.lstrip("+~").partition("=")[0])]
     return folder_name(None, re.sub(r"[\s'\"\\]", "", ",".join(shown))[:MAX_TITLE] or "defaults")
 
 
@@ -66,4 +57,4 @@ def tags_of(run: Path) -> list[str]:
     """The overrides of a job that make it what it is, as W&B takes them: at most 64 characters each."""
     path = run / ".hydra" / "overrides.yaml"
     overrides = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
-    return [override[:64] for override in overrides if not is_free(override.lstrip("+~").partition("=")[0])]
+    return [override[:64] for override in overrides if is_identity(override.lstrip("+~").partition("=")[0])]
