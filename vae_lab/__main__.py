@@ -146,7 +146,7 @@ def compare() -> None:
     with one_line_errors():
         from vae_lab.compare.command import compare_runs
 
-        compare_runs(sys.argv[1:], CONF)
+        compare_runs(sys.argv[1:])
 
 
 def export() -> None:
