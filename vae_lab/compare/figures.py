@@ -135,7 +135,7 @@ def curves(comparison: Comparison, metric: str, groups: list[Group] | None = Non
                 traces.append((x, [sum(row) / len(row) for row in rows], style, own, text))
             for x, y, style, own, text in traces:
                 colour, is_band = colours[group.number], "fill" in own
-                label = {"name": short(f"{group.number}  {group.label}"), "legendgroup": str(group.number)}
+                label = {"name": named(group), "legendgroup": str(group.number)}
                 hover = {"hoverinfo": "skip"} if is_band else {"hovertemplate": f"{text}<br>%{{x}}<extra></extra>"}
                 fill = {"fillcolor": f"{colour}26"} if is_band else {}
                 values = [float(f"{value:.6g}") for value in y]  # of which the file has many
@@ -212,6 +212,11 @@ def effect(comparison: Comparison, key: str, metric: str, groups: list[Group] | 
     groups = [group for group in groups or comparable(comparison, metric) if group.values(metric)]
     values = distinct(comparison, key, groups)
     is_number = are_numbers(values)
+
+    def place(group: Group) -> Any:
+        value = comparison.setting(key, group)
+        return value if is_number else safe(as_text(value))
+
     chains: dict[tuple, list[Group]] = {}
     for group in sorted(groups, key=lambda group: values.index(comparison.setting(key, group))):
         others = tuple(value for name, value in group.settings.items() if name != key)
@@ -219,18 +224,19 @@ def effect(comparison: Comparison, key: str, metric: str, groups: list[Group] | 
     joined = [group for chain in chains.values() if len(chain) > 1 for group in (*chain, None)]
     figure = go.Figure()
     figure.add_scatter(
-        x=[group and comparison.setting(key, group) for group in joined],
+        x=[group and place(group) for group in joined],
         y=[group and group.spread(metric).mean for group in joined],
         mode="lines", line={"color": GREY, "width": 1}, opacity=0.5, hoverinfo="skip", showlegend=False,
     )  # fmt: skip
     parts = [[g.spread(metric).mean for g in groups if comparison.setting(key, g) == value] for value in values]
+    places = values if is_number else [safe(as_text(value)) for value in values]
     figure.add_scatter(
-        x=values, y=[sum(part) / len(part) for part in parts], mode="markers", name="mean over groups",
+        x=places, y=[sum(part) / len(part) for part in parts], mode="markers", name="mean over groups",
         marker={"symbol": "line-ew", "size": 30, "line": {"color": INK, "width": 2.5}},
         text=[f"{safe(short(f'{key}={as_text(value)}'))}<br>mean over groups" for value in values],
         hovertemplate="%{text}<br>%{y:.5g}<extra></extra>",
     )  # fmt: skip
-    add_marks(figure, comparison, groups, metric, lambda group: comparison.setting(key, group))
+    add_marks(figure, comparison, groups, metric, place)
     is_positive = is_number and min(values) > 0
     if is_number:
         named = values if len(values) <= 12 else None
@@ -238,12 +244,12 @@ def effect(comparison: Comparison, key: str, metric: str, groups: list[Group] | 
         figure.update_xaxes(type="log" if is_log else "linear", tickvals=named,
                             ticktext=named and list(map(as_text, named)))  # fmt: skip
     else:
-        figure.update_xaxes(type="category", categoryorder="array", categoryarray=list(map(as_text, values)),
-                            ticktext=[escape(short(as_text(value), 24)) for value in values],
+        figure.update_xaxes(type="category", categoryorder="array", categoryarray=places,
+                            ticktext=[safe(short(as_text(value), 24)) for value in values],
                             tickvals=list(range(len(values))), range=(-0.5, len(values) - 0.5))  # fmt: skip
     is_low = min((v for group in groups for v in group.values(metric).values()), default=0) > 0
     menus = [scales(is_positive, is_low, is_log=is_number and is_log)]
-    return finish(figure, titled(comparison, metric, groups), escape(key), axis_title(metric), menus)
+    return finish(figure, titled(comparison, metric, groups), safe(key), axis_title(metric), menus)
 
 
 def parallel(comparison: Comparison) -> go.Figure:
@@ -269,15 +275,15 @@ def parallel(comparison: Comparison) -> go.Figure:
         if not are_numbers(values):  # apart, so that all lines show
             at = [x + (i / max(len(groups) - 1, 1) - 0.5) * SHIFT for i, x in enumerate(at)]
         shown = values[:: math.ceil(len(values) / 12)]
-        texts = [short(as_text(value), 16) for value in shown]
+        texts = [safe(short(as_text(value), 16)) for value in shown]
         ticks = {"tickvals": list(map(place, shown)), "ticktext": texts}
-        axes.append({"label": short(name(key), 20), "values": at, **ticks})
+        axes.append({"label": safe(short(name(key), 20)), "values": at, **ticks})
     for metric in metrics:
         means = [group.spread(metric).mean for group in groups]
         if len(set(means)) > 1:
             ends = (min(means), max(means)) if find(metric).better != "lower" else (max(means), min(means))
             arrow = " ↑" if is_higher_better(metric) else " ↓" if find(metric).better else ""
-            axes.append({"label": f"{short(key_of(metric), 20)}{arrow}", "values": means, "range": ends})
+            axes.append({"label": f"{safe(short(key_of(metric), 20))}{arrow}", "values": means, "range": ends})
     if len(axes) < 4 or len(groups) < 2:
         return go.Figure()
     colours, n = colours_of(comparison), len(groups)
@@ -305,7 +311,7 @@ def speed(comparison: Comparison) -> go.Figure:
     metric, colours, figure = "images_per_second", colours_of(comparison), go.Figure()
     groups = sorted((g for g in comparison.groups if g.values(metric)), key=lambda group: group.spread(metric).mean)
     for group in groups[-MAX_BARS:]:
-        name = short(f"{group.number}  {group.label}", 40)
+        name = named(group, 40)
         figure.add_bar(
             x=[group.spread(metric).mean], y=[name], orientation="h", marker={"color": colours[group.number]},
             opacity=0.85, name=name, legendgroup=str(group.number), showlegend=False,
@@ -407,7 +413,7 @@ def add_marks(
         if isinstance(x, str):
             errors["error_x"] = error_bar(group.spread(x).sd)
         figure.add_scatter(
-            x=[place(group)], y=[group.spread(metric).mean], name=short(f"{group.number}  {group.label}"),
+            x=[place(group)], y=[group.spread(metric).mean], name=named(group),
             marker={"color": colours[group.number], "size": 11, "line": {"width": 1, "color": "rgba(255,255,255,0.7)"}},
             hovertemplate=f"{about(group, shown)}<extra></extra>", **errors, **own,
         )  # fmt: skip
@@ -438,6 +444,11 @@ def about(group: Group, metrics: list[str], run: Entry | None = None) -> str:
             value = f"{found.mean:,.5g}" + (f" ± {found.sd:.2g} (n={found.n})" if found.n > 1 else "")
         lines.append(f"{safe(metric)} {value} {find(metric).unit}".rstrip())
     return "<br>".join(lines)
+
+
+def named(group: Group, most: int = 60) -> str:
+    """A group in a legend."""
+    return safe(short(f"{group.number}  {group.label}", most))
 
 
 def safe(text: str) -> str:

@@ -188,7 +188,10 @@ def read_choices(folder: Path) -> dict[str, str]:
     if not (found := CHOICES.search(text)):
         return {}
     chosen = plain_yaml(path, found[1])
-    return visible({str(k).replace("/", "."): str(v) for k, v in chosen.items() if not str(k).startswith("hydra/")})
+    ours = {
+        str(key).replace("/", "."): str(value) for key, value in chosen.items() if not str(key).startswith("hydra/")
+    }
+    return visible(dict(reversed(ours.items())))  # Hydra names the dataset and the model last
 
 
 def plain_yaml(path: Path, text: str) -> dict:
