@@ -177,7 +177,7 @@ def compare() -> None:
     """Run `vae-lab-compare`."""
     from vae_lab.compare.command import compare_runs
 
-    compare_runs(sys.argv[1:], CONF)
+    compare_runs(sys.argv[1:])
 
 
 @one_line_errors()
