@@ -185,6 +185,7 @@ class ImageData(LightningDataModule):
         split_seed: of the split and of static binarization. It is not the run's seed, so that runs with different
             seeds are validated on the same images.
         num_workers: processes that gather batches; the images are in memory, so 0 is fastest.
+        seed: of the run, which orders the training images.
 
     Raises:
         ValueError: if a value is out of range.
