@@ -36,7 +36,6 @@ KNOWN = {
     ("runs/continuation.py", "training.build.Experiment"),
     ("runs/continuation.py", "training.module.LitVAE"),
     ("runs/metrics_file.py", "data.decoding.printable"),
-    ("sweep/worker.py", "__main__.one_line_errors"),
 }
 
 
