@@ -7,6 +7,8 @@ import signal
 import sys
 import uuid
 
+os.environ["MPLBACKEND"] = "agg"  # whatever a notebook hands on: torchmetrics imports matplotlib, which would refuse it
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode

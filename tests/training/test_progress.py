@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from vae_lab.metrics.catalogue import HEADLINE
 from vae_lab.training import progress
 from vae_lab.training.train import train
 
@@ -29,7 +30,7 @@ def recorded(cfg) -> dict[str, set[str]]:
         row = json.loads(line)
         for stage in found:
             if f"{stage}/loss" in row:
-                found[stage].add(f"step {row['step']}  {stage}  loss {row[f'{stage}/loss']:.4g}")
+                found[stage].add(f"step {row['step']}  {stage}  loss {progress.short(row[f'{stage}/loss'])}")
     return found
 
 
@@ -57,11 +58,12 @@ def test_a_line_shows_the_values_of_its_own_step(overrides, stages, config):
 
 def test_a_line_has_the_metrics_of_the_catalogue_that_fit():
     metrics = {f"val/{key}": torch.tensor(value) for key, value in (
-        ("kl", 25.14159), ("own", 1.0), ("reconstruction", 79.12), ("elbo", -104.2), ("loss", 123456.7), ("mse", 1e-5),
+        ("kl", 25.14159), ("own", 1.0), ("reconstruction", 79.12), ("elbo", -104.0), ("loss", 123456.7), ("mse", 1e-5),
     )}  # fmt: skip
     full = progress.show(metrics, "val")
-    assert full == "val  loss 123457  elbo -104.2  reconstruction 79.12  kl 25.14  mse 1e-05"
-    assert progress.show(metrics, "val", width=50) == "val  loss 123457  elbo -104.2  kl 25.14  mse 1e-05"
+    assert full == "val  loss 123457  elbo -104  reconstruction 79.12  kl 25.14  mse 1.000e-05"
+    assert progress.show(metrics, "val", HEADLINE) == "val  loss 123457  elbo -104  kl 25.14  mse 1.000e-05"
+    assert progress.show(metrics, "val", width=54) == "val  loss 123457  elbo -104  reconstruction 79.12"
     assert progress.show(metrics, "train") == ""
 
 

@@ -47,10 +47,10 @@ class Health(Callback):
         step, clamped = trainer.global_step, float(trainer.callback_metrics.get(f"{stage}/clamped", "nan"))
         if clamped > 0:
             self._tell(at_end, step, CLAMPED, clamped, step)
-        enough = NUM_AT_END if at_end else NUM_DURING
-        if stage == "val" and len(self.kls) >= enough:
-            if self.kls[-1] <= max(2 * min(self.kls), RISING_KL * lit.vae.latent_dim):
-                self._tell(at_end, step, COLLAPSE, step, lit.vae.latent_dim, self.kls[-1])
+        if stage != "val" or len(self.kls) < (NUM_AT_END if at_end else NUM_DURING):
+            return
+        if self.kls[-1] <= max(2 * min(self.kls), RISING_KL * lit.vae.latent_dim):
+            self._tell(at_end, step, COLLAPSE, step, lit.vae.latent_dim, self.kls[-1])
 
     def _tell(self, at_end: bool, step: int, message: str, *values: float) -> None:
         if message not in self.told_at or (at_end and self.told_at[message] != step):

@@ -22,10 +22,16 @@ def show(metrics: dict, stage: str, keys=tuple(CATALOGUE), width: float = float(
     line = stage
     for key in keys:
         if f"{stage}/{key}" in metrics:
-            value = float(metrics[f"{stage}/{key}"])
-            item = f"  {key} {value:.0f}" if 1e4 <= abs(value) < 1e7 else f"  {key} {value:.4g}"
+            item = f"  {key} {short(float(metrics[f'{stage}/{key}']))}"
             line += item if len(line) + len(item) <= width else ""
     return line if line != stage else ""
+
+
+def short(value: float) -> str:
+    """A value with four digits, or all those before the point."""
+    if value.is_integer() or 1e4 <= abs(value) < 1e7:
+        return f"{value:.0f}" if abs(value) < 1e7 else f"{value:.4g}"
+    return f"{value:#.4g}".rstrip(".")
 
 
 class Progress(Checkpoint):  # Lightning calls checkpoints last, when the means of the epoch are logged

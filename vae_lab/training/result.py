@@ -34,11 +34,10 @@ def print_result(folder: Path, result: dict, commands: Sequence[str] = ()) -> No
             table.add_row(key, shown, find(key).unit)
     console = Console(soft_wrap=True, markup=False, highlight=False)  # folders may be called [/b]
     console.print(table)
-    pictures = folder / "pictures"
-    place = next(iter(sorted(pictures.glob("*_first_last.png"))), pictures if pictures.is_dir() else None)
-    lines = [f"run      {nearby(folder)}", *([f"picture  {nearby(place)}"] if place else [])]
-    for label, command in zip(("next    ", *[" " * 8] * len(commands)), commands, strict=False):
-        lines.append(f"{label} {program()} {command}")
+    lines = [f"run      {nearby(folder)}"]
+    if (picture := folder / "pictures" / "training.gif").is_file():
+        lines.append(f"picture  {nearby(picture)}")
+    lines += [f"next     {program()} {command}" for command in commands]
     for line in lines:
         console.print(line, soft_wrap=True)
 
