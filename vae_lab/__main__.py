@@ -3,6 +3,7 @@
 Nothing here imports torch, so that `--help`, `--cfg` and completion answer at once.
 """
 
+import os
 import signal
 import sys
 import uuid
