@@ -22,6 +22,8 @@ ROOMS = {  # each with the rooms it may import; it may import what those may, to
 # Files that may import more: a strip of images is drawn by the model, so that torch comes with it; W&B is asked for
 # runs where it is told of them.
 MORE = {"compare/images.py": ("data", "training", "evaluation"), "compare/wandb.py": ("loggers",)}
+
+
 def allowed(room: str) -> set[str]:
     """A room, what it may import, and what those may."""
     return {room, "errors"}.union(*map(allowed, ROOMS.get(room, ())))
