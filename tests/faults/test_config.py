@@ -78,6 +78,7 @@ A4 = {
     "+foo=1": "nothing reads foo; remove it, or refer to it from another setting as ${foo}",
     "+sede=1": "nothing reads sede; did you mean seed? remove it",
     "+dataset.foo=1": "nothing reads dataset.foo",
+    "+dataset.seed=1": "nothing reads dataset.seed",  # the run's is meant
     "+dataset.root=x": "nothing reads dataset.root",  # the bundled digits have none
     "+loss.foo=1": "nothing reads loss.foo",
     "+model.strides=[2]": "nothing reads model.strides (perhaps another option of model= does)",

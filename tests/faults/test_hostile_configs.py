@@ -112,6 +112,15 @@ def of_hydra(key: str) -> dict:
     return node
 
 
+def test_g3_a_hostile_target_in_a_config_file_is_refused(tmp_path, marker, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    content = "# @package _global_\ncallbacks: {guest: {_target_: hostile_module.Thing}}\n"
+    (tmp_path / "conf" / "experiment" / "evil.yaml").write_text(content)
+    folder = f"--config-dir={tmp_path / 'conf'}"
+    refused(*command("vae-lab", folder, *TINY, "experiment=evil"), "callbacks.guest", marker)
+
+
 @pytest.mark.parametrize("name", [".hydra", "checkpoints", "../outside"])
 def test_g3_hydra_writes_no_config_of_its_own_over_that_of_a_run(name, run_dir, tmp_path, command):
     before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}

@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from refusals import composed, refused
 
+from vae_lab.config.nested import leaves
 from vae_lab.errors import DataError, NumericsError, RunError
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
@@ -36,11 +37,6 @@ BASES = {
     ],
     "wandb": ["dataset=image_folder", "logger.wandb.mode=disabled", "callbacks=none", *FAST],
 }
-
-
-def leaves(node, path=""):
-    for key, value in node.items():
-        yield from leaves(value, f"{path}{key}.") if isinstance(value, dict) and value else [f"{path}{key}"]
 
 
 def every_key():
@@ -112,6 +108,8 @@ A3 = {
     "loss.KLD_weight=much": "loss.KLD_weight must be a finite number, got 'much'",
     "loss.warmup_steps=0.5": "loss.warmup_steps must be a whole number, got 0.5",
     "dataset.flip=1": "dataset.flip must be true or false, got 1",
+    "dataset.batch_size=x": "dataset.batch_size must be a whole number, got 'x'",
+    "dataset.val_size=x": "dataset.val_size must be a finite number, got 'x'",
     "dataset.channels=x": "dataset.channels must be a whole number, got 'x'",
     "dataset.image_shape=[1,8]": "dataset.image_shape must be a list of 3 whole numbers, got [1, 8]",
     "model.hidden_dims=16": "model.hidden_dims must be a list of whole numbers, got 16",
