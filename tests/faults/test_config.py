@@ -84,7 +84,8 @@ A4 = {
     "+model.strides=[2]": "nothing reads model.strides (perhaps another option of model= does)",
     "+model.hiden_dims=[2]": "nothing reads model.hiden_dims (perhaps another option of model= does); "
     "did you mean model.hidden_dims?",
-    "+model.encoder.foo=1": "there is no model.encoder.foo, because vae_lab.models.networks.mlp.MLPEncoder takes no foo",
+    "+model.encoder.foo=1": "there is no model.encoder.foo, because vae_lab.models.networks.mlp.MLPEncoder takes no "
+    "foo",
     "+model.encoder.out_features=1": "model.encoder.out_features is set by the program; remove it",
     "+posterior.foo=1": "there is no posterior.foo, because vae_lab.models.posteriors.Gaussian takes no foo",
     "+objective.freebits=1": "there is no objective.freebits, because vae_lab.objectives.elbo.ELBO takes no freebits; "
@@ -95,7 +96,7 @@ A4 = {
     "did you mean max_epochs?",
     "+trainer.callbacks=[]": "trainer.callbacks is set by the program; remove it",
     "+trainer.enable_progress_bar=true": "trainer.enable_progress_bar is set by the program; remove it",
-    "+callbacks.checkpoints.foo=1": "there is no callbacks.checkpoints.foo, because vae_lab.runs.checkpoints.Checkpoints",
+    "+callbacks.checkpoints.foo=1": "there is no callbacks.checkpoints.foo, because vae_lab.runs.checkpoints.Checkp",
     "+callbacks.picture.num_images=1": "callbacks.picture has settings, but the chosen callbacks= option",
 }
 

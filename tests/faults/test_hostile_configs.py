@@ -57,7 +57,8 @@ HIDDEN = {
     "nested": "{_target_: vae_lab.training.progress.Progress, x: {y: [{_target_: hostile_module.Thing}]}}",
     "partial": "{_target_: hostile_module.Thing, _partial_: true}",
     "arguments": "{_target_: vae_lab.training.progress.Progress, _args_: [{_target_: hostile_module.Thing}]}",
-    "not recursive": "{_target_: vae_lab.training.progress.Progress, _recursive_: false, x: {_target_: hostile_module.Thing}}",
+    "not recursive": "{_target_: vae_lab.training.progress.Progress, _recursive_: false, "
+    "x: {_target_: hostile_module.Thing}}",
     "not converted": "{_target_: hostile_module.Thing, _convert_: none}",
     "interpolated": "{name: hostile_module.Thing, x: {_target_: '${callbacks.guest.name}'}}",
     "from the environment": "{_target_: '${oc.env:HOSTILE}'}",

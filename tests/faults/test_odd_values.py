@@ -126,14 +126,17 @@ A3 = {
     "optimizer/schedule=OPTION",
     "+optimizer.schedule.warmup_steps=5": "optimizer.schedule must name a class (_target_), got {'warmup_steps': 5}",
     "loss.likelihood=mse": "loss.likelihood must name a class (_target_), got 'mse'; choose one with loss=OPTION",
-    "posterior._target_=vae_lab.models.likelihoods.Gaussian": "posterior must be a class with params_per_latent, got Gaussian",
-    "loss.likelihood._target_=vae_lab.models.posteriors.Gaussian": "loss.likelihood must be a class with params_per_channel",
+    "posterior._target_=vae_lab.models.likelihoods.Gaussian": "posterior must be a class with params_per_latent, got "
+    "Gaussian",
+    "loss.likelihood._target_=vae_lab.models.posteriors.Gaussian": "loss.likelihood must be a class with "
+    "params_per_channel",
     "optimizer._target_=torch.optim.SGD": "there is no optimizer.betas, because torch.optim.SGD takes no betas; "
     "remove it (~optimizer.betas)",
     "~posterior": "posterior must name a class (_target_), got nothing; choose one with posterior=OPTION",
     "~logger": "logger must be a dict of classes, got nothing; choose one with logger=OPTION",
     "callbacks.progress=false": "callbacks.progress must name a class (_target_) or be null, got False",
-    "+callbacks.x={_target_:vae_lab.models.posteriors.Gaussian}": "callbacks.x must be a Callback of Lightning, got Gaussian",
+    "+callbacks.x={_target_:vae_lab.models.posteriors.Gaussian}": "callbacks.x must be a Callback of Lightning, got "
+    "Gaussian",
     "callbacks.checkpoints.every_n_minutes=x": "callbacks.checkpoints.every_n_minutes must be a finite number, got 'x'",
     "trainer.max_steps=null": "trainer.max_steps must be a whole number, got None",
     "trainer.min_epochs=x": "trainer.min_epochs must be a whole number or null, got 'x'",
