@@ -21,8 +21,23 @@ CONFIG = {
     "trainer": {"max_epochs": 3},
     "logger": {},
 }
-CONV = {f"model.{part}._target_": f"vae_lab.models.networks.conv.Conv{part.title()}" for part in ("encoder", "decoder")}
-GAUSSIAN = {"loss.likelihood._target_": "vae_lab.models.likelihoods.Gaussian"}
+CHOICES = {
+    "experiment": None,
+    "callbacks": "default",
+    "trainer": "default",
+    "optimizer": "adam",
+    "optimizer/schedule": "none",
+    "objective": "elbo",
+    "loss": "bce",
+    "posterior": "gaussian",
+    "model": "mlp",
+    "dataset": "digits",
+    "hydra/launcher": "local",
+}
+CONV = {"model": "conv"} | {
+    f"model.{part}._target_": f"vae_lab.models.networks.conv.Conv{part.title()}" for part in ("encoder", "decoder")
+}
+GAUSSIAN = {"loss": "mse", "loss.likelihood._target_": "vae_lab.models.likelihoods.Gaussian"}
 
 
 def write_run(
@@ -34,23 +49,34 @@ def write_run(
     reason: str = "",
     **settings,
 ) -> Path:
-    """Write a run folder; `settings` are dotted keys with __ for the dots, or a dict of them as `changes`."""
-    config = json.loads(json.dumps(CONFIG | {"seed": seed}))
+    """Write a run folder; `settings` are dotted keys with __ for the dots, or a dict of them as `changes`.
+
+    The name of a group is a choice and no setting: `{"model": "conv"}`.
+    """
+    config, choices = json.loads(json.dumps(CONFIG | {"seed": seed})), dict(CHOICES)
     for key, value in {**settings.pop("changes", {}), **settings}.items():
+        if key in CHOICES:
+            choices[key] = value
+            continue
         *path, last = key.replace("__", ".").split(".")
         node = config
         for part in path:
             node = node.setdefault(part, {})
         node[last] = value
+    hydra = {"hydra": {"runtime": {"choices": choices}}}
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(hydra, sort_keys=False))
     (folder / "status.json").write_text(json.dumps({"state": state, "reason": reason}))
     rows = []
     for epoch in range(3):
         values = {"elbo": elbo - 10 * (2 - epoch), "reconstruction": 5 - elbo, "kl": -0.05 * elbo} if elbo else {}
         values |= {"mse": mse + 0.01 * (2 - epoch), "active_units": 2.0}
         rows.append({"step": 10 * epoch + 10, **{f"val/{k}": v for k, v in values.items()}, "epoch": epoch})
-        rows.append({"step": 10 * epoch + 10, "train/loss": 1.0, "epoch": epoch})
+        trained = {"train/loss": 1.0} | ({"train/elbo": values["elbo"] + 1} if elbo else {})
+        rows.append({"step": 10 * epoch + 10, **trained, "epoch": epoch})
+    for i, row in enumerate(rows):
+        row["time"] = 1.7e9 + 5 * i
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if state == "completed":
         final = {key: value for key, value in rows[-2].items() if key.startswith("val/")}
@@ -61,7 +87,7 @@ def write_run(
 
 
 def write_sweep(folder: Path) -> Path:
-    """Write a sweep of two models, two likelihoods and three seeds; one failed, one is running, the journal is torn."""
+    """Write a sweep of two models, two likelihoods and three seeds; one failed, one is running."""
     (folder).mkdir(parents=True)
     for m, (model, changes) in enumerate((("mlp", {}), ("conv", CONV))):
         for name, offset, loss in (("bce", 0, {}), ("mse", -400, GAUSSIAN)):
@@ -73,6 +99,5 @@ def write_sweep(folder: Path) -> Path:
                     0.03 - 0.005 * m - offset * 5e-6 + 0.0001 * seed**2 * m,
                 )
                 write_run(folder / f"{model},{name},{seed}", seed, elbo, mse, state, reason, changes=changes | loss)
-    events = [{"event": "sweep", "arguments": [], "jobs": 13}]
-    (folder / "sweep.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + '{"event": "sta')
+    (folder / "multirun.yaml").write_text("hydra: {}\n")
     return folder

@@ -13,31 +13,27 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from compared import CONV, GAUSSIAN, write_run, write_sweep
+from plotly.offline import get_plotlyjs
 from scipy import stats
 from tracking import alone, go_online
 from wandb_server import WandbServer
 
-from vae_lab.__main__ import CONF
-from vae_lab.compare.command import DEFAULTS, USAGE, compare_runs, default_out, plain
+from vae_lab.compare.command import DEFAULTS, USAGE, as_settings, compare_runs, default_out, markdown
 from vae_lab.compare.comparison import compare
-from vae_lab.compare.found import find_runs
+from vae_lab.compare.figures import pareto
 from vae_lab.compare.images import draw_groups
-from vae_lab.compare.online import online_runs, read_online
-from vae_lab.compare.planes import pareto
 from vae_lab.compare.report import page
+from vae_lab.compare.runs import find_runs
 from vae_lab.compare.statistics import adjust, difference, smallest_p_values, spread
-from vae_lab.compare.svg import outline, steps, tick_texts
-from vae_lab.compare.table import describe, format_n, harmless, write_csv, write_markdown
-from vae_lab.compare.wandb_view import save_view
+from vae_lab.compare.table import groups_table, harmless, runs_table, to_csv
+from vae_lab.compare.wandb import online_runs, read_online, save_view
 from vae_lab.errors import RunError
 from vae_lab.training.train import train
-
-SETTINGS = {"by": [], "metrics": [], "sort": None, "spread": "sd"}
 
 
 def comparison(*folders: Path, **settings):
     entries, notes = find_runs(list(folders))
-    return compare("title", entries, SETTINGS | settings, CONF, notes)
+    return compare(entries, notes, title="title", **settings)
 
 
 @pytest.fixture(scope="module")
@@ -158,11 +154,11 @@ def test_unfinished_runs_are_in_no_mean_and_are_listed(sweep, capsys):
     found = comparison(sweep)
     group = next(group for group in found.groups if group.label == "conv, loss=mse")
     assert group.values("val/mse") == {("0",): pytest.approx(0.027)}
-    assert describe(found) == "12 runs in 4 groups: 10 completed, 1 failed, 1 running"
+    assert found.counts == "12 runs in 4 groups: 10 completed, 1 failed, 1 running"
     assert [(entry.state, entry.name) for entry in found.unfinished] == [
         ("failed", "conv,mse,2"), ("running", "conv,mse,1"),
     ]  # fmt: skip
-    compare_runs([str(sweep), "images=false", f"out={sweep.parent / 'out'}"], CONF)
+    compare_runs([str(sweep), "images=false", f"out={sweep.parent / 'out'}"])
     printed = " ".join(capsys.readouterr().out.split())  # however wide the terminal is
     assert "ran out of <b>luck</b>" in printed
     assert "The sweep sweep is not at its end: jobs that have not started are not counted." in printed
@@ -170,10 +166,9 @@ def test_unfinished_runs_are_in_no_mean_and_are_listed(sweep, capsys):
 
 
 def test_nothing_is_said_of_the_jobs_of_a_sweep_whose_runs_are_at_their_end(tmp_path):
-    """However many jobs the journal counts: some may be the same twice, or belong to an earlier command."""
     write_run(tmp_path / "tw" / "a", 0)
     write_run(tmp_path / "tw" / "b", 1, state="failed", reason="no")
-    (tmp_path / "tw" / "sweep.jsonl").write_text('{"event": "sweep", "jobs": 4}\n')
+    (tmp_path / "tw" / "multirun.yaml").write_text("")
     assert find_runs([tmp_path])[1] == []
     write_run(tmp_path / "tw" / "c", 2, state="preempted")
     assert len(find_runs([tmp_path, tmp_path / "tw"])[1]) == 1
@@ -204,8 +199,7 @@ def test_a_group_without_completed_runs_is_marked_and_comes_last(tmp_path):
     found = comparison(tmp_path)
     last = found.groups[-1]
     assert (last.settings, last.verdict) == ({"latent_dim": "9"}, "3 running")
-    write_markdown(found, tmp_path / "report.md")
-    assert "(−50 so far)" in (tmp_path / "report.md").read_text()
+    assert "(−50 so far)" in markdown(found)
 
 
 def test_a_sweep_that_has_just_begun_has_a_report(tmp_path):
@@ -213,8 +207,7 @@ def test_a_sweep_that_has_just_begun_has_a_report(tmp_path):
     (write_run(tmp_path / "b", 0, state="running", latent_dim=4) / "metrics.jsonl").unlink()
     found = comparison(tmp_path)
     assert (found.sort, [group.verdict for group in found.groups]) == ("val/elbo", ["1 running", "1 running"])
-    write_markdown(found, tmp_path / "report.md")
-    assert "(0.02120 so far)" in (tmp_path / "report.md").read_text()
+    assert "(0.02120 so far)" in markdown(found)
     html = page(found)
     assert "No run has been completed yet." in html
     assert 'id="curves"' in html
@@ -238,22 +231,27 @@ def test_settings_that_follow_from_an_option_or_copy_another_are_no_columns(tmp_
     assert comparison(tmp_path).by == ["model", "latent_dim", "model.hidden_dims"]
 
 
-def test_a_callback_is_a_column_named_by_its_class(tmp_path):
-    checkpoints = {"_target_": "vae_lab.runs.checkpoints.Checkpoints", "monitor": "val/loss", "mode": "min"}
-    stopping = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val/loss", "patience": 5}
-    default = {f"callbacks.checkpoints.{key}": value for key, value in checkpoints.items()}
-    gallery = {"callbacks.gallery._target_": "vae_lab.evaluation.gallery.Gallery", "callbacks.gallery.num_images": 64}
-    early = {f"callbacks.early_stopping.{key}": value for key, value in stopping.items()}
-    write_run(tmp_path / "none")
-    write_run(tmp_path / "default", changes=default | gallery)
-    assert comparison(tmp_path).by == ["callbacks.checkpoints"]  # without it, values are the last ones
-    write_run(tmp_path / "early", changes=default | early)
+def test_an_option_of_callbacks_is_a_column_where_it_changes_more_than_what_is_shown(tmp_path):
+    gallery = {"callbacks.gallery._target_": "vae_lab.evaluation.gallery.Gallery"}
+    early = {"callbacks": "early_stopping", "callbacks.early_stopping.patience": 5}
+    write_run(tmp_path / "default", changes=gallery)
+    write_run(tmp_path / "none", changes={"callbacks": "none"})
+    assert comparison(tmp_path).by == []
+    write_run(tmp_path / "early", changes=early)
+    assert comparison(tmp_path).by == ["callbacks"]
+    write_run(tmp_path / "patient", changes=early | {"callbacks.early_stopping.patience": 9})
+    assert comparison(tmp_path).by == ["callbacks", "callbacks.early_stopping.patience"]
+
+
+def test_runs_that_do_not_say_what_they_chose_are_told_apart_by_their_settings(tmp_path):
+    for name, changes in (("mlp", {}), ("conv", CONV)):
+        (write_run(tmp_path / name, changes=changes) / ".hydra" / "hydra.yaml").unlink()
     found = comparison(tmp_path)
-    assert found.by == ["callbacks.checkpoints", "callbacks.early_stopping"]
-    assert {group.settings["callbacks.early_stopping"] for group in found.groups} == {"EarlyStopping", "–"}
-    write_run(tmp_path / "patient", changes=default | early | {"callbacks.early_stopping.patience": 9})
-    write_run(tmp_path / "other", changes=default | {"callbacks.checkpoints.monitor": "val/mse"})
-    assert set(comparison(tmp_path).by) >= {"callbacks.early_stopping.patience", "callbacks.checkpoints.monitor"}
+    assert (found.by, len(found.keys)) == (["model.decoder._target_", "model.encoder._target_"], 1)
+    (tmp_path / "mlp" / ".hydra" / "hydra.yaml").write_text(
+        "hydra:\n  runtime:\n    choices:\n      a: &a [1]\n      b: *a\n"
+    )
+    assert "alias" in comparison(tmp_path).unfinished[0].reason
 
 
 def test_settings_that_differ_only_together_are_said_to(tmp_path):
@@ -283,7 +281,8 @@ def test_pooled_settings_pair_the_runs_and_are_named(tmp_path):
     assert found.by == ["loss.KLD_weight"]
     first, second = found.groups
     assert (second.difference.n, second.difference.is_paired, second.verdict) == (3, True, "worse")
-    assert (first.spread("val/elbo").n, len(first.values("val/elbo")), format_n(first, "val/elbo")) == (3, 12, "3")
+    assert (first.spread("val/elbo").n, len(first.values("val/elbo"))) == (3, 12)
+    assert groups_table(found).rows[0].cells[2].text == "3"
     means = [np.mean([-100 + 5 * k + 0.01 * (seed + k) for k in (2, 4, 8, 16)]) for seed in range(3)]
     assert first.spread("val/elbo").sd == pytest.approx(np.std(means, ddof=1))
     assert any("pool runs that differ in latent_dim. n counts seeds" in note for note in found.notes)
@@ -403,10 +402,9 @@ def test_a_verdict_says_with_which_group_of_its_kind_it_was_compared(tmp_path, c
     assert verdicts == [
         {"2": "best of its kind", "4": f"worse than {n}", "8": f"not distinguishable from {n} (n=3)"} for n in (1, 4)
     ]
-    write_markdown(found, tmp_path / "report.md")
-    for text in (page(found), (tmp_path / "report.md").read_text()):
+    for text in (page(found), markdown(found)):
         assert "not distinguishable from 4 (n=3)" in text
-    compare_runs([str(tmp_path), "sort=elbo", "images=false", f"out={tmp_path / 'out'}"], CONF)
+    compare_runs([str(tmp_path), "sort=elbo", "images=false", f"out={tmp_path / 'out'}"])
     printed = capsys.readouterr().out
     assert "against the best" in printed
     assert "against 1" not in printed
@@ -481,11 +479,9 @@ def test_unknown_names_are_refused_with_what_is_near(sweep):
 # tables
 
 
-def test_the_csv_has_a_row_for_every_run(sweep, tmp_path):
+def test_the_csv_has_a_row_for_every_run(sweep):
     found = comparison(sweep)
-    write_csv(found, tmp_path / "report.csv")
-    with open(tmp_path / "report.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(to_csv(runs_table(found)).splitlines()))
     assert len(rows) == 12
     row = next(row for row in rows if row["run"] == "conv,bce,1")
     assert (row["group"], row["model"], row["loss"], row["seed"], row["state"]) == (
@@ -502,29 +498,28 @@ def test_the_csv_has_a_row_for_every_run(sweep, tmp_path):
         assert harmless(text) == text
 
 
-def test_the_markdown_is_one_table(sweep, tmp_path):
-    write_markdown(comparison(sweep), tmp_path / "report.md")
-    lines = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("|")]
+def test_the_markdown_is_one_table(sweep):
+    lines = [line for line in markdown(comparison(sweep, sort="mse")).split("## ")[0].splitlines() if line[:1] == "|"]
     assert len(lines) == 2 + 4
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert "0.02517 ± 0.00021" in lines[2]
 
 
 def test_arguments_are_read_in_both_spellings(tmp_path):
-    assert plain(["a", "--sort", "val/mse", "--by=x,y", "--open", "--images", "false", "out=b"]) == [
+    assert as_settings(["a", "--sort", "val/mse", "--by=x,y", "--open", "--images", "false", "out=b"]) == [
         "a", "sort=val/mse", "by=x,y", "open=true", "images=false", "out=b",
     ]  # fmt: skip
     for key in DEFAULTS:
         assert f"  {key}=" in USAGE or f" {key}=" in USAGE, key
     for wrong, right in ((["--sort"], "--sort"), (["--sort", "out=o3"], "--sort"), (["--by", "--open"], "--by")):
         with pytest.raises(ValueError, match=f"{right} needs a value"):
-            plain(["a", *wrong])
-    assert plain(["--sort", "-val/mse", "--by", "a=b"]) == ["sort=-val/mse", "by=a=b"]
+            as_settings(["a", *wrong])
+    assert as_settings(["--sort", "-val/mse", "--by", "a=b"]) == ["sort=-val/mse", "by=a=b"]
     with pytest.raises(ValueError, match="sort must be METRIC or -METRIC"):
-        compare_runs([str(tmp_path), "sort=-"], CONF)
+        compare_runs([str(tmp_path), "sort=-"])
     for wrong in (["--what"], ["x=1"], [], ["max_images=0", "a"], ["spread=x", "a"], ["sort=", "a"]):
         with pytest.raises(ValueError, match=r"\w"):
-            compare_runs(wrong, CONF)
+            compare_runs(wrong)
     assert default_out([tmp_path], None) != default_out([tmp_path / "b"], None)
     assert default_out([tmp_path], None).parent == Path("outputs/compare")
 
@@ -553,11 +548,17 @@ def test_a_strangers_text_is_text(tmp_path):
     write_run(tmp_path / "c", 0, state="failed", reason=evil)
     html = page(comparison(tmp_path, by=["note"]))
     assert "<img src=x" not in html
-    assert html.count("<script") == 2  # the data and the script
-    assert html.count("</script>") == 2
+    assert html.count("<script") == 3  # the data, plotly and our own
+    assert html.count("</script>") == 3
     assert "alert(1)&gt;" in html
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', html)[1]
     assert evil in [name for mode in json.loads(data)["modes"].values() for name, *_ in mode]
+    assert not re.findall(r"<(?!/?b>|br>|/?extra>)", json.dumps(json.loads(data)["figures"]))
+
+
+def own_part(html: str) -> str:
+    """A report without the library that draws its figures."""
+    return html.replace(get_plotlyjs(), "")
 
 
 def is_plain(text: str) -> bool:
@@ -570,13 +571,13 @@ def test_a_strangers_control_characters_are_shown_and_not_obeyed(tmp_path, capsy
     for number, note in enumerate((evil, evil + "c", [evil], {"x": evil})):
         write_run(tmp_path / f"r{number}\x1b[2J", note=note, changes={"model.x\x1b[1m": number})
     failed = write_run(tmp_path / "sweep\x1b[2J" / "f", state="interrupted", reason=evil)
-    (failed.parent / "sweep.jsonl").write_text('{"event": "sweep", "jobs": 9}\n')
+    (failed.parent / "multirun.yaml").write_text("")
     result = tmp_path / "r0\x1b[2J" / "result.json"
     result.write_text(json.dumps(json.loads(result.read_text()) | {f"val/{evil}": 1.0}))
     out = tmp_path / "out"
-    compare_runs([str(tmp_path), "by=note", "images=false", f"out={out}"], CONF)
-    html = page(comparison(tmp_path))
-    for text in (capsys.readouterr().out, html, *(path.read_text() for path in out.iterdir())):
+    compare_runs([str(tmp_path), "by=note", "images=false", f"out={out}"])
+    html = own_part(page(comparison(tmp_path)))
+    for text in (capsys.readouterr().out, html, *(own_part(path.read_text()) for path in out.iterdir())):
         assert is_plain(text), re.search(r"[^\n]{0,40}[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e].{0,40}", text)
     assert len(comparison(tmp_path, by=["note"]).groups) == 4  # escaped values stay different
     entry = read_online(FakeRun(evil, "finished", -1.0), "me/project")
@@ -584,7 +585,7 @@ def test_a_strangers_control_characters_are_shown_and_not_obeyed(tmp_path, capsy
 
 
 def test_the_report_needs_no_network(sweep):
-    html = page(comparison(sweep))
+    html = own_part(page(comparison(sweep)))
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", html)
     assert not re.findall(r"https?://|url\((?!#|'#)|@import", html)
     for section in ("table", "unfinished", "curves", "plane", "effects", "parallel", "time", "config"):
@@ -596,13 +597,15 @@ def test_the_browser_has_no_complaints(sweep, tmp_path):
     if not browser:
         pytest.skip("there is no Chromium")
     path = tmp_path / "report.html"
-    # Also that the script has run: it makes the buttons of the legend.
     path.write_text(page(comparison(sweep)))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom",
+               "--disable-background-networking", "--virtual-time-budget=60000",
                f"--user-data-dir={tmp_path / 'profile'}"]  # fmt: skip
     done = subprocess.run([browser, *options, path.as_uri()], capture_output=True, text=True, timeout=120, check=False)
     assert "CONSOLE" not in done.stderr, done.stderr
-    assert 'data-members="[' in done.stdout
+    assert 'data-members="[' in done.stdout  # the buttons of the legend
+    assert 'data-drawn="true"' in done.stdout
+    assert done.stdout.count('class="plot-container') > 10
 
 
 def test_a_single_run_has_a_report(tmp_path):
@@ -618,7 +621,7 @@ def test_an_autoencoder_beside_a_vae_is_compared_by_mse(tmp_path):
             seed,
             None,
             0.01 + 0.001 * seed,
-            changes={"posterior._target_": "vae_lab.models.posteriors.Deterministic"},
+            changes={"posterior": "deterministic", "posterior._target_": "vae_lab.models.posteriors.Deterministic"},
         )
         write_run(
             tmp_path / f"b{seed}",
@@ -631,20 +634,6 @@ def test_an_autoencoder_beside_a_vae_is_compared_by_mse(tmp_path):
     assert (found.by, found.sort) == (["posterior"], "val/mse")
     assert found.groups[0].label == "deterministic"
     page(found)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(0, 1, ["0", "0.2", "0.4", "0.6", "0.8", "1.0"]), (-149, -98, ["−140", "−130", "−120", "−110", "−100"]),
-     (0.0201, 0.0399, ["0.025", "0.030", "0.035"]), (0, 41000, ["0", "10k", "20k", "30k", "40k"])],
-)  # fmt: skip
-def test_ticks_are_round(low, high, expected):
-    assert tick_texts(steps(low, high)) == expected
-
-
-def test_every_group_has_a_mark_that_can_be_drawn():
-    for shape in ("circle", "square", "triangle", "down", "diamond", "cross"):
-        assert re.fullmatch(r"M[-\d.e ]+(?:[La][-\d.e ]+)+Z", outline(shape, 10, 10, 4)), shape
 
 
 def test_no_point_is_better_in_both_than_one_of_the_pareto_front():
@@ -718,8 +707,8 @@ def test_online_runs_are_read_like_folders():
     assert [entry.state for entry in entries] == ["completed"] * 3 + ["interrupted"]
     assert entries[0].settings == {"seed": 0, "latent_dim": 2, "loss.KLD_weight": 1.0}
     assert entries[0].metrics == {"val/elbo": -100.0, "images_per_second": 5.0}
-    assert entries[0].history == {"val/elbo": [(0, -100.0), (10, -110.0), (20, -120.0)]}
-    found = compare("online", entries, SETTINGS, CONF, [])
+    assert entries[0].history.values == {"val/elbo": {0: -100.0, 10: -110.0, 20: -120.0}}
+    found = compare(entries)
     assert found.groups[0].spread("val/elbo").mean == pytest.approx(-101)
     page(found)
 
@@ -751,18 +740,18 @@ def test_the_comparison_becomes_a_view_in_wandb(sweep, tmp_path, monkeypatch):
 
 
 def test_a_view_that_wandb_refuses_is_one_line(sweep, monkeypatch):
-    monkeypatch.setattr("vae_lab.compare.online.obstacle", lambda seconds: "no API key")
+    monkeypatch.setattr("vae_lab.compare.wandb.obstacle", lambda seconds: "no API key")
     with pytest.raises(RunError, match="cannot save a view in me/project: no API key"):
         save_view(comparison(sweep), "me/project")
     with pytest.raises(ValueError, match="wandb_view must be ENTITY/PROJECT"):
         save_view(comparison(sweep), "project")
-    monkeypatch.setattr("vae_lab.compare.wandb_view.find_spec", lambda name: None)
+    monkeypatch.setattr("vae_lab.compare.wandb.find_spec", lambda name: None)
     with pytest.raises(RunError, match="needs the package wandb-workspaces: pip install"):
         save_view(comparison(sweep), "me/project")
 
 
 def test_nothing_is_asked_where_there_is_no_key(monkeypatch):
-    monkeypatch.setattr("vae_lab.compare.online.obstacle", lambda seconds: "no API key")
+    monkeypatch.setattr("vae_lab.compare.wandb.obstacle", lambda seconds: "no API key")
     with pytest.raises(RunError, match="cannot read me/project from W&B: no API key"):
         online_runs("me/project")
 

@@ -247,8 +247,8 @@ def test_g3_a_saved_run_dir_does_not_say_where_a_resumed_run_writes(run_dir, tmp
 
 
 LOGGERS = {
-    "vae_lab.loggers.copies.CsvTracker": ["save_dir: ELSEWHERE", "save_dir: ../elsewhere"],
-    "vae_lab.loggers.copies.TensorBoardTracker": ["save_dir: ELSEWHERE"],
+    "vae_lab.loggers.local.CsvLogger": ["save_dir: ELSEWHERE", "save_dir: ../elsewhere"],
+    "vae_lab.loggers.local.TensorBoardLogger": ["save_dir: ELSEWHERE"],
     "lightning.pytorch.loggers.CSVLogger": [
         "save_dir: ELSEWHERE",
         "save_dir: '${run_dir}', name: ../../elsewhere",

@@ -46,15 +46,6 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path, holder):
         assert f"process {os.getpid()} " in (tmp_path / "sub" / ".lock").read_text()
 
 
-def test_waiting_ends_when_the_other_process_does(tmp_path, holder, caplog):
-    caplog.set_level("INFO")
-    killer = fork(lambda: (signal.sigtimedwait([], 0.2), os.kill(holder, signal.SIGKILL)))
-    with locked(tmp_path / "sub" / ".lock", wait=True):
-        assert wait(holder) == -signal.SIGKILL
-    assert wait(killer) == 0
-    assert f"waiting for process {holder}" in caplog.text
-
-
 def test_a_bounded_wait_ends_with_the_lock_free_or_without(tmp_path, holder):
     lock = tmp_path / "sub" / ".lock"
     start = time.monotonic()

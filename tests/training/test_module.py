@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from command import finish, record, start
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from vae_lab.config.instantiate import build_objective, build_vae
 from vae_lab.data.seeds import TRAIN, derive_seed
 from vae_lab.objectives import Context
-from vae_lab.training.build import build_data
-from vae_lab.training.train import train
+from vae_lab.runs.signals import Preemption
+from vae_lab.training.build import build, build_data
+from vae_lab.training.train import fit, quiet_lightning, train
 
 ADVERSARIAL = [
     "objective._target_=toy_parts.AdversarialELBO",
@@ -24,6 +26,13 @@ ADVERSARIAL = [
 OBJECTIVES = {"elbo": [], "adversarial": ADVERSARIAL}
 SCHEDULED = ["optimizer/schedule=cosine", "optimizer.schedule.warmup_steps=2", "optimizer.fused=false"]
 CLIPPED = ["trainer.gradient_clip_val=0.05"]
+SGD = [
+    "optimizer._target_=torch.optim.SGD",
+    "optimizer.lr=0.1",
+    "~optimizer.betas",
+    "~optimizer.eps",
+    "optimizer.fused=false",
+]
 VARIANTS = {
     "plain": [],
     "scheduled": SCHEDULED,
@@ -149,6 +158,30 @@ def test_an_adversarial_run_on_two_processes(tmp_path):
         *ADVERSARIAL, *tiny, "trainer=ddp", "trainer.accelerator=cpu", "trainer.accumulate_grad_batches=2",
         "hydra.run.dir=run", cwd=tmp_path, env={"VAE_LAB_TRUST": "toy_parts", "PYTHONPATH": tests},
     )  # fmt: skip
-    done = finish(process)
+    done = finish(process, timeout=170)
     assert done.returncode == 0, done.stderr
     assert "val/discriminator_loss" in json.loads((tmp_path / "run" / "result.json").read_text())
+
+
+def test_gradients_that_are_scaled_for_float16_are_clipped_as_they_are(config):
+    """With plain SGD a step is as long as the clipped gradient, whatever the scale; a CPU can scale, too."""
+    quiet_lightning()
+    ends = []
+    for scale in (2.0**4, 2.0**10):
+        cfg = config(
+            *SGD,
+            "trainer.gradient_clip_val=0.05",
+            "trainer.accumulate_grad_batches=2",
+            run_dir=f"run_{scale}",
+        )
+        with Preemption() as preemption:
+            experiment = build(cfg, preemption)
+            scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+            experiment.trainer.strategy.precision_plugin = MixedPrecision("16-mixed", "cpu", scaler)
+            begin = parameters(experiment.lit)
+            fit(cfg, experiment, None)
+        ends.append({name: value - begin[name] for name, value in parameters(experiment.lit).items()})
+    lengths = [math.sqrt(sum(value.square().sum().item() for value in end.values())) for end in ends]
+    assert 0 < lengths[0] <= 4 * 0.1 * 0.05 * 1.001  # four steps, each no longer than the rate times the bound
+    # float16 keeps three digits
+    assert lengths[1] == pytest.approx(lengths[0], rel=0.02)

@@ -1,18 +1,22 @@
 """`vae-lab-compare`: which settings are better, over seeds, as a table in the terminal and a report in one file."""
 
 import hashlib
+import re
+import shutil
 import webbrowser
 from pathlib import Path
 from typing import Any
 
-from vae_lab.compare.comparison import Comparison, compare
-from vae_lab.compare.found import find_runs
-from vae_lab.compare.groups import first_run
-from vae_lab.compare.table import print_comparison, write_csv, write_markdown
-from vae_lab.config.arguments import check_choice, read_arguments
-from vae_lab.runs.folder import folder_name
-from vae_lab.sweep.journal import JOURNAL
+from rich.console import Console
 
+from vae_lab.compare.comparison import Comparison, compare, conclusion
+from vae_lab.compare.runs import SWEEP, find_runs
+from vae_lab.compare.table import groups_table, plain, runs_table, to_csv, to_markdown, to_terminal, unfinished_table
+from vae_lab.config.arguments import check_choice, read_arguments
+from vae_lab.metrics.catalogue import find
+from vae_lab.runs.files import durable_open
+
+MAX_ROWS = 40  # groups in the terminal
 USAGE = """vae-lab-compare: which settings are better, over seeds; a table here, and a report to open in a browser.
 
   vae-lab-compare DIR... [key=value]      sweeps, runs, or folders of them; also while they are running
@@ -47,12 +51,11 @@ DEFAULTS = {
 LISTS = ("metrics", "by")
 
 
-def compare_runs(arguments: list[str], conf: Path) -> None:
+def compare_runs(arguments: list[str]) -> None:
     """Compare the runs named on the command line.
 
     Args:
         arguments: folders and settings; see `USAGE`.
-        conf: the folder of the config groups.
 
     Raises:
         ValueError: if a setting is wrong.
@@ -61,35 +64,39 @@ def compare_runs(arguments: list[str], conf: Path) -> None:
     if "--help" in arguments or "-h" in arguments:
         print(USAGE)
         return
-    folders, settings = read_arguments(plain(arguments), DEFAULTS)
+    folders, settings = read_arguments(as_settings(arguments), DEFAULTS)
     check(folders, settings)
     entries, notes = find_runs(folders)
     title = ", ".join(dict.fromkeys(entry.source for entry in entries)) or "runs"
     if settings["wandb"]:
-        from vae_lab.compare.online import online_runs
+        from vae_lab.compare.wandb import online_runs
 
         entries += online_runs(settings["wandb"])
         title = ", ".join([*([title] if folders else []), settings["wandb"]])
-    comparison = compare(title, entries, settings, conf, notes)
+    own = {key: settings[key] for key in ("by", "metrics", "sort", "spread")}
+    comparison = compare(entries, notes, title=title, **own)
     out = Path(settings["out"]) if settings["out"] else default_out(folders, settings["wandb"])
     print_comparison(comparison)
-    write_csv(comparison, out / "report.csv")
-    write_markdown(comparison, out / "report.md")
-    from vae_lab.compare.report import write_report  # after the table, which should not wait
+    write(out / "report.csv", to_csv(runs_table(comparison)))
+    write(out / "report.md", markdown(comparison))
+    from vae_lab.compare.report import page  # after the table, which should not wait
 
-    path = write_report(comparison, out / "report.html")
+    path = out / "report.html"
+    write(path, page(comparison))
     print(f"report    {path}")
-    if drawn := gallery(comparison, settings):  # takes longer than all the rest
-        write_report(comparison, path, drawn)
+    if settings["images"] and any(group.first_run for group in comparison.groups):
+        from vae_lab.compare.images import draw_groups  # imports torch, and takes longer than all the rest
+
+        write(path, page(comparison, draw_groups(comparison.groups, settings["max_images"], settings["data_root"])))
     if settings["wandb_view"]:
-        from vae_lab.compare.wandb_view import save_view
+        from vae_lab.compare.wandb import save_view
 
         print(f"view      {save_view(comparison, settings['wandb_view'])}")
     if settings["open"]:
         webbrowser.open(path.resolve().as_uri())
 
 
-def plain(arguments: list[str]) -> list[str]:
+def as_settings(arguments: list[str]) -> list[str]:
     """`--key value` and `--key=value` as `key=value`.
 
     Raises:
@@ -140,18 +147,45 @@ def check(folders: list[Path], settings: dict[str, Any]) -> None:
 
 def default_out(folders: list[Path], wandb: str | None) -> Path:
     """Where the report goes: into the one sweep that is compared, else into a folder of these folders' own."""
-    if len(folders) == 1 and (folders[0] / JOURNAL).is_file() and not wandb:
+    if len(folders) == 1 and (folders[0] / SWEEP).is_file() and not wandb:
         return folders[0]
     names = [folder.resolve().name for folder in folders] + ([wandb] if wandb else [])
     places = repr(([str(folder.resolve()) for folder in folders], wandb))
-    key = hashlib.sha256(places.encode()).hexdigest()[:6]
-    return Path("outputs/compare") / f"{folder_name(None, '+'.join(names)[:60]) or 'runs'}_{key}"
+    name = re.sub(r"[^\w.,+=@-]", "-", "+".join(names)[:60]).lstrip(".-") or "runs"
+    return Path("outputs/compare") / f"{name}_{hashlib.sha256(places.encode()).hexdigest()[:6]}"
 
 
-def gallery(comparison: Comparison, settings: dict[str, Any]):
-    """The images of the models, where they are wanted and a run keeps a model."""
-    if not settings["images"] or not any(first_run(group) for group in comparison.groups):
-        return None
-    from vae_lab.compare.images import draw_groups  # imports torch, several seconds
+def print_comparison(comparison: Comparison) -> None:
+    """Print the table of groups, the runs that are not completed, and the notes."""
+    console = Console(markup=False, highlight=False, width=shutil.get_terminal_size((160, 40)).columns)
+    console.print(f"{comparison.title}: {comparison.counts}", style="bold")
+    table, left = to_terminal(groups_table(comparison), console, MAX_ROWS)
+    console.print(table)
+    more = [f"{len(comparison.groups) - MAX_ROWS} more groups"] if len(comparison.groups) > MAX_ROWS else []
+    if more or left:
+        console.print(f"in the report: {', '.join([*more, *left])}", style="dim")
+    if comparison.unfinished:
+        console.print(to_terminal(unfinished_table(comparison), console, MAX_ROWS)[0])
+    for text in (conclusion(comparison), *comparison.notes):
+        console.print(text)
 
-    return draw_groups(comparison.groups, settings["max_images"], settings["data_root"])
+
+def markdown(comparison: Comparison) -> str:
+    """The table of groups, the runs that are not completed, and the notes."""
+    lines = [f"# {plain(comparison.title)}", "", f"{comparison.counts}. {plain(conclusion(comparison))}", ""]
+    lines += to_markdown(groups_table(comparison))
+    units = ", ".join(f"`{metric}` {find(metric).unit}" for metric in comparison.shown if find(metric).unit)
+    lines += ["", f"Units: {units}.", "", comparison.method, "", *(f"- {plain(note)}" for note in comparison.notes)]
+    if comparison.unfinished:
+        lines += ["", "## Not completed", "", *to_markdown(unfinished_table(comparison))]
+    return "\n".join(lines) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file of the report whole or not at all.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    with durable_open(path) as file:
+        file.write(text.encode())

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from vae_lab.compare.found import Entry, visible
-from vae_lab.compare.groups import Group, first_run
-from vae_lab.compare.yardsticks import yardstick
+from vae_lab.compare.groups import Group, yardstick
+from vae_lab.compare.runs import Entry, visible
 from vae_lab.data.standard import no_downloads
+from vae_lab.errors import one_line
 from vae_lab.evaluation.gallery import fixed_latents
 from vae_lab.models.vae import VAE
 from vae_lab.runs.trained import load_run
@@ -76,8 +76,8 @@ class Gallery:
 
 def strip(number: int | None, caption: str, uri: str) -> str:
     """One row: what it is, and the images."""
-    key = f'<span class="key g{number}" style="background:var(--c)"></span> <b>{number}</b> ' if number else ""
-    group = f' class="g g{number}" data-g="{number}"' if number else ""
+    key = f'<span class="key" data-key="{number}"></span> <b>{number}</b> ' if number else ""
+    group = f' data-g="{number}"' if number else ""
     alt = escape(f"group {number}: {caption}" if number else caption, quote=True)
     return f'<div{group}>{key}{escape(caption)}</div><img{group} loading="lazy" alt="{alt}" src="{uri}">'
 
@@ -91,8 +91,7 @@ def draw_groups(groups: list[Group], max_groups: int, data_root: str | None) -> 
         data_root: where the images are now; None is where the runs found them. Nothing is downloaded.
     """
     gallery, inputs = Gallery(), {}
-    drawable = [(group, first_run(group)) for group in groups]
-    drawable = [(group, run) for group, run in drawable if run]
+    drawable = [(group, group.first_run) for group in groups if group.first_run]
     if len(drawable) > max_groups:
         gallery.notes.append(f"The first {max_groups} of {len(drawable)} groups; max_images={len(drawable)} draws all.")
     for group, run in drawable[:max_groups]:
@@ -106,7 +105,7 @@ def draw_groups(groups: list[Group], max_groups: int, data_root: str | None) -> 
                 add_originals(gallery, inputs[key])
             draw(gallery, group, run, vae, inputs[key])
         except Exception as error:  # a stranger's run may hold anything; the report goes on without its images
-            reason = visible(" ".join(str(error).split()))
+            reason = visible(one_line(error))
             gallery.notes.append(f"No images of group {group.number}: {reason}")
     return gallery
 
@@ -124,7 +123,7 @@ def read_inputs(cfg: DictConfig, data_root: str | None, gallery: Gallery) -> Ten
             data.prepare_data()
         return data.examples("val", NUM_CODES)[0]
     except Exception as error:  # of any source, also of a user's own
-        reason = visible(" ".join(str(error).split()))
+        reason = visible(one_line(error))
         gallery.notes.append(f"No reconstructions and traversals, the images cannot be read: {reason}")
         return None
 

@@ -1,84 +1,111 @@
-// Sorting, highlighting, colours and hints. The page is complete without it.
+// Draws the figures, and lets a reader sort the table, hide groups and choose what colours stand for.
 "use strict";
-const root = document.documentElement;
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const data = JSON.parse(document.getElementById("data").textContent);
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const hidden = new Set();
+const colours = {};
 
-// Highlight: a click keeps groups, the pointer shows one more.
-const kept = new Set();
-function focus(extra) {
-  const on = new Set([...kept, ...extra].map(String));
-  document.body.classList.toggle("focus", on.size > 0);
-  for (const mark of all("[data-g]")) mark.classList.toggle("on", on.has(mark.dataset.g));
+// Figures: a group is hidden, and coloured, in all of them.
+function paint(figure) {
+  const layout = figure.layout, menus = layout.updatemenus || [];
+  Object.assign(layout, { showlegend: false, autosize: true });
+  layout.font = { ...layout.template.layout.font, color: css("--soft") };
+  layout.hoverlabel = { bgcolor: css("--card"), bordercolor: css("--edge"), font: { color: css("--ink") } };
+  layout.title = { ...layout.title, font: { size: 14, color: css("--ink") } };
+  for (const menu of menus) menu.font = { size: 11, color: css("--soft") };
+  for (const trace of figure.data) {
+    const { group, groups, keeps } = trace.meta || {};
+    if (groups) {
+      trace.line.colorscale = groups.map((n, i) => [i / (groups.length - 1), hidden.has(n) ? css("--edge") : colours[n]]);
+    } else if (group) {
+      if (trace.visible !== false) trace.visible = hidden.has(group) ? "legendonly" : true;
+      if (trace.fillcolor) trace.fillcolor = colours[group] + "26";
+      if (trace.line) trace.line.color = colours[group];
+      if (trace.marker && !keeps) trace.marker.color = colours[group];
+    }
+  }
 }
-function toggle(groups) {
-  const isOn = groups.every((group) => kept.has(group));
-  for (const group of groups) isOn ? kept.delete(group) : kept.add(group);
-  for (const button of all(".legend button[data-members]"))
-    button.setAttribute("aria-pressed", String(JSON.parse(button.dataset.members).every((group) => kept.has(group))));
-  focus([]);
+async function draw() {
+  for (const key of all("[data-key]")) key.style.background = colours[key.dataset.key];
+  for (const mark of all("[data-g], tr[data-g]")) mark.classList.toggle("off", hidden.has(Number(mark.dataset.g)));
+  for (const div of all("[data-figure]")) {
+    const figure = data.figures[div.dataset.figure];
+    paint(figure);
+    const isNew = !div.data;
+    await Plotly.react(div, figure.data, figure.layout, {
+      responsive: true, displaylogo: false, modeBarButtonsToRemove: ["zoomIn", "zoomOut", "autoScale", "select", "lasso"] });
+    if (isNew) div.on("plotly_restyle", (change) => { if (hidden.size && "visible" in change[0]) draw(); });
+    await new Promise(requestAnimationFrame);
+  }
+  document.body.dataset.drawn = "true";
 }
-const tip = document.getElementById("tip");
-document.addEventListener("pointerover", (event) => {
-  const mark = event.target.closest("[data-g], [data-tip]");
-  if (mark && mark.dataset.g) focus([Number(mark.dataset.g)]);
-  if (mark && mark.dataset.tip) { tip.textContent = mark.dataset.tip; tip.style.display = "block"; }
-});
-document.addEventListener("pointerout", (event) => {
-  if (event.target.closest("[data-g], [data-tip]")) { tip.style.display = "none"; focus([]); }
-});
-document.addEventListener("pointermove", (event) => {
-  if (tip.style.display !== "block") return;
-  const x = Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8);
-  const below = event.clientY + 16 + tip.offsetHeight < innerHeight;
-  tip.style.left = `${Math.max(8, x)}px`;
-  tip.style.top = `${below ? event.clientY + 16 : event.clientY - tip.offsetHeight - 10}px`;
-});
-document.addEventListener("click", (event) => {
-  const mark = event.target.closest("[data-g]");
-  if (mark) toggle([Number(mark.dataset.g)]);
-});
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") toggle([...kept]); });
+dark.addEventListener("change", draw);
+
+// Groups are hidden and shown by the legend and the table; a double click leaves one alone.
+const everyone = Object.values(data.modes)[0].flatMap(([, members]) => members);
+function toggle(members, isAlone) {
+  const off = members.every((group) => hidden.has(group));
+  const rest = everyone.filter((group) => !members.includes(group));
+  if (isAlone) {
+    const wasAlone = !off && rest.every((group) => hidden.has(group));
+    for (const group of everyone) hidden.delete(group);
+    if (!wasAlone) for (const group of rest) hidden.add(group);
+  } else {
+    for (const group of members) off ? hidden.delete(group) : hidden.add(group);
+  }
+  for (const button of all("#legend button"))
+    button.setAttribute("aria-pressed", String(!JSON.parse(button.dataset.members).every((group) => hidden.has(group))));
+  draw();
+}
+function clicks(mark, members) {
+  let waiting = null;
+  mark.addEventListener("click", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => toggle(members, false), 220);
+  });
+  mark.addEventListener("dblclick", () => { clearTimeout(waiting); toggle(members, true); });
+}
+for (const row of all("tr[data-g]")) clicks(row, [Number(row.dataset.g)]);
 
 // Colours: of groups, or of the values of a setting.
 const legend = document.getElementById("legend");
-function paint(mode) {
-  const items = data.modes[mode];
+function choose(mode) {
   for (const button of all("button", legend)) button.remove();
-  for (const [name, members, colour] of items) {
-    for (const group of members) root.style.setProperty(`--g${group}`, colour);
-    const button = document.createElement("button");
-    const key = document.createElement("span");
+  for (const [name, members, colour] of data.modes[mode]) {
+    for (const group of members) colours[group] = colour;
+    const button = document.createElement("button"), key = document.createElement("span");
     key.className = "key";
     key.style.background = colour;
     button.append(key, name);
     button.dataset.members = JSON.stringify(members);
-    button.addEventListener("pointerenter", () => focus(members));
-    button.addEventListener("pointerleave", () => focus([]));
-    button.addEventListener("click", () => toggle(members));
+    button.setAttribute("aria-pressed", String(!members.every((group) => hidden.has(group))));
+    clicks(button, members);
     legend.append(button);
   }
+  draw();
 }
 const chooser = document.getElementById("mode");
-if (chooser) chooser.addEventListener("change", () => { kept.clear(); focus([]); paint(chooser.value); });
-paint(data.mode);
+if (chooser) chooser.addEventListener("change", () => choose(chooser.value));
+choose(chooser ? chooser.value : Object.keys(data.modes)[0]);
 
 // Sorting: values that cannot be compared stay apart, empty ones stay last.
 for (const head of all("table.sortable th")) {
   const button = head.querySelector("button");
   if (button) button.addEventListener("click", () => {
     const body = head.closest("table").tBodies[0];
-    const ascending = head.getAttribute("aria-sort") ? head.getAttribute("aria-sort") !== "ascending" : head.dataset.first !== "descending";
+    const order = head.getAttribute("aria-sort");
+    const ascending = order ? order !== "ascending" : head.dataset.first !== "descending";
     for (const other of all("th", head.parentElement)) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
-    const cell = (row) => row.cells[head.cellIndex];
+    const cell = (row) => row.cells[head.cellIndex].dataset;
     const compare = (a, b) => {
-      const [x, y] = [cell(a).dataset.value, cell(b).dataset.value];
-      if (x === "" || y === "") return (x === "") - (y === "");
-      const apart = Number(cell(a).dataset.apart || 0) - Number(cell(b).dataset.apart || 0);
-      if (apart) return apart;
-      const order = isNaN(x) || isNaN(y) ? String(x).localeCompare(y) : x - y;
-      return ascending ? order : -order;
+      const [x, y] = [cell(a), cell(b)];
+      if (x.value === "" || y.value === "") return (x.value === "") - (y.value === "");
+      if (x.apart !== y.apart) return x.apart - y.apart;
+      const sign = isNaN(x.value) || isNaN(y.value) ? x.value.localeCompare(y.value) : x.value - y.value;
+      return ascending ? sign : -sign;
     };
     body.append(...[...body.rows].sort(compare));
   });

@@ -1,32 +1,32 @@
-"""`report.html`: one file that needs no network and runs nothing but its own script.
+"""`report.html`: one file that needs no network and runs nothing but plotly and its own script.
 
 Every text comes from configs and folders that may be a stranger's, and is escaped; a Content-Security-Policy allows the
-script by its hash only, so that nothing else could run even so.
+two scripts by their hashes only and no request at all, so that nothing else could run even so. Plotly compiles what it
+draws with WebGL (parallel coordinates), which the policy must allow.
 """
 
 import base64
 import hashlib
 import json
+from collections.abc import Iterator
 from datetime import datetime
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
 
-from vae_lab.compare.colours import colour_modes, default_mode
-from vae_lab.compare.comparison import Comparison
-from vae_lab.compare.curves import learning_curves
-from vae_lab.compare.differences import as_text
-from vae_lab.compare.effects import effects, parallel
-from vae_lab.compare.planes import costs, plane
-from vae_lab.compare.ranking import ranking, unfinished
-from vae_lab.compare.table import conclusion, describe, method
-from vae_lab.runs.files import durable_open
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from vae_lab.compare import figures
+from vae_lab.compare.comparison import Comparison, conclusion
+from vae_lab.compare.groups import as_text, classes
+from vae_lab.compare.table import groups_table, settings_table, to_html, unfinished_table
 
 HERE = Path(__file__).parent
-MAX_COLUMNS = 40  # groups side by side in the differences
+MAX_KEYS = 12  # settings with figures of their own
 CURVES = (
     "Thick: the mean over completed runs. Shaded: from the lowest to the highest run. Thin: single runs; dashed: "
-    "unfinished."
+    "unfinished. Dotted: the mean in training, of what is measured there."
 )
 PLANE = (
     "Left is a smaller KL, the rate; down is a smaller loss of the image, the distortion. Large marks are means over "
@@ -34,126 +34,122 @@ PLANE = (
     "front. On a thin diagonal the ELBO is the same; it rises towards the lower left."
 )
 EFFECTS = "Large marks: groups. Thin lines join groups that differ in nothing else. Short bars: the mean over groups."
-PARALLEL = "Each line is a group. Axes of metrics have the better end up; those that not all groups share are left out."
+PARALLEL = (
+    "Each line is a group. Axes of metrics have the better end up; those that not all groups share are left out. Drag "
+    "along an axis to keep the lines that pass there, along several for those that pass all; click it to let go."
+)
 COSTS = "Measured while training, without validation and pictures. What else the machine did then is in it."
-
-
-def write_report(comparison: Comparison, path: Path, gallery=None) -> Path:
-    """Write the report and return its path.
-
-    Args:
-        comparison: what it shows.
-        path: of the file.
-        gallery: images of the models, see `vae_lab.compare.images`, or None.
-
-    Raises:
-        RunError: if it cannot be written.
-    """
-    with durable_open(path) as file:
-        file.write(page(comparison, gallery).encode())
-    return path
+HINT = (
+    "Point at a mark for its run and values, drag to zoom, double-click to zoom out. Click groups above or in the "
+    "table to hide and show them in all figures, double-click for one alone."
+)
 
 
 def page(comparison: Comparison, gallery=None) -> str:
-    """The whole report as HTML."""
-    script, style = ((HERE / name).read_text() for name in ("report.js", "report.css"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    parts = [part for part in sections(comparison, gallery) if part[2]]
+    """The whole report as HTML.
+
+    Args:
+        comparison: what it shows.
+        gallery: images of the models, see `vae_lab.compare.images`, or None.
+    """
+    scripts = [get_plotlyjs(), (HERE / "report.js").read_text()]
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    policy = f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-eval' {hashes}"
+    drawn: list[go.Figure] = []
+    parts = [part for part in sections(comparison, gallery, drawn) if part[2]]
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in parts)
     body = "".join(f'<section id="{key}"><h2>{title}</h2>{content}</section>' for key, title, content in parts)
-    title = escape(comparison.title)
-    modes = colour_modes(comparison)
-    mode = default_mode(comparison, modes)
-    data = json.dumps({"modes": modes, "mode": mode}).replace("<", "\\u003c")
-    made = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    modes = figures.colour_modes(comparison)
+    options = "".join(f'<option value="{escape(key, quote=True)}">{escape(key)}</option>' for key in modes)
+    chooser = f'<label>Colour <select id="mode">{options}</select></label>' if len(modes) > 1 else ""
+    data = f'{{"modes": {json.dumps(modes)}, "figures": [{", ".join(figure.to_json() for figure in drawn)}]}}'
+    title, made = escape(comparison.title), datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title} · vae_lab</title><style>{style}{paints(comparison, modes[mode])}</style></head><body>"
-        f'<header><div><h1>{title}</h1><p class="sub">{escape(describe(comparison))}</p>'
-        f'<p class="lead">{escape(conclusion(comparison))}</p></div></header>'
-        f'<nav><div class="links">{links}</div><div class="legend" id="legend">{chooser(modes, mode)}</div></nav>'
-        f"<main>{body}</main>"
-        f"<footer>vae_lab {escape(version('vae_lab'))}, {escape(made)}. Click groups to keep them highlighted, "
-        'Escape to let go.</footer><div id="tip" role="status"></div>'
-        f'<script type="application/json" id="data">{data}</script><script>{script}</script></body></html>\n'
+        f"<title>{title} · vae_lab</title><style>{(HERE / 'report.css').read_text()}</style></head><body>"
+        f'<header><h1>{title}</h1><p class="sub">{escape(comparison.counts)}</p>'
+        f'<p class="lead">{escape(conclusion(comparison))}</p></header>'
+        f'<nav><div class="links">{links}</div><div class="legend" id="legend">{chooser}</div></nav>'
+        f"<main>{body}</main><footer>vae_lab {escape(version('vae_lab'))}, {escape(made)}. {HINT}</footer>"
+        f'<script type="application/json" id="data">{data.replace("<", chr(92) + "u003c")}</script>'
+        f"{''.join(f'<script>{script}</script>' for script in scripts)}</body></html>\n"
     )
 
 
-def sections(comparison: Comparison, gallery) -> list[tuple[str, str, str]]:
-    """The sections: an anchor, a title, the content; empty where there is nothing to show."""
-    return [
-        ("table", "Groups", ranking(comparison) + notes([*comparison.notes], method(comparison))),
-        ("unfinished", "Not completed", unfinished(comparison)),
-        ("curves", "Learning curves", panels(learning_curves(comparison), CURVES)),
-        ("plane", "Rate and distortion", panels(plane(comparison), PLANE)),
-        ("effects", "Effect of each setting", panels(effects(comparison), EFFECTS)),
-        ("parallel", "Parallel coordinates", panels(parallel(comparison), PARALLEL, "panels wide")),
-        ("images", "Images", gallery.html() if gallery else ""),
-        ("time", "Time", panels(costs(comparison), COSTS)),
-        ("config", "Settings", settings(comparison)),
-    ]
+def sections(comparison: Comparison, gallery, drawn: list[go.Figure]) -> Iterator[tuple[str, str, str]]:
+    """The sections: an anchor, a title, the content; empty where there is nothing to show.
 
+    Args:
+        comparison: what they show.
+        gallery: images of the models, or None.
+        drawn: to which the figures are added that the contents name by their place.
+    """
 
-def paints(comparison: Comparison, mode: list) -> str:
-    """The rules that give each group its colour: a variable, which the script may change."""
-    variables = "".join(f"--g{number}:{colour};" for _, members, colour in mode for number in members)
-    rules = "".join(f".g{group.number}{{--c:var(--g{group.number})}}" for group in comparison.groups)
-    return f":root{{{variables}}}{rules}"
+    def panels(made: list[go.Figure], text: str, css: str = "") -> str:
+        """Figures side by side, below a line that says how to read them."""
+        shown = [figure for figure in made if figure.data]
+        places = range(len(drawn), len(drawn) + len(shown))
+        drawn.extend(shown)
+        divs = "".join(
+            f'<div class="figure" data-figure="{place}" style="height:{figure.layout.height}px"></div>'
+            for place, figure in zip(places, shown, strict=True)
+        )
+        return f'<p>{escape(text)}</p><div class="panels {css}">{divs}</div>' if shown else ""
 
+    def of_kinds(metric: str) -> list:
+        return classes(comparison.groups, metric)
 
-def chooser(modes: dict, mode: str) -> str:
-    """What the colours stand for."""
-    if len(modes) < 2:
-        return ""
-    options = "".join(
-        f'<option value="{escape(key, quote=True)}"{" selected" * (key == mode)}>{escape(key)}</option>'
-        for key in modes
-    )
-    return f'<label>Colour <select id="mode">{options}</select></label>'
+    notes = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
+    listed = f'<ul class="notes">{notes}</ul>' if notes else ""
+    below = f'{listed}<p class="sub">{escape(comparison.method)}</p>'
+    yield "table", "Groups", to_html(groups_table(comparison), "sortable") + below
 
+    told = "<p>Their last values stand here and in no mean.</p>"
+    has_others = bool(comparison.unfinished)
+    yield "unfinished", "Not completed", told + to_html(unfinished_table(comparison)) if has_others else ""
 
-def notes(texts: list[str], small: str) -> str:
-    """What a reader must know, and how the numbers came about."""
-    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
-    listed = f'<ul class="notes">{items}</ul>' if items else ""
-    return f'<div style="height:14px"></div>{listed}<p class="sub">{escape(small)}</p>'
+    metrics = [metric for metric in comparison.metrics if metric.startswith("val/")]
+    lines = [figures.curves(comparison, metric, groups) for metric in metrics for groups in of_kinds(metric)]
+    lines = [figure for figure in lines if any(len(trace.x) > 1 for trace in figure.data)]
+    yield "curves", "Learning curves", panels(lines, CURVES)
 
+    planes = [figures.plane(comparison, m, groups) for m in figures.distortions(comparison) for groups in of_kinds(m)]
+    yield "plane", "Rate and distortion", panels(planes, PLANE)
 
-def panels(charts: list[str], text: str, css: str = "panels") -> str:
-    """Charts side by side, below a line that says how to read them."""
-    return f'<p>{escape(text)}</p><div class="{css}">{"".join(charts)}</div>' if charts else ""
+    stage = comparison.sort.rpartition("/")[0] or "val"
+    wanted = dict.fromkeys(m for m in (comparison.sort, f"{stage}/elbo", f"{stage}/mse") if comparison.has(m))
+    parts = []
+    for key in comparison.keys[:MAX_KEYS]:
+        several = [
+            figures.effect(comparison, key, metric, groups)
+            for metric in list(wanted)[:2]
+            for groups in of_kinds(metric)
+            if len({group.settings[key] for group in groups if group.values(metric)}) > 1
+        ]
+        parts.append(f"<h3>{escape(key)}</h3>{panels(several, '')}" if several else "")
+    effects = f"<p>{EFFECTS}</p>{''.join(parts)}" if any(parts) else ""
+    yield "effects", "Effect of each setting", effects
+
+    yield "parallel", "Parallel coordinates", panels([figures.parallel(comparison)], PARALLEL, "wide")
+    yield "images", "Images", gallery.html() if gallery else ""
+
+    times = [figures.cost(comparison, groups) for groups in of_kinds(comparison.sort)] if comparison.sort else []
+    yield "time", "Time", panels([*times, figures.speed(comparison)], COSTS)
+    yield "config", "Settings", settings(comparison)
 
 
 def settings(comparison: Comparison) -> str:
     """In what the groups differ, and all that the runs share."""
-    groups, keys = comparison.groups[:MAX_COLUMNS], list(dict.fromkeys([*comparison.by, *comparison.differing]))
-    index = {id(entry): i for i, entry in enumerate(comparison.entries)}
-    heads = "".join(
-        f'<th><span class="key g{g.number}" style="background:var(--c)"></span> {g.number}</th>' for g in groups
-    )
-    rows = []
-    for key in keys:
-        cells = []
-        for group in groups:
-            texts = dict.fromkeys(as_text(comparison.table[key][index[id(run)]]) for run in group.runs)
-            cells.append(f"<td>{escape(', '.join(texts))}</td>")
-        rows.append(f'<tr><td class="code">{escape(key)}</td>{"".join(cells)}</tr>')
-    differ = f'<div class="scroll"><table><thead><tr><th>setting</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody>'
-    shared = [
-        (key, as_text(values[0]))
+    table = settings_table(comparison)
+    shared = {
+        key: as_text(values[0])
         for key, values in comparison.table.items()
-        if "." in key
-        and "_target_" not in key
-        and len(set(map(as_text, values))) == 1
-        and "${" not in as_text(values[0])
-    ]
-    items = "".join(f"<li>{escape(key)}={escape(text)}</li>" for key, text in shared)
-    summary = f"<summary>{len(shared)} settings are the same in all runs</summary>"
-    same = f'<details>{summary}<ul class="code columns">{items}</ul>'
+        if "." in key and "_target_" not in key and len(set(map(as_text, values))) == 1
+    }
+    items = "".join(f"<li>{escape(key)}={escape(text)}</li>" for key, text in shared.items() if "${" not in text)
     intro = "<p>What differs between the groups, without the seed, the machine and the loggers.</p>"
-    return (
-        f"{intro}{differ}</table></div>" if rows else "<p>The runs have the same settings.</p>"
-    ) + f"{same}</details>"
+    differ = intro + to_html(table) if table.rows else "<p>The runs have the same settings.</p>"
+    same = f"<summary>{items.count('<li>')} settings are the same in all runs</summary>"
+    return f'{differ}<details>{same}<ul class="code columns">{items}</ul></details>'

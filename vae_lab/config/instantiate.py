@@ -24,7 +24,7 @@ ROOMS = ("vae_lab.models", "vae_lab.objectives", "vae_lab.metrics", "vae_lab.dat
 # are told to write into the run folder. A run that has them and is killed continues exactly: what keeps a state outside
 # the checkpoint, or evaluates a batch more than once, is not here.
 CLASSES = {
-    "vae_lab": ("Checkpoints", "Gallery", "Progress", "Pruning", "CsvTracker", "TensorBoardTracker", "WandbTracker"),
+    "vae_lab": ("Checkpoints", "Gallery", "Progress", "Pruning", "CsvLogger", "TensorBoardLogger", "WandbLogger"),
     "lightning.pytorch": ("Trainer",),
     "lightning.pytorch.callbacks": (
         *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "LearningRateMonitor", "ModelSummary"),

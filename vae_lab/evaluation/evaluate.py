@@ -23,13 +23,13 @@ from vae_lab.evaluation.gallery import Painter, fixed_latents
 from vae_lab.models.vae import VAE
 from vae_lab.runs.files import cannot_write
 from vae_lab.runs.folder import Run
-from vae_lab.runs.result import print_result
 from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import Stored, build_stored, read_stored
 from vae_lab.training.build import READERS, build_data, build_metrics, check_seed, names_of_metrics
 from vae_lab.training.devices import accelerators
 from vae_lab.training.diagnosis import first_line, is_out_of_memory
 from vae_lab.training.module import LitVAE, check_same_images
+from vae_lab.training.result import print_result
 from vae_lab.training.train import quiet_lightning
 
 USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are added to their result.json.

@@ -148,17 +148,13 @@ def is_alive(pid: int) -> bool:
 
 
 @contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[bool]:
+def locked(path: Path) -> Iterator[None]:
     """Hold a lock, which ends with this process at the latest; forked workers have no part in it.
 
     A process must not take the same lock twice.
 
-    Yields:
-        Whether the file still has its name, for those who remove it while they hold the lock.
-
     Args:
         path: of the lock file; it and its folder are made if they do not exist.
-        wait: until another process has released it; otherwise that is an error.
 
     Raises:
         RunError: if another process holds the lock, or the file cannot be made.
@@ -169,16 +165,13 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
         lock.acquire(timeout=0)
     except Timeout as error:
         owner = lock_owner(path) or "another process"
-        if not wait:
-            raise RunError(f"{path.parent} is locked by {owner}, which is still at work there") from error
-        log.info("waiting for %s, which holds %s", owner, path)
-        lock.acquire()
+        raise RunError(f"{path.parent} is locked by {owner}, which is still at work there") from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise RunError(cannot_write(path, error)) from error
         log.warning("cannot lock %s (%s): take care that nothing else writes to that folder", path, error.strerror)
     try:
-        yield path.exists()
+        yield
     finally:
         lock.release()
 

@@ -5,7 +5,7 @@
     metrics.jsonl     one JSON object for each log event: step, epoch, time and metrics
     result.json       final values
     checkpoints/      last.ckpt, previous.ckpt, best.ckpt
-    pictures/         PNG files and training.gif
+    pictures/         a bounded number of PNG files, and training.gif for all epochs
     train.log         what was printed, and the traceback of a failure
 
 The files are the record of truth; W&B and TensorBoard hold copies. No torch is
@@ -25,6 +25,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from vae_lab.config.roles import is_identity
 from vae_lab.config.secrets import RedactSecrets, redact
 from vae_lab.errors import Preempted, RunError
 from vae_lab.runs.files import durable_open, locked, read_json, remove_leftovers, write_json
@@ -224,3 +225,16 @@ def folder_name(name: object, otherwise: str, key: str = "run_name") -> str:
     if redact(text) != text:
         raise ValueError(f"{key} holds a secret, and would be the name of a folder")
     return text
+
+
+def sweep_of(run: Path) -> Path | None:
+    """The folder of the sweep that a run folder belongs to, by the file that Hydra writes there."""
+    parent = run.absolute().parent
+    return parent if (parent / "multirun.yaml").exists() else None
+
+
+def tags_of(run: Path) -> list[str]:
+    """The overrides of a job that make it what it is, as W&B takes them: at most 64 characters each."""
+    path = run / ".hydra" / "overrides.yaml"
+    overrides = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
+    return [override[:64] for override in overrides if is_identity(override.lstrip("+~").partition("=")[0])]

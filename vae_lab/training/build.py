@@ -21,8 +21,8 @@ from vae_lab.config.instantiate import build_objective, build_vae, check_needs, 
 from vae_lab.config.secrets import redact
 from vae_lab.data.batches import Batch, ImageData
 from vae_lab.errors import one_line
-from vae_lab.loggers.copies import Copy
-from vae_lab.loggers.wandb import WandbTracker
+from vae_lab.loggers.harmless import HarmlessLogger
+from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context
 from vae_lab.runs.checkpoints import DurableCheckpointIO, StopAtSignal
@@ -30,7 +30,7 @@ from vae_lab.runs.measure import MetricsLogger, Stopwatch
 from vae_lab.runs.metrics_file import MetricsFile
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.devices import check_devices, check_trainer, choose_precision
-from vae_lab.training.health import Watch
+from vae_lab.training.health import Health
 from vae_lab.training.module import LitVAE
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         check_secrets(cfg[group], group)
     check_monitors(cfg, callbacks, names_of_metrics(lit))
     check_end(cfg.trainer, callbacks, lit.schedule)
-    for tracker in (logger for logger in loggers.values() if isinstance(logger, WandbTracker)):
+    for tracker in (logger for logger in loggers.values() if isinstance(logger, WandbLogger)):
         tracker.check()
     metrics = MetricsFile(cfg.run_dir)
     stopwatch = Stopwatch(metrics)
@@ -77,7 +77,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         OmegaConf.merge(cfg.trainer, {"precision": choose_precision(cfg), **OURS, **strategy_for(cfg, lit)}),
         "trainer",
         default_root_dir=cfg.run_dir,
-        callbacks=[stopwatch, Watch(), *callbacks.values(), StopAtSignal(preemption)],
+        callbacks=[stopwatch, Health(), *callbacks.values(), StopAtSignal(preemption)],
         logger=[MetricsLogger(metrics), *copies(loggers)],
         plugins=[DurableCheckpointIO(), LightningEnvironment()],  # not what a launcher's variables say
         enable_checkpointing=True,
@@ -90,8 +90,9 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
 
 
 def copies(loggers: dict[str, Logger]) -> list[Logger]:
-    """The loggers, none of which can fail the run; W&B's tracker sees to that itself."""
-    return [logger if isinstance(logger, WandbTracker) else Copy(name, logger) for name, logger in loggers.items()]
+    """The loggers, none of which can fail the run; W&B's sees to that itself."""
+    guarded = {name: HarmlessLogger(name, logger) for name, logger in loggers.items()}
+    return [logger if isinstance(logger, WandbLogger) else guarded[name] for name, logger in loggers.items()]
 
 
 def check_folders(cfg: DictConfig, loggers: dict[str, Logger]) -> None:

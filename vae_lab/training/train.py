@@ -11,16 +11,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from vae_lab.config.check import check_settings
 from vae_lab.config.instantiate import targets
 from vae_lab.config.secrets import refuse_written_secrets
-from vae_lab.loggers.wandb import WandbTracker
+from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.runs.checkpoints import Checkpoints, check_finite, load_checkpoint, newest_checkpoint
 from vae_lab.runs.continuation import check_continuation
 from vae_lab.runs.folder import Run
-from vae_lab.runs.result import print_result
 from vae_lab.runs.resume import continues_run, is_complete
 from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import split_checkpoint
 from vae_lab.training.build import OURS, READERS, Experiment, build
 from vae_lab.training.diagnosis import diagnosed
+from vae_lab.training.result import next_commands, print_result
 
 log = logging.getLogger(__name__)
 
@@ -57,9 +57,10 @@ def train(cfg: DictConfig) -> float | None:
                 experiment.stopwatch.truncate(0)
             else:
                 check_continuation(experiment.lit, experiment.trainer, checkpoint)
+            experiment.data.setup("fit")  # before W&B hears of a run that has no images
             result = fit_tracked(run, cfg, experiment, checkpoint)
     if experiment.trainer.is_global_zero:
-        print_result(run.folder, result)
+        print_result(run.folder, result, next_commands(run.folder, cfg.trainer))
     return result.get("best_value")
 
 
@@ -74,7 +75,7 @@ def composition(cfg: DictConfig, continues: bool) -> dict[str, DictConfig | List
 
 def fit_tracked(run: Run, cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> dict:
     """Train and record the result; the trackers learn of it, and of a failure."""
-    trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbTracker)]
+    trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbLogger)]
     exit_code = 1
     try:
         for tracker in trackers:

@@ -9,7 +9,7 @@ from hydra.errors import OverrideParseException
 from vae_lab.config.roles import is_identity
 from vae_lab.errors import RunError
 from vae_lab.runs.resume import quote
-from vae_lab.sweep.journal import JOURNAL, read_journal
+from vae_lab.sweep.job import JOURNAL, key_of, read_journal
 
 
 def sweep_arguments(arguments: list[str], conf: Path) -> list[str]:
@@ -22,21 +22,16 @@ def sweep_arguments(arguments: list[str], conf: Path) -> list[str]:
         arguments: of the command, without its name.
         conf: the folder of the config groups.
 
+    Returns:
+        Arguments for Hydra.
+
     Raises:
+        ValueError: if the settings beside `resume_sweep=DIR` would change what its jobs are.
         RunError: if the folder of `resume_sweep=DIR` holds no sweep.
     """
-    resumed = [a.removeprefix("resume_sweep=") for a in arguments if a.startswith("resume_sweep=")]
-    if resumed:
-        if not resumed[-1]:
-            raise ValueError("resume_sweep needs the folder of a sweep: resume_sweep=outputs/sweeps/NAME")
-        folder = Path(resumed[-1].strip("'\"")).resolve()
+    if resumed := [a.removeprefix("resume_sweep=") for a in arguments if a.startswith("resume_sweep=")]:
         others = [a for a in arguments if not a.startswith("resume_sweep=") and not is_multirun(a)]
-        if wrong := [a for a in others if is_identity(key_of(a))]:
-            raise ValueError(f"{wrong[0]} would make resume_sweep={folder} another sweep; repeat its command instead")
-        settings = [f"hydra.sweep.dir={quote(folder)}", *others]
-        now = {key_of(setting) for setting in settings}
-        before = [argument for argument in command_of(folder) if key_of(argument) not in now]
-        return ["--multirun", *insert(before, *settings)]
+        return resumed_command(resumed[-1].strip("'\""), others)
     if not any(map(is_multirun, arguments)):
         return arguments
     named = [a for a in arguments if a.startswith(("sweep.name=", "hydra.sweep.dir=")) and a != "sweep.name=null"]
@@ -49,19 +44,34 @@ def is_multirun(argument: str) -> bool:
     return argument == "-m" or (argument.startswith("--m") and "--multirun".startswith(argument))
 
 
-def key_of(argument: str) -> str:
-    """What an override sets; another argument is itself."""
-    return argument.lstrip("+~").partition("=")[0]
+def resumed_command(sweep: str, settings: list[str]) -> list[str]:
+    """The arguments with which a sweep was last started, with further settings, wherever its folder is now."""
+    if not sweep:
+        raise ValueError("resume_sweep needs the folder of a sweep: resume_sweep=outputs/sweeps/NAME")
+    folder = Path(sweep).resolve()
+    if wrong := [setting for setting in settings if is_identity(key_of(setting))]:
+        raise ValueError(f"{wrong[0]} would make resume_sweep={folder} another sweep; repeat its command instead")
+    started = [event["arguments"] for event in read_journal(folder) if event["event"] == "sweep"]
+    if not started:
+        raise RunError(f"{folder} is not the folder of a sweep: there is no {folder / JOURNAL}")
+    settings = [f"hydra.sweep.dir={quote(folder)}", *settings]
+    now = set(map(key_of, settings))
+    before = [argument for argument in started[-1] if not is_multirun(argument) and key_of(argument) not in now]
+    return ["--multirun", *insert(before, *settings)]
 
 
 def insert(arguments: list[str], *overrides: str) -> list[str]:
     """Put overrides before the others: Hydra wants all of them together."""
-    is_override = (index for index, argument in enumerate(arguments) if "=" in argument and argument[0] != "-")
-    at = next(is_override, len(arguments))
+    at = next((i for i, argument in enumerate(arguments) if is_setting(argument)), len(arguments))
     return [*arguments[:at], *overrides, *arguments[at:]]
 
 
-def flags(arguments: list[str]) -> list[str]:
+def is_setting(argument: str) -> bool:
+    """Whether it is `key=value`, and no flag of Hydra's."""
+    return "=" in argument and argument[0] != "-"
+
+
+def config_flags(arguments: list[str]) -> list[str]:
     """Those of a sweep's arguments that say where its config files are."""
     found = []
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
@@ -70,24 +80,11 @@ def flags(arguments: list[str]) -> list[str]:
     return found
 
 
-def command_of(folder: Path) -> list[str]:
-    """The arguments with which a sweep was last started.
-
-    Raises:
-        RunError: if the folder holds no sweep.
-    """
-    started = [event for event in read_journal(folder) if event["event"] == "sweep"]
-    if not started:
-        raise RunError(f"{folder} is not the folder of a sweep: there is no {folder / JOURNAL}")
-    return [argument for argument in started[-1]["arguments"] if not is_multirun(argument)]
-
-
 def default_name(arguments: list[str], conf: Path) -> str | None:
     """`GROUPS_KEYS_HASH`: the groups that are set, the keys that vary; None where Hydra will refuse the command."""
-    settings = [a for a in arguments if "=" in a and a[0] != "-"]
-    others = [a for a in arguments if a not in settings and not is_multirun(a)]
+    others = [a for a in arguments if not is_setting(a) and not is_multirun(a)]
     try:
-        overrides = OverridesParser.create().parse_overrides(settings)
+        overrides = OverridesParser.create().parse_overrides(list(filter(is_setting, arguments)))
     except OverrideParseException:
         return None
     overrides = [o for o in overrides if is_identity(o.key_or_group) or o.key_or_group == "hydra/sweeper"]

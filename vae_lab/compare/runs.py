@@ -7,24 +7,47 @@ in the files may be a stranger's, or half written: a run that cannot be read is 
 import json
 import math
 import os
+import re
 import socket
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from vae_lab.config.nested import leaves
 from vae_lab.config.saved import MAX_BYTES, check_yaml, saved_config
-from vae_lab.errors import RunError
+from vae_lab.errors import RunError, one_line
 from vae_lab.runs.files import is_alive, read_json
-from vae_lab.runs.resume import leaves
-from vae_lab.sweep.journal import JOURNAL
 
 STATES = ("completed", "running", "preempted", "interrupted", "failed")
+SWEEP = "multirun.yaml"  # which Hydra writes into the folder of every sweep
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it was built
 QUIET_SECONDS = 600  # after which a run that should be running is said to be silent
-TAIL = 4096  # bytes at the end of metrics.jsonl that say how far a run is
+# The chosen option of every group, the only part of hydra.yaml that is read.
+CHOICES = re.compile(r"^    choices:\n((?:      .*\n)+)", re.MULTILINE)
+
+
+@dataclass
+class History:
+    """What a run logged for each epoch.
+
+    Attributes:
+        values: of every `train/` and `val/` metric, step -> value.
+        epochs: step -> epochs done.
+        seconds: step -> seconds since the first log event, pauses included.
+    """
+
+    values: dict[str, dict[int, float]] = field(default_factory=dict)
+    epochs: dict[int, float] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The last value of each metric of the validation."""
+        return {key: points[max(points)] for key, points in self.values.items() if key.startswith("val/")}
 
 
 @dataclass
@@ -38,8 +61,9 @@ class Entry:
         state: one of `STATES`.
         reason: why it is not completed; empty if it is.
         settings: every leaf of the config by its dotted key, interpolations as they are written.
-        metrics: the numbers of `result.json`; of an unfinished run the last validation. In the units of the README.
-        history: of every `val/` metric, (step, value) in order.
+        choices: the option of every group by its dotted name; empty where no file says.
+        metrics: the numbers of `result.json`; of an unfinished run the last validation. In the units of the catalogue.
+        history: what it logged.
         epoch: that it is in or ended with, from 1, or None.
         folder: where its files are; None for an online run.
     """
@@ -50,8 +74,9 @@ class Entry:
     state: str
     reason: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    choices: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
-    history: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    history: History = field(default_factory=History)
     epoch: int | None = None
     folder: Path | None = None
 
@@ -63,6 +88,9 @@ class Entry:
 
 def find_runs(folders: list[Path]) -> tuple[list[Entry], list[str]]:
     """Read every run below some folders, each once.
+
+    Args:
+        folders: each a run, a sweep, or a folder of such; at least one.
 
     Returns:
         The runs in the order of their paths, and notes on sweeps that are not at their end.
@@ -81,7 +109,8 @@ def find_runs(folders: list[Path]) -> tuple[list[Entry], list[str]]:
         for run in runs:
             found.setdefault(run.resolve(), (top, run))
         sweeps += here
-    names = short_names([top for top, _ in found.values()])
+    own = {top: top.resolve().name for top, _ in found.values()}
+    names = {top: name if list(own.values()).count(name) == 1 else str(top) for top, name in own.items()}
     entries = [read_run(run, names[top]) for top, run in found.values()]
     return entries, list(dict.fromkeys(note for sweep in sweeps if (note := at_work(sweep, entries))))
 
@@ -94,16 +123,10 @@ def run_folders(top: Path) -> tuple[list[Path], list[Path]]:
         if "status.json" in files or (".hydra" in folders and saved_config(here).is_file()):
             runs.append(here)
             folders.clear()
-        elif JOURNAL in files:
+        elif SWEEP in files:
             sweeps.append(here)
         folders.sort()
     return runs, sweeps
-
-
-def short_names(tops: list[Path]) -> dict[Path, str]:
-    """Folders on the command line by their own name, or by their whole path where two share one."""
-    own = {top: top.resolve().name for top in tops}
-    return {top: name if list(own.values()).count(name) == 1 else str(top) for top, name in own.items()}
 
 
 def at_work(sweep: Path, entries: list[Entry]) -> str:
@@ -121,10 +144,10 @@ def read_run(folder: Path, source: str) -> Entry:
     try:
         status = read_json(folder / "status.json")
         entry.state, entry.reason = state_of(folder, status)
-        entry.settings = read_settings(folder)
+        entry.settings, entry.choices = read_settings(folder), read_choices(folder)
         entry.epoch, entry.history = read_metrics(folder / "metrics.jsonl")
-        last = {key: points[-1][1] for key, points in entry.history.items()}
-        entry.metrics = numbers(read_json(folder / "result.json")) if entry.state == "completed" else last
+        done = entry.state == "completed"
+        entry.metrics = numbers(read_json(folder / "result.json")) if done else entry.history.last
     except (RunError, ValueError, OSError) as error:
         entry.state, entry.reason, entry.metrics = "failed", str(error), {}
     entry.reason = visible(" ".join(entry.reason.split()))
@@ -140,43 +163,47 @@ def state_of(folder: Path, status: dict) -> tuple[str, str]:
         return "interrupted", "there is no status.json"
     if state != "running":
         return state, "" if state == "completed" else reason
-    owner = read_text(folder / ".lock").split()  # process PID on HOST
+    lock = folder / ".lock"
+    owner = lock.read_bytes()[:200].decode(errors="replace").split() if lock.is_file() else []  # process PID on HOST
     if owner[1:2] and owner[1].isdigit() and owner[3:] == [socket.gethostname()] and not is_alive(int(owner[1])):
         return "interrupted", f"process {owner[1]} has ended without a word"
     quiet = time.time() - max((p.stat().st_mtime for p in folder.glob("*.json*")), default=time.time())
     return "running", f"no sign of it for {quiet / 3600:.1f} hours" if quiet > QUIET_SECONDS else ""
 
 
-def read_text(path: Path) -> str:
-    """The beginning of a small file; empty where there is none."""
-    try:
-        with open(path, errors="replace") as file:
-            return file.read(200)
-    except OSError:
-        return ""
-
-
 def read_settings(folder: Path) -> dict[str, Any]:
-    """The leaves of the saved config; empty where a run ended before it was written.
-
-    Raises:
-        RunError: if it is damaged.
-        ValueError: if it holds more than plain settings.
-    """
+    """The leaves of the saved config; empty where a run ended before it was written."""
     path = saved_config(folder)
     if not path.is_file():
         return {}
     if path.stat().st_size > MAX_BYTES:
         raise RunError(f"{path} is not a config: it has more than {MAX_BYTES:,} bytes")
-    text = path.read_text(encoding="utf-8", errors="replace")
+    return visible(leaves(plain_yaml(path, path.read_text(encoding="utf-8", errors="replace"))))
+
+
+def read_choices(folder: Path) -> dict[str, str]:
+    """The option of every group that makes the model, from what Hydra writes beside the config."""
+    path = saved_config(folder).with_name("hydra.yaml")
+    text = path.read_bytes()[:MAX_BYTES].decode(errors="replace") if path.is_file() else ""
+    if not (found := CHOICES.search(text)):
+        return {}
+    chosen = plain_yaml(path, found[1])
+    ours = {
+        str(key).replace("/", "."): str(value) for key, value in chosen.items() if not str(key).startswith("hydra/")
+    }
+    return visible(dict(reversed(ours.items())))  # Hydra names the dataset and the model last
+
+
+def plain_yaml(path: Path, text: str) -> dict:
+    """A mapping in YAML that holds nothing but plain values."""
     try:
         check_yaml(path, text, LOADER)
         content = yaml.load(text, LOADER)
     except yaml.YAMLError as error:
-        raise RunError(f"{path} is damaged: {error}") from error
+        raise RunError(f"{path} is damaged: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} is not a config: it holds no keys")
-    return visible(leaves(content))
+    return content
 
 
 def visible(value: Any) -> Any:
@@ -194,31 +221,35 @@ def visible(value: Any) -> Any:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in value)
 
 
-def read_metrics(path: Path) -> tuple[int | None, dict[str, list[tuple[int, float]]]]:
-    """The last epoch, from 1, and every validation of `metrics.jsonl`; torn lines are left out."""
-    if not path.is_file():
-        return None, {}
-    epoch, history = None, {}
-    content = path.read_bytes()
-    for line in content.splitlines():
-        if b'"val/' in line and (row := parse(line)):
-            step = row.get("step")
-            for key, value in numbers(row).items():
-                if key.startswith("val/") and isinstance(step, int):
-                    history.setdefault(key, {})[step] = value  # a step that was repeated counts once, the last time
-    for line in content[-TAIL:].splitlines():
-        if isinstance(epoch_here := parse(line).get("epoch"), int):
-            epoch = epoch_here + 1
-    return epoch, {key: sorted(points.items()) for key, points in history.items()}
+def read_metrics(path: Path) -> tuple[int | None, History]:
+    """The last epoch, from 1, and the history in `metrics.jsonl`; torn lines are left out."""
+    rows = []
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+    return history_of(rows)
 
 
-def parse(line: bytes) -> dict:
-    """One line of JSON; empty where it is torn or no object."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return row if isinstance(row, dict) else {}
+def history_of(rows: Iterable[Any]) -> tuple[int | None, History]:
+    """The last epoch, from 1, and the history in log events; a step that was repeated counts once, the last time."""
+    epoch, begun, history = None, None, History()
+    for row in rows:
+        found = numbers(row) if isinstance(row, dict) else {}
+        step, now = found.get("step", math.nan), found.get("time", math.nan)
+        begun = now if begun is None and math.isfinite(now) else begun
+        if not math.isfinite(step):
+            continue
+        here = found.get("epoch", math.nan)
+        epoch = int(here) + 1 if math.isfinite(here) else epoch
+        logged = {key: value for key, value in found.items() if key.startswith(("val/", "train/"))}
+        if logged:
+            history.epochs[int(step)] = here + 1
+            history.seconds[int(step)] = now - begun if begun is not None else math.nan
+        for key, value in logged.items():
+            history.values.setdefault(key, {})[int(step)] = value
+    return epoch, history
 
 
 def numbers(content: dict) -> dict[str, float]:
@@ -226,10 +257,5 @@ def numbers(content: dict) -> dict[str, float]:
     return {
         visible(str(key)): float(value)
         for key, value in content.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300 or is_odd(value)
+        if isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e300)
     }
-
-
-def is_odd(value: object) -> bool:
-    """Whether a value is a float that is no number."""
-    return isinstance(value, float) and not math.isfinite(value)

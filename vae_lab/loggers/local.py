@@ -1,99 +1,20 @@
-"""Copies of a run's metrics and pictures for other programs. The files in the run folder stay the record of truth."""
+"""Copies of a run's metrics and pictures in its folder, for other programs: a table, and events for TensorBoard."""
 
 import csv
 import io
-import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from vae_lab.config.secrets import redact
 from vae_lab.runs.files import durable_open
 from vae_lab.runs.metrics_file import read_events
 
-log = logging.getLogger(__name__)
 
-
-class Copy(Logger):
-    """Any logger, so that its failure is one warning and the end of this copy, not of the run.
-
-    Args:
-        title: its name in the config, for the warning.
-        logger: what does the work.
-    """
-
-    def __init__(self, title: str, logger: Logger):
-        super().__init__()
-        self.title = title
-        self.logger = logger
-        self.is_over = False
-
-    @property
-    def name(self) -> str | None:
-        return self.logger.name
-
-    @property
-    def version(self) -> int | str | None:
-        return self.logger.version
-
-    @property
-    def save_dir(self) -> str | None:
-        return self.logger.save_dir
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Store values of one step."""
-        self._try(self.logger.log_metrics, metrics, step)
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Store what Lightning gives as hyperparameters."""
-        self._try(self.logger.log_hyperparams, *args, **kwargs)
-
-    def log_picture(self, key: str, path: str | Path, step: int) -> None:
-        """Store a PNG or GIF file under a key, if the logger takes pictures."""
-        if hasattr(self.logger, "log_picture"):
-            self._try(self.logger.log_picture, key, path, step)
-        elif isinstance(self.logger, TensorBoardLogger) and Path(path).suffix == ".png":
-            self._try(self._add_image, key, path, step)
-
-    def _add_image(self, key: str, path: str | Path, step: int) -> None:
-        with Image.open(path) as image:
-            self.logger.experiment.add_image(key, np.asarray(image), step, dataformats="HWC")
-
-    def log_graph(self, *args: Any) -> None:
-        """Store the model's graph."""
-        self._try(self.logger.log_graph, *args)
-
-    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Store a checkpoint, if the logger does."""
-        self._try(self.logger.after_save_checkpoint, checkpoint_callback)
-
-    def save(self) -> None:
-        """Write what was stored."""
-        self._try(self.logger.save)
-
-    def finalize(self, status: str) -> None:
-        """Write all that was stored."""
-        self._try(self.logger.finalize, status)
-
-    def _try(self, method: Callable, *args: Any, **kwargs: Any) -> None:
-        if self.is_over:
-            return
-        try:
-            method(*args, **kwargs)
-        except Exception as error:  # loggers raise all kinds
-            self.is_over = True
-            reason = redact(" ".join(str(error).split()) or type(error).__name__)
-            log.warning("logger.%s ends here, the run and metrics.jsonl go on: %s", self.title, reason)
-
-
-class CsvTracker(Logger):
+class CsvLogger(Logger):
     """Keeps `csv/metrics.csv`: `metrics.jsonl` as a table, without the times.
 
     It is written anew when a column is added and when a run continues, so a resumed run has every step once.
@@ -135,7 +56,7 @@ class CsvTracker(Logger):
         self.columns = columns
 
 
-class TensorBoardTracker(Logger):
+class TensorBoardLogger(Logger):
     """Writes `tensorboard/events.*`: metrics as scalars, PNG files as images.
 
     Every start writes a file of its own. It says first that the later steps of earlier files are void, so TensorBoard

@@ -2,16 +2,14 @@
 
 import csv
 import json
-import logging
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vae_lab.loggers.copies import Copy, CsvTracker, TensorBoardTracker
+from vae_lab.loggers.local import CsvLogger, TensorBoardLogger
 from vae_lab.runs.measure import MetricsLogger
 from vae_lab.runs.metrics_file import MetricsFile
 
@@ -26,8 +24,8 @@ def folder(tmp_path):
 
 def log(folder: Path, events: list = EVENTS) -> None:
     """What the trainer does: the record first, then the copies."""
-    loggers = [MetricsLogger(MetricsFile(folder)), CsvTracker(save_dir=str(folder))]
-    loggers.append(TensorBoardTracker(save_dir=str(folder)))
+    metrics = MetricsLogger(MetricsFile(folder))
+    loggers = [metrics, CsvLogger(save_dir=str(folder)), TensorBoardLogger(save_dir=str(folder))]
     for step, metrics in events:
         for logger in loggers:
             logger.log_metrics(metrics, step)
@@ -82,7 +80,7 @@ def test_tensorboard_shows_a_continued_run_without_the_steps_that_it_repeats(fol
 
 def test_tensorboard_gets_pictures(folder):
     Image.new("RGB", (5, 4), "red").save(folder / "a.png")
-    tracker = TensorBoardTracker(save_dir=str(folder))
+    tracker = TensorBoardLogger(save_dir=str(folder))
     tracker.log_picture("pictures/a", folder / "a.png", 3)
     tracker.log_picture("pictures/a", folder / "missing.gif", 4)
     (image,) = EventAccumulator(str(folder / "tensorboard")).Reload().Images("pictures/a")
@@ -94,62 +92,3 @@ def test_other_ranks_write_nothing(folder, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     log(folder)
     assert list(folder.iterdir()) == []
-
-
-class Failing(Logger):
-    """Takes two log events, then none."""
-
-    name, version = "failing", ""
-
-    def __init__(self):
-        super().__init__()
-        self.taken = []
-
-    def log_hyperparams(self, *args, **kwargs):
-        raise AssertionError("not called")
-
-    def log_metrics(self, metrics, step=None):
-        if len(self.taken) == 2:
-            raise OSError(28, "No space left\non device")
-        self.taken.append((step, metrics))
-
-    def log_picture(self, key, path, step):
-        self.taken.append((step, key, path))
-
-
-def test_a_copy_that_fails_is_one_warning_and_no_more(caplog):
-    caplog.set_level(logging.INFO)
-    logger = Failing()
-    copy = Copy("mine", logger)
-    for step in range(5):
-        copy.log_metrics({"loss": 1.0}, step)
-        copy.save()
-    copy.log_picture("samples", "a.png", 5)
-    copy.finalize("success")
-    assert logger.taken == [(0, {"loss": 1.0}), (1, {"loss": 1.0})]
-    assert [record.message for record in caplog.records] == [
-        "logger.mine ends here, the run and metrics.jsonl go on: [Errno 28] No space left on device"
-    ]
-
-
-def test_a_copy_passes_on_what_it_gets():
-    logger = Failing()
-    copy = Copy("mine", logger)
-    copy.log_metrics({"loss": 1.0}, 0)
-    copy.log_picture("samples", "a.png", 5)
-    assert logger.taken == [(0, {"loss": 1.0}), (5, "samples", "a.png")]
-    assert (copy.name, copy.version) == ("failing", "")
-
-
-@pytest.mark.parametrize("kind", [CsvTracker, TensorBoardTracker])
-def test_a_full_disk_is_one_warning(folder, caplog, kind):
-    tracker = kind(save_dir=str(folder))
-    record, copy = MetricsLogger(MetricsFile(folder)), Copy("mine", tracker)
-    for step in range(4):
-        if step == 2:
-            tracker.path.unlink()
-            tracker.path.symlink_to("/dev/full")
-        for logger in (record, copy):
-            logger.log_metrics({"loss": 1.0}, step)
-    (warning,) = [entry.message for entry in caplog.records]
-    assert "No space left on device" in warning

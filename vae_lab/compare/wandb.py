@@ -1,0 +1,169 @@
+"""W&B: the runs that are online, as values like those of run folders; and a saved view of a project that shows there
+what a comparison shows here.
+
+What is read is what vae-lab sent: the config with its interpolations resolved, `result.json` as the summary, and the
+lines of `metrics.jsonl` as the history. Nothing says there which options were chosen, so the settings stand for them.
+"""
+
+import json
+from importlib.util import find_spec
+from typing import Any
+
+from vae_lab.compare.comparison import Comparison
+from vae_lab.compare.figures import distortions
+from vae_lab.compare.groups import as_text
+from vae_lab.compare.runs import Entry, history_of, numbers, visible
+from vae_lab.config.nested import leaves
+from vae_lab.config.secrets import redact
+from vae_lab.errors import RunError, one_line
+from vae_lab.loggers.wandb_process import obstacle
+from vae_lab.metrics.catalogue import key_of
+
+KEY_SECONDS = 15.0  # to look for an API key
+STATES = {"finished": "completed", "running": "running", "pending": "running", "preempting": "preempted",
+          "preempted": "preempted", "failed": "failed", "crashed": "interrupted", "killed": "interrupted"}  # fmt: skip
+REASONS = {"crashed": "W&B has not heard of it for some time", "killed": "it was killed"}
+
+
+def online_runs(place: str, api: Any = None) -> list[Entry]:
+    """Read the runs of a project.
+
+    Args:
+        place: ENTITY/PROJECT, or ENTITY/PROJECT/GROUP for one group of them.
+        api: a `wandb.Api`; None makes one, which needs an API key.
+
+    Raises:
+        ValueError: if the place is none.
+        RunError: if W&B does not answer, or has no such run.
+    """
+    entity, project, group = split_place("wandb", place)
+    try:
+        if api is None:
+            api = connect()
+        filters = {"group": group} if group else {}
+        entries = [read_online(run, place) for run in api.runs(f"{entity}/{project}", filters=filters)]
+    except Exception as error:  # W&B raises all kinds
+        raise RunError(f"cannot read {place} from W&B: {visible(redact(one_line(error)))}") from error
+    if not entries:
+        raise RunError(f"{place} has no runs in W&B")
+    return entries
+
+
+def split_place(key: str, place: str) -> tuple[str, str, str | None]:
+    """The entity, the project and, where one is named, the group.
+
+    Args:
+        key: the setting that names them.
+        place: its value.
+
+    Raises:
+        ValueError: if it has fewer parts or empty ones.
+    """
+    entity, project, *group = [*place.strip("/").split("/", 2), ""][:3]
+    if not (entity and project):
+        raise ValueError(f"{key} must be ENTITY/PROJECT or ENTITY/PROJECT/GROUP, got {place!r}")
+    return entity, project, group[0] or None
+
+
+def connect() -> Any:
+    """A `wandb.Api`, which would ask on the terminal where there is no API key.
+
+    Raises:
+        RunError: if there is none.
+    """
+    if reason := obstacle(KEY_SECONDS):
+        raise RunError(reason.removesuffix(" or use logger.wandb.mode=auto"))  # which is of training
+    import wandb
+
+    return wandb.Api()
+
+
+def read_online(run: Any, source: str) -> Entry:
+    """Read one run, a `wandb.apis.public.Run`."""
+    state = STATES.get(run.state, "interrupted")
+    config = json.loads(run.config) if isinstance(run.config, str) else dict(run.config)
+    rows = [{"time": row.get("_timestamp"), "step": row.get("_step"), **row} for row in run.scan_history()]
+    epoch, history = history_of(rows)
+    metrics = numbers(dict(run.summary)) if state == "completed" else history.last
+    return Entry(
+        *(visible(str(run.name)), source, visible(str(run.url)), state),
+        reason="" if state == "completed" else REASONS.get(run.state, ""),
+        settings=visible(leaves({key: value for key, value in config.items() if not key.startswith("_")})),
+        metrics={key: value for key, value in metrics.items() if not key.startswith("_")},
+        history=history,
+        epoch=epoch,
+    )
+
+
+def save_view(comparison: Comparison, place: str) -> str:
+    """Save the view, as a new one.
+
+    Args:
+        comparison: what it shows.
+        place: ENTITY/PROJECT, or ENTITY/PROJECT/GROUP to show the runs of one group.
+
+    Returns:
+        Its address.
+
+    Raises:
+        ValueError: if the place is none.
+        RunError: if W&B does not take it, or the library that speaks to it is missing.
+    """
+    entity, project, group = split_place("wandb_view", place)
+    if not find_spec("wandb_workspaces"):
+        raise RunError("wandb_view needs the package wandb-workspaces: pip install 'vae_lab[workspaces]'")
+    try:
+        connect()  # refuses before the library would ask for a key
+        return make_view(comparison, entity, project, group).save().url
+    except Exception as error:  # W&B raises all kinds
+        raise RunError(f"cannot save a view in {place}: {visible(redact(one_line(error)))}") from error
+
+
+def make_view(comparison: Comparison, entity: str, project: str, group: str | None) -> Any:
+    """The view, a `wandb_workspaces.workspaces.Workspace`: the settings that differ as columns beside the metrics,
+    parallel coordinates, the planes of the report and learning curves. W&B draws them itself, from runs as they come.
+    """
+    import wandb_workspaces.reports.v2 as panels
+    import wandb_workspaces.workspaces as workspaces
+
+    settings = settings_of(comparison)
+    columns = [*map(column, settings), *(f"summary:{metric}" for metric in comparison.metrics)]
+    axes = [panels.ParallelCoordinatesPlotColumn(panels.Config(key)) for key in settings]
+    axes += [panels.ParallelCoordinatesPlotColumn(panels.SummaryMetric(metric)) for metric in comparison.metrics]
+    planes = [
+        panels.ScatterPlot(title=f"{key_of(y)} against kl", x=panels.SummaryMetric(x), y=panels.SummaryMetric(y))
+        for x, y in ((f"{metric.rpartition('/')[0]}/kl", metric) for metric in distortions(comparison))
+    ]
+    curves = [panels.LinePlot(title=metric, x="step", y=[metric]) for metric in comparison.metrics]
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=f"Comparison of {group or comparison.title}"[:120],
+        sections=[
+            workspaces.Section(
+                name="Comparison",
+                panels=[panels.ParallelCoordinatesPlot(title="Settings and metrics", columns=axes), *planes],
+                is_open=True,
+            ),
+            workspaces.Section(name="Learning curves", panels=curves, is_open=True),
+        ],
+        runset_settings=workspaces.RunsetSettings(
+            filters=[workspaces.Metric("Group") == group] if group else [],
+            pinned_columns=columns,
+        ),
+    )
+
+
+def settings_of(comparison: Comparison) -> list[str]:
+    """The settings that W&B knows for what tells the groups apart: for an option, a class that it names."""
+    found = []
+    for key in comparison.keys:
+        within = [k for k in comparison.table if k.startswith(f"{key}.") and k.endswith("_target_")] or [key]
+        found += [k for k in within if len(set(map(as_text, comparison.table[k]))) > 1][:1]
+    return list(dict.fromkeys(found))
+
+
+def column(key: str) -> str:
+    """What W&B calls the column of a setting: its `value` stands after the first part of a nested key."""
+    first, dot, rest = key.partition(".")
+    return f"config:{first}.value{dot}{rest}"
