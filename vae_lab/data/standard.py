@@ -222,7 +222,7 @@ class Digits:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, image_shape: Sequence[int], fit: str):
+    def __init__(self, image_shape: tuple[int, int, int], fit: str):
         self.image_shape = check_fit(image_shape, fit, source_size=8)
         self.fit = fit
 
@@ -248,7 +248,7 @@ class MNIST:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, root: str, image_shape: Sequence[int], fit: str):
+    def __init__(self, root: str, image_shape: tuple[int, int, int], fit: str):
         self.folder = check_root(root) / "MNIST" / "raw"
         self.image_shape = check_fit(image_shape, fit, source_size=28)
         self.fit = fit
@@ -275,7 +275,7 @@ class FashionMNIST:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, root: str, image_shape: Sequence[int], fit: str):
+    def __init__(self, root: str, image_shape: tuple[int, int, int], fit: str):
         self.folder = check_root(root) / "FashionMNIST" / "raw"
         self.image_shape = check_fit(image_shape, fit, source_size=28)
         self.fit = fit
@@ -302,7 +302,7 @@ class CIFAR10:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, root: str, image_shape: Sequence[int], fit: str):
+    def __init__(self, root: str, image_shape: tuple[int, int, int], fit: str):
         self.folder = check_root(root) / "cifar-10-batches-py"
         self.image_shape = check_fit(image_shape, fit, source_size=32)
         self.fit = fit
@@ -349,7 +349,12 @@ class CelebA:
     """
 
     def __init__(
-        self, root: str, image_shape: Sequence[int], fit: str, cache_dir: str | None = None, on_bad: str = "error"
+        self,
+        root: str,
+        image_shape: tuple[int, int, int],
+        fit: str,
+        cache_dir: str | None = None,
+        on_bad: str = "error",
     ):
         self.folder = check_root(root) / "celeba"
         self.pictures = self.folder / "img_align_celeba"
