@@ -282,7 +282,8 @@ def html_head(column: Column) -> str:
         title = f'<button type="button">{title}</button>'
     below = f"<small>{escape(column.below)}</small>" if column.below else ""
     decides = f' aria-sort="{order}"' if column.decides else ""
-    return f'<th class="{"num" if column.is_number else ""}" data-first="{order}"{decides}>{title}{below}</th>'
+    css = f"{column.kind} {'num' if column.is_number else ''}"
+    return f'<th class="{css}" data-first="{order}"{decides}>{title}{below}</th>'
 
 
 def html_cell(cell: Cell, column: Column, group: int | None) -> str:
