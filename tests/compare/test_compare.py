@@ -790,7 +790,7 @@ def test_missing_images_are_said_and_nothing_is_downloaded(config, tmp_path, mon
     path = tmp_path / "run" / ".hydra" / "config.yaml"
     path.write_text(
         path.read_text()
-        .replace("datasets.Digits", "datasets.MNIST")
+        .replace("standard.Digits", "standard.MNIST")
         .replace("  fit: ${dataset.fit}", "  fit: ${dataset.fit}\n    root: nowhere")
     )
     monkeypatch.chdir(tmp_path)
