@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-demo: $(STAMP)  ## train the default experiment on the bundled digits, about a minute
+demo: $(STAMP)  ## train the default experiment on the bundled digits, less than a minute; it ends with what to try next
 	$(BIN)/vae-lab
 
 test: $(STAMP)  ## run the tests, a few minutes

@@ -14,10 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median, quantiles
 
 import torch
 from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
+from throughput import spread
 
 from vae_lab.runs.checkpoints import DurableCheckpointIO
 
@@ -91,12 +91,6 @@ def line(size: float, action: str, seconds: list[list[float]]) -> str:
     ratios = [b / a for a, b in zip(stock, lab, strict=True)]
     cells = [spread([1000 * s for s in times]) for times in seconds]
     return f"| {size:g} | {action} | {' | '.join(cells)} | {spread(ratios, 2)} |"
-
-
-def spread(values: list[float], digits: int = 1) -> str:
-    """The median with the quartiles."""
-    low, _, high = quantiles(values, method="inclusive") if len(values) > 1 else values * 3
-    return f"{median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -143,13 +143,15 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
     """An environment without settings and keys of the person who runs the benchmark."""
     home.mkdir(exist_ok=True)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("VAE_LAB", "WANDB", "HYDRA"))}
-    return kept | {"HOME": str(home), "XDG_CACHE_HOME": str(home), "OMP_NUM_THREADS": "1"} | variables
+    path = os.pathsep.join(filter(None, (str(HERE.parent), kept.get("PYTHONPATH"))))  # also where nothing is installed
+    own = {"HOME": str(home), "XDG_CACHE_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    return kept | own | variables
 
 
-def finish(process: subprocess.Popen) -> Done:
+def finish(process: subprocess.Popen, timeout: float = TIMEOUT) -> Done:
     """Wait for a process to end."""
     try:
-        printed, errors = process.communicate(timeout=TIMEOUT)
+        printed, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         process.kill()
         return Done(None, *process.communicate())

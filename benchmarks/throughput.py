@@ -1,13 +1,15 @@
 """Images per second of vae-lab's training path against a bare PyTorch loop, and the peak memory of a run.
 
-Both paths train the same network from the same config, with the same optimizer, on the same MNIST training images and
-for the same number of batches. They run in one process, in interleaved rounds whose order alternates, so that
+Both paths train the same network from the same config, with the same optimizer, on the same training images and for
+the same number of batches. They run in one process, in interleaved rounds whose order alternates, so that
 a machine that is busy or slows down meets both.
 
     bare        uint8 images in memory on the device, one randperm an epoch, gather, forward, loss, backward, step
     vae-lab     `build` and `fit` of a run, with metrics, progress bar, checkpoints, validation and pictures
 
     python benchmarks/throughput.py --data FOLDER_OF_MNIST
+
+Where there is no MNIST, the images are sprites of the same size.
 """
 
 import argparse
@@ -26,12 +28,13 @@ from typing import NamedTuple
 
 import torch
 from hydra import compose, initialize_config_dir
+from lightning.pytorch import Callback
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn import functional as F
 
 from vae_lab.__main__ import CONF
-from vae_lab.runs.preemption import Preemption
+from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import Experiment, build
 from vae_lab.training.train import fit, quiet_lightning
 
@@ -40,6 +43,8 @@ CASES = {  # name: overrides
     "conv": ["experiment=conv_vae_mnist", "dataset.fit=pad"],
 }
 ACCELERATOR = {"cpu": "cpu", "cuda": "gpu"}
+POSITIONS = 32  # of the sprites
+read = {}  # images by source, so that only the first round reads or draws them
 
 
 class Round(NamedTuple):
@@ -57,43 +62,45 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     peak = None if args.no_memory else peak_memory_gb(args)  # first, while this process is small
-    lines = []
-    for case in args.cases:
-        rounds, images = measure(args, case)
-        lines.append(summary(case, rounds, images))
+    measured = {case: measure(args, case) for case in args.cases}
     print(f"\n{describe_machine(args.device)}")
     print("python", *sys.argv)
-    print(
-        f"{'':6}{'bare':>10}{'vae-lab':>10}{'ratio':>8}{'quartiles':>15}{'min-max':>15}{'whole fit':>11}{'rounds':>8}"
-    )
-    print(f"{'':6}{'images/s':>10}{'images/s':>10}", *lines, sep="\n")
+    for case, rounds in measured.items():
+        print(f"{case:6}{summary(*rounds)}, {args.rounds} rounds")
     if peak is not None:
         print(f"peak memory of a fresh process, mlp, one epoch: {peak:.2f} GB")
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="data", help="the folder that holds MNIST/")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--epochs", type=int, default=1, help="in each round")
-    parser.add_argument("--steps", type=int, help="batches in each epoch; all, if not given")
+    parser.add_argument("--steps", type=int, help="batches in each epoch at most; all, if not given")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", choices=ACCELERATOR, default="cpu")
     parser.add_argument("--threads", type=int, help="of both paths; torch's default, if not given")
     parser.add_argument("--no-memory", action="store_true", help="skip the peak memory")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def overrides(args: argparse.Namespace, case: str) -> list[str]:
+def overrides(args: argparse.Namespace, case: str, positions: int = POSITIONS) -> list[str]:
     """The config of a case as overrides."""
-    settings = [*CASES[case], f"data_root={args.data}", f"dataset.batch_size={args.batch_size}", "logger=none"]
+    settings = [*CASES[case], *images(args.data, positions), f"dataset.batch_size={args.batch_size}", "logger=none"]
     steps = [f"trainer.limit_train_batches={args.steps}"] if args.steps else []
     return [*settings, *steps, f"trainer.accelerator={ACCELERATOR[args.device]}", f"trainer.max_epochs={args.epochs}"]
 
 
-def measure(args: argparse.Namespace, case: str) -> tuple[list[Round], int]:
+def images(data: str | Path, positions: int) -> list[str]:
+    """MNIST where it is; sprites, 96 positions^2 of them, where it is not."""
+    if (Path(data) / "MNIST").is_dir():
+        return [f"data_root={data}"]
+    return ["dataset=sprites", "dataset.image_size=32", f"dataset.source.positions={positions}"]
+
+
+def measure(args: argparse.Namespace, case: str, positions: int = POSITIONS) -> tuple[list[Round], int]:
     """Run the rounds of a case, after one that warms up.
 
     Returns:
@@ -102,9 +109,9 @@ def measure(args: argparse.Namespace, case: str) -> tuple[list[Round], int]:
     rounds = []
     for i in range(args.rounds + 1):
         with tempfile.TemporaryDirectory() as folder:
-            cfg = compose_config([*overrides(args, case), f"run_dir={folder}"])
+            cfg = compose_config([*overrides(args, case, positions), f"run_dir={folder}"])
             bare, lab = prepare(cfg), prepare(cfg)
-            steps = args.steps or -(-len(bare.data.splits["train"]) // args.batch_size)
+            steps = min(args.steps or sys.maxsize, -(-len(bare.data.splits["train"]) // args.batch_size))
             if i % 2:
                 seconds = train_bare(bare, args.epochs, steps, args.device)
                 train, whole = train_lab(cfg, lab, args.device)
@@ -113,8 +120,9 @@ def measure(args: argparse.Namespace, case: str) -> tuple[list[Round], int]:
                 seconds = train_bare(bare, args.epochs, steps, args.device)
         if i:
             rounds.append(Round(seconds, train, whole))
-            print(f"{case} {i}: bare {seconds:.2f} s, vae-lab {train:.2f} s, ratio {seconds / train:.3f}", flush=True)
-    return rounds, lab.record.images
+            ratio = f"ratio {seconds / train:.3f}"
+            print(f"{case} {i}: bare {seconds:.2f} s, vae-lab {train:.2f} s, {ratio}", file=sys.stderr, flush=True)
+    return rounds, lab.stopwatch.images
 
 
 def compose_config(settings: list[str]) -> DictConfig:
@@ -127,6 +135,10 @@ def prepare(cfg: DictConfig) -> Experiment:
     """Build an experiment and read its images, before any clock runs."""
     with Preemption() as preemption:
         experiment = build(cfg, preemption)
+    source, key = experiment.data.source, str(cfg.dataset.source)
+    if key not in read:
+        read[key] = source.read()
+    source.read = lambda: read[key]
     experiment.data.setup("fit")
     gc.collect()
     return experiment
@@ -167,12 +179,31 @@ def negative_elbo(vae: torch.nn.Module, x: Tensor) -> Tensor:
     return (bce + kl) / len(x)
 
 
+class TrainClock(Callback):
+    """Seconds of training alone, all work of the device included, which `result.json` counts only as it is given."""
+
+    def __init__(self, device: str):
+        self.device, self.seconds, self.since = device, 0.0, None
+
+    def on_train_batch_start(self, trainer, lit, batch, batch_idx) -> None:
+        if self.since is None:
+            self.since = clock(self.device)
+
+    def pause(self, trainer, lit) -> None:
+        if self.since is not None:
+            self.seconds, self.since = self.seconds + clock(self.device) - self.since, None
+
+    on_validation_start = on_train_epoch_end = pause
+
+
 def train_lab(cfg: DictConfig, experiment: Experiment, device: str) -> tuple[float, float]:
     """Train as `vae-lab` does, with its progress bar drawn into a file as if that were a terminal.
 
     Returns:
         Seconds of training alone, and of everything in `fit`.
     """
+    training = TrainClock(device)
+    experiment.trainer.callbacks.insert(0, training)
     path = Path(cfg.run_dir) / "terminal.txt"
     os.environ["FORCE_COLOR"] = "1"  # rich then takes the file for a terminal
     with open(path, "w") as file, contextlib.redirect_stderr(file), contextlib.redirect_stdout(file):
@@ -180,10 +211,10 @@ def train_lab(cfg: DictConfig, experiment: Experiment, device: str) -> tuple[flo
         fit(cfg, experiment, checkpoint=None)
         whole = clock(device) - start
     del os.environ["FORCE_COLOR"]
-    assert "batches" in path.read_text(), "the progress bar was not drawn"
+    assert path.stat().st_size, "the progress bar was not drawn"
     for name in ("metrics.jsonl", "checkpoints/last.ckpt"):
         assert (path.parent / name).exists(), f"{name} was not written"
-    return experiment.record.seconds, whole
+    return training.seconds, whole
 
 
 def clock(device: str) -> float:
@@ -202,14 +233,18 @@ def peak_memory_gb(args: argparse.Namespace) -> float:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def summary(case: str, rounds: list[Round], images: int) -> str:
-    """One line of the table: medians over the rounds, and the spread of the ratio."""
-    ratios = [r.bare / r.train for r in rounds]
-    low, _, high = quantiles(ratios, method="inclusive") if len(ratios) > 1 else ratios * 3
+def summary(rounds: list[Round], images: int) -> str:
+    """Medians over the rounds, with the quartiles of the ratio."""
     bare, lab = (images / median(seconds) for seconds in ([r.bare for r in rounds], [r.train for r in rounds]))
+    ratio = spread([r.bare / r.train for r in rounds], 3)
     whole = median(r.bare / r.whole for r in rounds)
-    spread = f"{f'{low:.3f}-{high:.3f}':>15}{f'{min(ratios):.3f}-{max(ratios):.3f}':>15}"
-    return f"{case:6}{bare:10.0f}{lab:10.0f}{median(ratios):8.3f}{spread}{whole:11.3f}{len(rounds):8}"
+    return f"ratio {ratio}, bare {bare:.0f} images/s, vae-lab {lab:.0f} images/s, whole fit {whole:.3f}"
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    """The median with the quartiles."""
+    low, _, high = quantiles(values, method="inclusive") if len(values) > 1 else values * 3
+    return f"{median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def describe_machine(device: str) -> str:

@@ -46,11 +46,8 @@ def start(*arguments: str | Path, cwd: Path, module: str = "vae_lab", **popen) -
         [sys.executable, "-m", module, *map(str, arguments)],
         cwd=cwd,
         env=variables | {"OMP_NUM_THREADS": "1"} | popen.pop("env", {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
-        **popen,
+        **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | popen,
     )
 
 

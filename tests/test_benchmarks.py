@@ -1,6 +1,7 @@
 """The benchmarks run, and the judgements of `benchmarks/faults.py` are those that it states."""
 
 import json
+import re
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -29,6 +30,45 @@ def test_checkpoints_measures_every_size_and_both_directions(benchmark, capsys, 
     rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("| 0")]
     assert rows == [[f" {size} ", f" {action} "] for size in ("0.01", "0.1") for action in ("save", "load")]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_gpu_lists_its_rows_and_goes_on_after_one_that_fails(benchmark, capsys, monkeypatch, tmp_path):
+    gpu = benchmark("gpu")
+    assert gpu.main(["--list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    for words in (
+        "default run",
+        "16-mixed",
+        "kill and resume, conv",
+        "sweep of eight",
+        "out of memory",
+        "compile=true",
+    ):
+        assert any(words in line for line in listed), words
+
+    def fail(trial):
+        raise gpu.Failed("exit 1: no")
+
+    monkeypatch.setattr(gpu, "ON_GPU", False)
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    small = ["callbacks.gallery=null", "callbacks.summary=null", "model.hidden_dims=[8]"]
+    monkeypatch.setitem(gpu.throughput.CASES, "mlp", small)
+    rows = [row for row in gpu.ROWS if row.what in ("throughput, mlp, batch 64", "two jobs share a device")]
+    late = gpu.Row("late", 1e9, 1e9, fail)
+    monkeypatch.setattr(gpu, "ROWS", [gpu.Row("failing", 0, 0, fail), *rows, late])
+    assert gpu.main(["--data", str(tmp_path)]) == 1
+    table = capsys.readouterr().out.splitlines()[-4:]
+    for line, pattern in zip(
+        table,
+        (
+            "failing +FAILED .*exit 1: no",
+            "two jobs .* skipped .*no device",
+            "throughput.* ok .*ratio [0-9.]+ .*bare [0-9]+",
+            "late +not run .*time",
+        ),
+        strict=True,
+    ):
+        assert re.match(pattern, line), line
 
 
 # Programs that a fault meets; the harness must tell them apart without knowing them.

@@ -6,17 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vae_lab.loggers.wandb import WandbTracker
+from vae_lab.loggers.wandb import WandbLogger
 
 KEY = "a1" * 20
 METRICS = [(step, {"val/loss": 100 / 3 - step, "val/kl": step / 7, "epoch": step // 2}) for step in range(0, 50, 5)]
 CONFIG = {"seed": 0, "loss": {"KLD_weight": 1.0}, "sizes": [1, 2]}
 
 
-def tracker(folder: Path, **changes) -> WandbTracker:
+def tracker(folder: Path, **changes) -> WandbLogger:
     """A tracker of a run folder; `changes` to its arguments."""
     arguments = {"project": "p", "entity": None, "group": "g", "job_type": "train", "tags": ["a", "b"], "name": None}
-    return WandbTracker(**{"save_dir": str(folder), **arguments, "mode": "auto", "init_timeout": 15, **changes})
+    return WandbLogger(**{"save_dir": str(folder), **arguments, "mode": "auto", "init_timeout": 15, **changes})
 
 
 def log_run(folder: Path, exit_code: int = 0, metrics: list = METRICS, **changes) -> None:

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from vae_lab.__main__ import CONF
 from vae_lab.data.standard import Digits
-from vae_lab.runs.preemption import Preemption
+from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
 from vae_lab.training.train import train
 

@@ -208,7 +208,7 @@ def test_good_targets_are_built():
         "lightning.pytorch.Trainer",
         "lightning.pytorch.trainer.trainer.Trainer",
         "torch.optim.Adam",
-        "vae_lab.loggers.wandb.WandbTracker",
+        "vae_lab.loggers.wandb.WandbLogger",
         "vae_lab.models.networks.mlp.MLPEncoder",
         "vae_lab.models.networks.conv.ConvEncoder",
     ],

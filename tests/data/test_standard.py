@@ -120,7 +120,7 @@ def test_missing_data_says_where_why_and_what_to_do(tmp_path, no_network, source
     assert "no network" in message
     assert "\n" not in message
     assert f"set data_root (or VAE_LAB_DATA) to the folder that holds {holds}/" in message
-    assert list(tmp_path.iterdir()) == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_missing_celeba_is_named(tmp_path, no_network):

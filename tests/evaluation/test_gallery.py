@@ -16,10 +16,12 @@ from scipy.stats import norm
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from vae_lab.evaluation import gallery as gallery_module
+from vae_lab.evaluation import pictures
 from vae_lab.evaluation.gallery import MANIFOLD_SIDE, Gallery, Painter, fixed_latents
-from vae_lab.loggers.copies import Copy
 from vae_lab.models.likelihoods import Bernoulli
 from vae_lab.models.posteriors import Deterministic, Gaussian
+from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
 
 # Lightning's own: it uses a deprecated torch class, and it would rather have more workers.
@@ -39,7 +41,8 @@ def make_vae(latent_dim=2, posterior=None, shape=SHAPE):
     decoder = nn.Sequential(
         nn.Linear(latent_dim, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, size), nn.Unflatten(1, shape)
     )
-    return VAE(encoder, decoder, posterior, Bernoulli(), latent_dim, shape)
+    prior = StandardNormal((latent_dim,)) if posterior.has_density else None
+    return VAE(encoder, decoder, posterior, prior, Bernoulli(), (latent_dim,), shape)
 
 
 class Images(pl.LightningDataModule):
@@ -63,8 +66,8 @@ class Lit(pl.LightningModule):
 
     def training_step(self, batch):
         q = self.vae.encode(batch[0])
-        logits = self.vae.decode(q.rsample())
-        return nn.functional.binary_cross_entropy_with_logits(logits, batch[0]) + q.kl().mean()
+        logits = self.vae.decode(q.rsample(1)[0])
+        return nn.functional.binary_cross_entropy_with_logits(logits, batch[0]) + q.kl(self.vae.prior).mean()
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=1e-2)
@@ -79,7 +82,9 @@ class Tracker(Logger):
 
     def log_picture(self, key, path, step):
         assert path.exists()
-        self.pictures.append((key, path.name, step))
+        self.pictures.append(
+            (key, path.relative_to(path.parents[path.parts[::-1].index("pictures") - 1]).as_posix(), step)
+        )
 
     def log_metrics(self, metrics, step=None):
         pass
@@ -103,7 +108,9 @@ def fit(folder, vae, callbacks, max_epochs=3, logger=False, ckpt_path=None, **ar
 
 
 def names(folder):
-    return {path.name for path in (folder / "pictures").iterdir()}
+    """The files of a run's pictures, such as 'samples/epoch_002.png'."""
+    root = folder / "pictures"
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
 
 
 def state(vae):
@@ -140,7 +147,7 @@ def test_no_hook_leaves_a_trace(tmp_path, hook, posterior):
     vae.encoder[2].eval()  # a submodule's own mode must survive
     trainer = SimpleNamespace(
         global_step=0, current_epoch=0, is_global_zero=True, default_root_dir=tmp_path, datamodule=Images(),
-        precision_plugin=pl.plugins.precision.Precision(), loggers=[],
+        precision_plugin=pl.plugins.precision.Precision(), loggers=[], state=SimpleNamespace(fn="fit"),
     )  # fmt: skip
     before = state(vae)
     getattr(make_gallery(scatter_every_n_steps=1), hook)(trainer, SimpleNamespace(vae=vae))
@@ -171,71 +178,110 @@ def test_a_run_draws_every_kind_at_its_time(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 4, "epoch": 0, "train/loss": 1.0}) + "\n")
     tracker = Tracker()
     gallery = make_gallery(every_n_epochs=2, scatter_every_n_steps=3, scatter_until_step=7)
-    fit(tmp_path, make_vae(), [gallery], max_epochs=5, logger=tracker)
+    fit(tmp_path, make_vae(), [gallery], max_epochs=7, logger=tracker)
 
-    progress = {f"{kind}_epoch_00{e}.png" for kind in ("samples", "reconstructions") for e in (0, 2, 4, 5)}
-    early = {f"latents_step_00000{step}.png" for step in (0, 3, 6)}
+    progress = {f"{kind}/epoch_00{e}.png" for kind in ("samples", "reconstructions") for e in (0, 2, 4, 7)}
+    early = {f"latents/step_00000{step}.png" for step in (0, 3, 6)}
     final = {f"{kind}.png" for kind in ("latents", "traversals", "interpolation", "manifold", "curves")}
-    assert names(tmp_path) == progress | early | final | {"samples_first_last.png", "training.gif"}
-    assert {name for _, name, _ in tracker.pictures} == names(tmp_path)
-    assert ("pictures/samples", "samples_epoch_002.png", 8) in tracker.pictures
-    with Image.open(tmp_path / "pictures" / "training.gif") as gif:
-        assert gif.n_frames == 4
+    drawn = progress | early | final | {"samples_first_last.png", "training.gif"}
+    assert names(tmp_path) == drawn | {"training.npz"}
+    assert {name for _, name, _ in tracker.pictures} == drawn
+    assert ("pictures/samples", "samples/epoch_002.png", 8) in tracker.pictures
+    assert num_frames(tmp_path) == 5  # 0, 2, 4, 6 and the last
 
 
-def test_tensorboard_gets_the_pictures(tmp_path):
-    class Writer(pl.loggers.TensorBoardLogger):
-        experiment = SimpleNamespace(images=[])
-        log_metrics = log_hyperparams = log_graph = save = finalize = lambda *args, **kwargs: None
+def num_frames(folder) -> int:
+    with Image.open(folder / "pictures" / "training.gif") as gif:
+        return gif.n_frames
 
-    Writer.experiment.add_image = lambda key, image, step, dataformats: Writer.experiment.images.append(
-        (key, image.ndim, step, dataformats)
-    )
-    fit(tmp_path, make_vae(), [make_gallery()], max_epochs=1, logger=Copy("mine", Writer(tmp_path)))
-    assert ("pictures/samples", 3, 4, "HWC") in Writer.experiment.images
-    assert not [key for key, *_ in Writer.experiment.images if key == "pictures/training"]
+
+def test_the_number_of_files_and_of_frames_is_bounded(tmp_path, monkeypatch):
+    """Files at the powers of two; of more epochs than the GIF holds, evenly spaced ones and the last."""
+    monkeypatch.setattr(gallery_module, "MAX_FRAMES", 5)
+    vae, drawn = make_vae(), set()
+    monkeypatch.setattr(Painter, "draw_progress", lambda self, epoch: drawn.add(epoch) or {})
+    monkeypatch.setattr(Painter, "draw_all", lambda self, epoch: {})
+    fit(tmp_path, vae, [make_gallery()], max_epochs=19)
+    assert drawn == {0, 1, 2, 4, 8, 16}
+    assert list(np.load(tmp_path / "pictures" / "training.npz")) == ["0", "4", "8", "12", "16", "19"]
+
+
+def test_the_frames_are_the_pictures_of_their_epochs(tmp_path):
+    fit(tmp_path, make_vae(), [make_gallery()], max_epochs=2)
+    folder = tmp_path / "pictures"
+    frames = np.load(folder / "training.npz")
+    for epoch in ("0", "1", "2"):
+        picture = pictures.annotate(
+            pictures.grid(torch.from_numpy(frames[epoch]) / 255, 2), f"samples at epoch {epoch}"
+        )
+        np.testing.assert_array_equal(picture, np.asarray(Image.open(folder / "samples" / f"epoch_00{epoch}.png")))
+
+
+def test_drawing_an_older_checkpoint_leaves_the_frames_alone(tmp_path):
+    vae = make_vae()
+    fit(tmp_path, vae, [make_gallery()], max_epochs=3)
+    before = (tmp_path / "pictures" / "training.npz").read_bytes()
+    Painter(vae, Images(), tmp_path, num_images=9).draw_all(epoch=1)
+    assert (tmp_path / "pictures" / "training.npz").read_bytes() == before
+    assert num_frames(tmp_path) == 4
+
+
+def test_a_damaged_file_of_frames_is_told_and_begun_anew(tmp_path, caplog):
+    painter = Painter(make_vae(), Images(), tmp_path, num_images=4)
+    painter.follow(1, False)
+    (tmp_path / "pictures" / "training.npz").write_bytes(b"PK damaged")
+    painter.follow(2, False)
+    assert list(np.load(tmp_path / "pictures" / "training.npz")) == ["2"]
+    assert "training.npz is damaged, training.gif begins anew" in caplog.text
+
+
+def test_frames_of_another_number_of_images_are_dropped(tmp_path):
+    for epoch, num in ((1, 4), (2, 9)):
+        Painter(make_vae(), Images(), tmp_path, num_images=num).follow(epoch, False)
+    assert list(np.load(tmp_path / "pictures" / "training.npz")) == ["2"]
 
 
 def test_the_end_is_drawn_when_training_stops_early(tmp_path):
     fit(tmp_path, make_vae(), [make_gallery(every_n_epochs=50)], max_epochs=-1, max_steps=6)
-    assert {"samples_epoch_002.png", "traversals.png", "training.gif"} <= names(tmp_path)
+    assert {"samples/epoch_002.png", "traversals.png", "training.gif"} <= names(tmp_path)
 
 
 def test_the_early_scatter_draws_once_a_step_while_gradients_accumulate(tmp_path):
     tracker = Tracker()
     gallery = make_gallery(scatter_every_n_steps=1, scatter_until_step=3)
     fit(tmp_path, make_vae(), [gallery], max_epochs=2, logger=tracker, accumulate_grad_batches=2)
-    drawn = [name for _, name, _ in tracker.pictures if name.startswith("latents_step")]
-    assert drawn == [f"latents_step_00000{step}.png" for step in (0, 1, 2, 3)]
+    drawn = [name for _, name, _ in tracker.pictures if name.startswith("latents/step")]
+    assert drawn == [f"latents/step_00000{step}.png" for step in (0, 1, 2, 3)]
 
 
 def test_a_resumed_run_continues_the_same_gif(tmp_path):
     vae = make_vae()
     trainer = fit(tmp_path / "run", vae, [make_gallery()], max_epochs=2)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    first = (tmp_path / "run" / "pictures" / "samples_epoch_000.png").read_bytes()
+    first = np.load(tmp_path / "run" / "pictures" / "training.npz")["0"]
 
     fit(tmp_path / "run", make_vae(), [make_gallery()], max_epochs=5, ckpt_path=tmp_path / "last.ckpt")
-    assert (tmp_path / "run" / "pictures" / "samples_epoch_000.png").read_bytes() == first
-    with Image.open(tmp_path / "run" / "pictures" / "training.gif") as gif:
-        assert gif.n_frames == 6
+    frames = np.load(tmp_path / "run" / "pictures" / "training.npz")
+    assert list(frames) == ["0", "1", "2", "3", "4", "5"]
+    np.testing.assert_array_equal(frames["0"], first)
+    assert num_frames(tmp_path / "run") == 6
 
 
 def test_the_plain_autoencoder_has_no_samples_and_follows_reconstructions(tmp_path):
     fit(tmp_path, make_vae(posterior=Deterministic()), [make_gallery()], max_epochs=2)
     assert not [name for name in names(tmp_path) if name.startswith("samples")]
     assert {"reconstructions_first_last.png", "training.gif", "manifold.png"} <= names(tmp_path)
-    with Image.open(tmp_path / "pictures" / "training.gif") as gif:
-        assert gif.n_frames == 3
+    assert num_frames(tmp_path) == 3
 
 
-@pytest.mark.parametrize("latent_dim", [1, 2, 12])
-@pytest.mark.parametrize("num_factors", [0, 1, 2])
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
+@pytest.mark.parametrize(
+    ("latent_dim", "num_factors", "shape"),
+    [(1, 1, (1, 8, 8)), (2, 0, (3, 32, 32)), (2, 2, (1, 8, 8)), (12, 1, (3, 32, 32))],
+)
 def test_draw_all_needs_no_trainer(tmp_path, latent_dim, num_factors, shape):
     vae = make_vae(latent_dim, shape=shape)
     paths = Painter(vae, Images(30, num_factors, shape), tmp_path).draw_all(epoch=7)
-    assert {path.name for path in paths.values()} == names(tmp_path)
+    assert {path.relative_to(tmp_path / "pictures").as_posix() for path in paths.values()} == names(tmp_path)
     kinds = {"samples", "reconstructions", "latents", "traversals", "interpolation"}
     assert set(paths) == kinds | ({"manifold"} if latent_dim == 2 else set())
 

@@ -105,18 +105,22 @@ def test_a_step_repeated_after_a_resume_counts_once():
     np.testing.assert_array_equal(pictures.curves(rows + again), pictures.curves(plain))
 
 
-@pytest.mark.parametrize(("num", "num_frames"), [(1, 1), (5, 5), (150, 60)])
-def test_gif_has_every_frame_up_to_sixty_and_holds_the_last(tmp_path, num, num_frames):
-    frames = [tmp_path / f"{i}.png" for i in range(num)]
-    for i, frame in enumerate(frames):
-        pictures.write_png(frame, np.full((20, 30, 3), i, np.uint8))
+def test_gif_has_every_frame_on_one_page_and_holds_the_last(tmp_path):
+    frames = [np.full((20, 30 + 10 * (i == 0), 3), 40 * i, np.uint8) for i in range(5)]  # the first is wider
     pictures.write_gif(tmp_path / "training.gif", frames)
 
     with Image.open(tmp_path / "training.gif") as gif:
-        greys = [frame.convert("RGB").getpixel((5, 5))[0] for frame in ImageSequence.Iterator(gif)]
-        assert len(greys) == num_frames
-        assert (greys[0], greys[-1]) == (0, num - 1)
+        pages = [frame.convert("RGB") for frame in ImageSequence.Iterator(gif)]
         assert gif.info["duration"] == 2000
+    assert [page.getpixel((5, 5))[0] for page in pages] == [0, 40, 80, 120, 160]
+    assert {page.size for page in pages} == {(40, 20)}
+    assert pages[-1].getpixel((35, 5)) == (255, 255, 255)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [0, 1e-30, 1e30])
+def test_a_scatter_of_codes_that_coincide_or_explode_does_not_warn(scale):
+    assert pictures.scatter(torch.ones(80, 2) * scale, None, "", "latents").any()
 
 
 def test_files_are_written_whole_and_a_full_disk_is_not_hidden(tmp_path, monkeypatch):

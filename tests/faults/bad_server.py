@@ -49,6 +49,10 @@ class Handler(BaseHTTPRequestHandler):
         self.begin(None)
         self.wfile.write(content)
 
+    def calls_it_encoded(self, content: bytes) -> None:
+        self.begin(len(content), **{"Content-Encoding": "x-gzip"})
+        self.wfile.write(content)
+
     def keeps_open(self, content: bytes) -> None:
         self.good(content)
         self.wfile.flush()
@@ -56,18 +60,6 @@ class Handler(BaseHTTPRequestHandler):
 
     def silent(self, content: bytes) -> None:
         self.server.ended.wait()
-
-    def drips_headers(self, content: bytes) -> None:
-        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
-        while not self.server.ended.wait(0.01):
-            self.wfile.write(b"x")
-
-    def drips(self, content: bytes) -> None:
-        self.begin(len(content))
-        for i in range(len(content)):
-            if self.server.ended.wait(0.02):
-                return
-            self.wfile.write(content[i : i + 1])
 
     def stalls(self, content: bytes) -> None:
         self.begin(len(content))

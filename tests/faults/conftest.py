@@ -18,8 +18,6 @@ def command(monkeypatch, capsys):
 
     def run(name: str, *arguments: str | Path) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        monkeypatch.setattr(commands, "failures", [])
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         capsys.readouterr()
         try:
             entry[name]()

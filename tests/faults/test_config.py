@@ -4,8 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 from refusals import composed, refused
 
-from vae_lab.data.batches import ImageData
-from vae_lab.runs.preemption import Preemption
+from vae_lab.data.batches import Batch, ImageData
+from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
 from vae_lab.training.train import train
 
@@ -54,7 +54,7 @@ A2 = {
     "KLD_weight=4": "there is no key KLD_weight; did you mean loss.KLD_weight?",
     "beta=4": "there is no key beta; did you mean loss.KLD_weight?",
     "dataset.batchsize=2": "there is no key dataset.batchsize; did you mean dataset.batch_size?",
-    "trainer.epochs=3": "there is no key trainer.epochs; did you mean trainer.max_epochs or trainer.min_epochs? "
+    "trainer.epochs=3": "there is no key trainer.epochs; did you mean trainer.max_epochs? "
     "(if lightning.pytorch.Trainer takes it: +trainer.epochs=VALUE)",
     "model.strides=[2]": "there is no key model.strides; it belongs to model=conv",
     "callbacks.early_stopping.patience=3": "there is no key callbacks.early_stopping; it belongs to callbacks=early",
@@ -124,7 +124,9 @@ def test_a4_a_key_that_something_refers_to_is_welcome(overrides, config):
 
 def test_a5_pixels_outside_the_range_of_the_likelihood_are_refused_at_the_first_batch(config, monkeypatch):
     to_pixels = ImageData.to_pixels
-    monkeypatch.setattr(ImageData, "to_pixels", lambda *arguments, **more: to_pixels(*arguments, **more) * 2 - 1)
+    monkeypatch.setattr(
+        ImageData, "to_pixels", lambda *arguments, **more: Batch(to_pixels(*arguments, **more).x * 2 - 1)
+    )
     cfg = config("callbacks=none", tiny=["logger=none", "trainer=cpu", "trainer.max_steps=1"])
     with pytest.raises(ValueError, match=r"^loss=bce needs pixels in \[0, 1\], got -1 to 1$"):
         train(cfg)

@@ -5,7 +5,6 @@ import pickle
 from pathlib import Path
 
 import pytest
-import yaml
 from command import TINY
 from strangers import DOORS, Payload, change_config
 
@@ -111,46 +110,6 @@ def of_hydra(key: str) -> dict:
     for name in reversed(key.split(".")):
         node = {name: node}
     return node
-
-
-@pytest.mark.parametrize("multirun", [False, True])
-@pytest.mark.parametrize("key", OF_HYDRA)
-def test_g3_a_config_file_cannot_make_hydra_run_code(key, multirun, tmp_path, marker, command, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "conf" / "experiment").mkdir(parents=True)
-    content = {"hydra": of_hydra(key), "callbacks": {"guest": {"_target_": "hostile_module.Thing"}}}
-    header = "# @package _global_\n"
-    (tmp_path / "conf" / "experiment" / "evil.yaml").write_text(header + yaml.safe_dump(content))
-    (tmp_path / "conf" / "experiment" / "good.yaml").write_text(header + "seed: 1\n")
-    start = ["-m", "experiment=good,evil"] if multirun else ["experiment=evil"]
-    code, message = command("vae-lab", f"--config-dir={tmp_path / 'conf'}", *start, *TINY)
-    assert not marker.exists()
-    assert code == 2, message
-    assert f"hydra.{key}" in message
-
-
-@pytest.mark.parametrize("path", ["pkg://hostile_module", "PKG://hostile_module", "${oc.env:HOSTILE}"])
-@pytest.mark.parametrize("start", [[], ["-m", "seed=0,1"]])
-def test_g3_a_main_config_cannot_make_hydra_import_a_package(start, path, tmp_path, marker, command, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOSTILE", "pkg://hostile_module")
-    (tmp_path / "conf").mkdir()
-    content = {"defaults": ["/config", "_self_"], "hydra": {"searchpath": [path]}}
-    (tmp_path / "conf" / "job.yaml").write_text(yaml.safe_dump(content))
-    folder, name = f"--config-dir={tmp_path / 'conf'}", "--config-name=job"
-    refused(*command("vae-lab", folder, name, *start, *TINY), "hydra.searchpath", marker)
-
-
-def test_a_main_config_may_name_folders_in_which_hydra_looks(tmp_path, command, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "more" / "experiment").mkdir(parents=True)
-    (tmp_path / "more" / "experiment" / "mine.yaml").write_text("# @package _global_\nlatent_dim: 7\n")
-    for path in (tmp_path / "more", f"file://{tmp_path / 'more'}"):
-        content = {"defaults": ["/config", "_self_"], "hydra": {"searchpath": [str(path)]}}
-        (tmp_path / "conf" / "job.yaml").write_text(yaml.safe_dump(content))
-        folder, name = f"--config-dir={tmp_path / 'conf'}", "--config-name=job"
-        assert command("vae-lab", folder, name, "experiment=mine", "--cfg", "job", "-p", "latent_dim")[1] == "7"
 
 
 @pytest.mark.parametrize("name", [".hydra", "checkpoints", "../outside"])
@@ -278,8 +237,8 @@ def test_g3_a_saved_run_dir_does_not_say_where_a_resumed_run_writes(run_dir, tmp
 
 
 LOGGERS = {
-    "vae_lab.loggers.copies.CsvTracker": ["save_dir: ELSEWHERE", "save_dir: ../elsewhere"],
-    "vae_lab.loggers.copies.TensorBoardTracker": ["save_dir: ELSEWHERE"],
+    "vae_lab.loggers.local.CsvLogger": ["save_dir: ELSEWHERE", "save_dir: ../elsewhere"],
+    "vae_lab.loggers.local.TensorBoardLogger": ["save_dir: ELSEWHERE"],
     "lightning.pytorch.loggers.CSVLogger": [
         "save_dir: ELSEWHERE",
         "save_dir: '${run_dir}', name: ../../elsewhere",

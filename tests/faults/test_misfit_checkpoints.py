@@ -1,7 +1,15 @@
 """A checkpoint in which only what training reads has another form than training gives it."""
 
+from pathlib import Path
+
 import pytest
 import torch
+
+from vae_lab.errors import RunError
+from vae_lab.runs.continuation import check_continuation
+from vae_lab.runs.signals import Preemption
+from vae_lab.runs.trained import load_run
+from vae_lab.training.build import build
 
 pytestmark = pytest.mark.fault
 
@@ -25,10 +33,6 @@ def filled_means(**changes):
     return lambda content: content["vae_lab"].update(means=means | changes)
 
 
-def change_loops(content):
-    content["loops"]["fit_loop"]["epoch_progress"]["total"]["completed"] = "x"
-
-
 MISFITS_OF_TRAINING = {
     "moments of one number": moments(lambda moment: torch.zeros(1)),
     "moments that share their memory": moments(lambda moment: torch.zeros(1).expand(moment.shape)),
@@ -48,17 +52,13 @@ MISFITS_OF_TRAINING = {
     "two optimizers": lambda content: content["optimizer_states"].append(optimizer(content)),
     "an optimizer that is a number": lambda content: content.update(optimizer_states=[3]),
     "a schedule that was not": lambda content: content.update(lr_schedulers=[{}]),
-    "no record": lambda content: content["callbacks"].pop("Record"),
-    "an empty record": lambda content: content["callbacks"].update(Record={}),
-    "a record that is text": lambda content: content["callbacks"]["Record"].update(metrics_bytes="x"),
+    "no stopwatch": lambda content: content["callbacks"].pop("Stopwatch"),
+    "an empty stopwatch": lambda content: content["callbacks"].update(Stopwatch={}),
+    "a stopwatch that is text": lambda content: content["callbacks"]["Stopwatch"].update(metrics_bytes="x"),
     "nothing of the best": lambda content: content["callbacks"].update(Checkpoints={}),
     "a best that is a number": lambda content: content["callbacks"].update(Checkpoints={"best": 5}),
     "a best without its step": lambda content: content["callbacks"]["Checkpoints"]["best"].pop("step"),
     "callbacks that are a list": lambda content: content.update(callbacks=[1]),
-    "no loops": lambda content: content.update(loops={}),
-    "a counter that is text": change_loops,
-    "another place": lambda content: content["vae_lab"].update(epoch=3),
-    "other steps": lambda content: content.update(global_step=1),
     "a rate of nothing": lambda content: content["vae_lab"].update(lr=0.0),
     "a rate that is no number": lambda content: content["vae_lab"].update(lr=float("nan")),
     "means of too much": filled_means(sums=torch.zeros(3)),
@@ -72,14 +72,34 @@ MISFITS_OF_TRAINING = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
-@pytest.mark.parametrize("misfit", MISFITS_OF_TRAINING)
-def test_g2_a_checkpoint_that_training_would_not_continue_exactly_is_refused(misfit, run_dir, open_run):
+@pytest.fixture(scope="module")
+def experiment(trained):
+    """The run, built again as by resume=."""
+    return build(load_run(trained, "last").cfg, Preemption())
+
+
+def changed(run_dir: Path, misfit: str) -> Path:
+    """Change the last checkpoint of a run; returns its path."""
     path = run_dir / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
     MISFITS_OF_TRAINING[misfit](content)
     torch.save(content, path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
+@pytest.mark.parametrize("misfit", MISFITS_OF_TRAINING)
+def test_g2_a_checkpoint_that_training_would_not_continue_exactly_is_refused(misfit, run_dir, experiment):
+    check_continuation(experiment.lit, experiment.trainer, run_dir / "checkpoints" / "last.ckpt")
+    path = changed(run_dir, misfit)
+    with pytest.raises(RunError, match=rf"\A{path} cannot be continued from: .+\Z"):
+        check_continuation(experiment.lit, experiment.trainer, path)
+
+
+def test_g2_such_a_checkpoint_is_refused_by_the_command_before_any_of_it_is_used(run_dir, open_run):
+    changed(run_dir, "moments of one number")
+    before = (run_dir / "metrics.jsonl").read_bytes()
     code, message = open_run("resume", run_dir)
     assert code == 5, message
-    assert "last.ckpt" in message
-    assert "\n" not in message
+    assert "last.ckpt cannot be continued from: optimizer_states.0.state.0.exp_avg must be float32 (" in message
+    assert (run_dir / "metrics.jsonl").read_bytes() == before

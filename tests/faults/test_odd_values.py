@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from refusals import composed, refused
 
 from vae_lab.errors import DataError, NumericsError, RunError
-from vae_lab.runs.preemption import Preemption
+from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
 from vae_lab.training.train import train
 

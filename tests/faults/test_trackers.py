@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import wandb
 from command import TINY, record, status
-from forks import train_in_fork
+from forks import fork, train_in_fork, wait
 from lightning.pytorch.loggers import CSVLogger
 from tracking import CONFIG, KEY, METRICS, alone, go_online, history, log_run, parts, read_back, said, tracker
 from wandb_server import WandbServer
 
 from vae_lab.loggers import wandb_process
-from vae_lab.loggers.wandb import WandbTracker
+from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.training.module import LitVAE
 from vae_lab.training.train import train
 
@@ -63,9 +63,7 @@ def outage(kind: str):
         if kind == "black hole":  # a queue of one, and full: further connections are never answered
             listener.listen(0)
             client.connect(listener.getsockname())
-        yield {"refused": address, "black hole": address, "no such name": "http://nowhere.invalid"}.get(
-            kind, server.url
-        )
+        yield {"refused": address, "black hole": address}.get(kind, server.url)
 
 
 # --- E1: nothing is asked
@@ -105,50 +103,35 @@ def read_all(descriptor: int, timeout: float) -> str:
     raise TimeoutError(content.decode())
 
 
-def damage_home(home: Path, monkeypatch, how: str) -> None:
-    settings = home / ".config" / "wandb" / "settings"
-    settings.parent.mkdir(parents=True)
-    match how:
-        case "netrc":
-            (home / ".netrc").write_bytes(b"\x00\xffmachine machine password\n'")
-        case "netrc is a folder":
-            (home / ".netrc").mkdir()
-        case "settings":
-            settings.write_bytes(b"[default\n\xff\x00 = [[ = base_url\nmode = 7")
-        case "settings are a folder":
-            settings.mkdir()
-        case "a wrong setting":
-            settings.write_text("[default]\nbase_url = not-a-url\n")
-        case "no home":
-            monkeypatch.delenv("HOME")
-        case "home cannot be written":
-            monkeypatch.setenv("HOME", "/proc/nobody")
+HOMES = {
+    "netrc": (".netrc", b"\x00\xffmachine machine password\n'"),
+    "settings": (".config/wandb/settings", b"[default\n\xff\x00 = [[ = base_url\nmode = 7"),
+    "a wrong setting": (".config/wandb/settings", b"[default]\nbase_url = not-a-url\n"),
+    "settings are a folder": (".config/wandb/settings/x", b""),
+}
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        *("netrc", "netrc is a folder", "settings", "settings are a folder", "a wrong setting"),
-        *("no home", "home cannot be written"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [*HOMES, "home cannot be written"])
 def test_e1_a_damaged_home(tmp_path, monkeypatch, caplog, patient, how):
-    damage_home(tmp_path / "home", monkeypatch, how)
-    log_run(tmp_path / "run")
+    if how in HOMES:
+        path = tmp_path / "home" / HOMES[how][0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(HOMES[how][1])
+    else:
+        monkeypatch.setenv("HOME", "/proc/nobody")
+    log_two(tmp_path / "run")
     (line,) = said(caplog)
     assert "upload with: wandb sync" in line
     (part,) = parts(tmp_path / "run", "offline-run-*")
-    assert history(read_back(part)) == METRICS
+    assert history(read_back(part)) == METRICS[:2]
 
 
 # --- E2: a server that is not there, or no server
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "kind",
-    ["refused", "black hole", "no such name", "hang", "slow", "reset", "error", "unauthorized", "garbage", "html"],
-)
+@pytest.mark.parametrize("kind", ["refused", "black hole", "hang", "error", "unauthorized", "garbage", "html"])
 def test_e2_without_a_server_the_run_is_kept_offline(tmp_path, monkeypatch, caplog, patient, kind):
     with outage(kind) as url:
         go_online(monkeypatch, url)
@@ -161,7 +144,7 @@ def test_e2_without_a_server_the_run_is_kept_offline(tmp_path, monkeypatch, capl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["hang", "slow", "reset", "error", "busy", "forbidden", "html"])
+@pytest.mark.parametrize("kind", ["hang", "reset", "error", "html"])
 def test_e2_after_the_server_dies_the_run_is_kept_on_disk(tmp_path, monkeypatch, caplog, patient, kind):
     with WandbServer(after_start=kind) as server:
         go_online(monkeypatch, server.url)
@@ -210,7 +193,7 @@ def measured(monkeypatch) -> list[float]:
         return call
 
     for name in ("_tell", "finish"):
-        monkeypatch.setattr(WandbTracker, name, timed(getattr(WandbTracker, name)))
+        monkeypatch.setattr(WandbLogger, name, timed(getattr(WandbLogger, name)))
     return seconds
 
 
@@ -235,18 +218,21 @@ GARBAGE = {
         "WANDB_RUN_ID": "a/b",
         "WANDB_RESUME": "must",
         "WANDB_SERVICE": "3-1-tcp-localhost-1",
+        "WANDB_DISABLED": "perhaps",
+        "WANDB_TAGS": ",,",
     },
     "folders": dict.fromkeys(
-        ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "TMPDIR", "NETRC"), "/proc/nowhere"
+        ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "TMPDIR", "NETRC", "WANDB_IDENTITY_TOKEN_FILE"),
+        "/proc/nowhere",
     ),
-    "entity": {"WANDB_ENTITY": "an entity / with ? odd # characters"},
-    "mode": {"WANDB_MODE": "foo", "WANDB_DISABLED": "perhaps"},
-    "url": {"WANDB_BASE_URL": "not-a-url"},
+    "places": {
+        "WANDB_ENTITY": "an entity / with ? odd # characters",
+        "WANDB_BASE_URL": "not-a-url",
+        "HTTP_PROXY": "nonsense:::",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+    },
     "key": {"WANDB_API_KEY": "short\nand-broken"},
     "timeout": {"WANDB_HTTP_TIMEOUT": "soon", "WANDB_API_KEY": KEY},
-    "tags": {"WANDB_TAGS": ",,"},
-    "identity": {"WANDB_IDENTITY_TOKEN_FILE": "/proc/nowhere"},
-    "proxy": {"HTTP_PROXY": "nonsense:::", "HTTPS_PROXY": "http://127.0.0.1:9"},
 }
 
 
@@ -277,14 +263,14 @@ def test_e2_much_garbage_changes_nothing_in_a_run(tmp_path, monkeypatch, caplog,
 # --- E2: W&B's own processes
 
 
-def processes(run: WandbTracker) -> dict[str, int]:
+def processes(run: WandbLogger) -> dict[str, int]:
     """W&B's process, and the one that that has started."""
     pid = run._process._process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return {"worker": pid, **dict(zip(["core"], map(int, children), strict=False))}
 
 
-def started(folder: Path, caplog) -> WandbTracker:
+def started(folder: Path, caplog) -> WandbLogger:
     """A run that W&B tracks."""
     run = tracker(folder)
     run.log_config(CONFIG)
@@ -328,19 +314,6 @@ def is_running(pid: int) -> bool:
         return False
 
 
-@needs_proc
-def test_e2_what_nobody_takes_does_not_fill_the_memory(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(wandb_process, "MAX_WAITING", 2**20)
-    run = tracker(tmp_path / "run")
-    run.log_config(CONFIG)
-    os.kill(processes(run)["worker"], signal.SIGSTOP)
-    for step in range(3):
-        run.log_metrics({"x" * 2**20: 1.0}, step)
-    run.finish(0)
-    (warning,) = warnings_in(caplog)
-    assert warning == "WARNING W&B takes nothing any more, tracking ends here, the run goes on"
-
-
 def with_core(folder: Path, monkeypatch, core: str | None, mode: int = 0o755) -> None:
     """W&B as installed, but with another program as its core."""
     package = folder / "packages" / "wandb"
@@ -357,8 +330,8 @@ def with_core(folder: Path, monkeypatch, core: str | None, mode: int = 0o755) ->
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "core",
-    [(None,), ("#!/bin/sh\n", 0o644), ("\0garbage",), ("#!/bin/sh\nexit 3\n",), ("#!/bin/sh\nexec sleep 1000\n",)],
-    ids=["missing", "not executable", "damaged", "failing", "silent"],
+    [(None,), ("#!/bin/sh\nexit 3\n",), ("#!/bin/sh\nexec sleep 1000\n",)],
+    ids=["missing", "failing", "silent"],
 )
 def test_e2_a_broken_core(tmp_path, monkeypatch, caplog, core):
     monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 3)
@@ -415,7 +388,7 @@ def ended(run: Path) -> bool:
 # --- E4: no W&B
 
 
-@pytest.mark.parametrize("code", ["raise ImportError('gone')", "raise SystemError('broken')", "1 +", ""])
+@pytest.mark.parametrize("code", ["raise ImportError('gone')", "1 +", ""])
 def test_e4_without_w_and_b_there_is_one_line(tmp_path, monkeypatch, caplog, patient, code):
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "wandb.py").write_text(code)
@@ -434,38 +407,7 @@ def test_e4_a_run_without_w_and_b_ends_well(tmp_path, monkeypatch, caplog, patie
     assert record(tmp_path / "run") == record(tmp_path / "plain")
 
 
-def test_an_error_later_on_is_one_warning_and_the_run_is_marked_as_failed(tmp_path, caplog, patient):
-    run = tracker(tmp_path)
-    run.log_metrics({"loss": 1.0}, 0)
-    run.log_picture("samples", tmp_path / "missing.png", 1)
-    run.log_metrics({"loss": 2.0}, 2)
-    run.finish(1)
-    (warning,) = warnings_in(caplog)
-    assert "tracking ends here, the run goes on" in warning
-    records = read_back(parts(tmp_path)[0])
-    assert history(records) == [(0, {"loss": 1.0})]
-    assert records[-1]["exit"]["exit_code"] == 1
-
-
 # --- disks
-
-
-def test_a_wandb_folder_that_cannot_be_written(tmp_path, caplog, patient):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "wandb").write_text("in the way")
-    log_two(tmp_path / "run")
-    (line,) = said(caplog)
-    assert line.startswith("WARNING W&B does not start, this run is not tracked: ")
-    assert str(tmp_path / "run" / "wandb") in line
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"a/b", b"x" * 1000])
-def test_a_damaged_id_is_replaced(tmp_path, caplog, patient, content):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "wandb_id").write_bytes(content)
-    log_two(tmp_path / "run")
-    (part,) = parts(tmp_path / "run")
-    assert part.name.endswith(f"-{tracker(tmp_path / 'run').version}")
 
 
 def can_mount() -> bool:
@@ -510,11 +452,11 @@ def unreachable(*_, **__):
     raise ConnectionError("no route to\n host")
 
 
-@pytest.mark.parametrize("kind", ["csv", "tensorboard", "another"])
+@pytest.mark.parametrize("kind", ["csv", "another"])
 def test_e2_a_copy_that_cannot_be_written_ends_alone(tmp_path, monkeypatch, caplog, config, kind):
     train(config("logger=none", tiny=SMALL, run_dir="plain"))
     monkeypatch.setattr(CSVLogger, "log_metrics", unreachable)
-    cfg = config(f"logger={'csv' if kind == 'another' else kind}", tiny=SMALL)
+    cfg = config("logger=csv", tiny=SMALL)
     if kind == "another":
         cfg.logger = {"another": {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": cfg.run_dir}}
     Path(cfg.run_dir).mkdir()
@@ -540,9 +482,9 @@ def test_e4_without_tensorboard_the_run_does_not_start(tmp_path, monkeypatch, co
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ok", "unauthorized", "offline"])
+@pytest.mark.parametrize("kind", ["ok", "offline"])
 def test_g4_no_secret_of_w_and_b_is_in_any_byte(tmp_path, monkeypatch, caplog, patient, kind):
-    with WandbServer("ok" if kind == "offline" else kind) as server:
+    with WandbServer() as server:
         host = server.url.removeprefix("http://")
         monkeypatch.setenv("WANDB_BASE_URL", f"http://me:plantedpassword@{host}" if kind == "ok" else server.url)
         monkeypatch.setenv("HTTP_PROXY", "http://me:plantedproxy@127.0.0.1:9")
@@ -572,17 +514,54 @@ def test_g4_a_folder_does_not_say_where_the_key_is_sent(tmp_path, monkeypatch, c
     assert parts(tmp_path / "run", "offline-run-*")
 
 
-# --- A Python that speaks
-
-CHATTER = "import os; os.write(1, b'hello\\n5\\n[1]\\n[1, 2]\\n\\n{}\\n\\xff\\n' + b'[' * 50000 + b'\\n')"
+# --- Python itself
 
 
-def test_e2_what_a_customised_python_prints_is_not_taken_for_a_report(tmp_path, monkeypatch, caplog, patient):
+def test_e2_what_a_customised_python_prints_is_not_taken_for_a_report(tmp_path, monkeypatch):
     (tmp_path / "packages").mkdir()
-    (tmp_path / "packages" / "sitecustomize.py").write_text(CHATTER)
-    monkeypatch.syspath_prepend(tmp_path / "packages")
+    (tmp_path / "packages" / "sitecustomize.py").write_text("import os; os.write(1, b'hello\\n[1, 2]\\n')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
     assert wandb_process.obstacle(60).startswith("no API key")
-    log_two(tmp_path / "run")
-    assert [line.partition(",")[0] for line in said(caplog)] == ["INFO W&B: offline"]
+
+
+# A script without `if __name__ == "__main__"`, in a folder with a module that is named as one of Python's.
+SCRIPT = """
+import sys
+sys.path[:] = [path for path in sys.path if path != sys.path[0]]
+print("once")
+from pathlib import Path
+from tracking import log_run
+from vae_lab.loggers.wandb import WandbLogger
+log_run(Path("run"))
+unfinished = WandbLogger(save_dir="next", project="p", entity=None, group=None, job_type=None, tags=[], name=None,
+                         mode="offline", init_timeout=15)
+unfinished.log_metrics({"loss": 1.0}, 0)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_runs_once_and_ends_even_with_a_run_that_is_not_finished(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "selectors.py").write_text("print('executed')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "once\n", "")
+    assert parts(tmp_path / "run", "offline-run-*")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_whole_group_does_not_reach_the_process_even_as_it_starts(tmp_path, caplog, patient, signum):
+    def track() -> None:
+        os.setpgid(0, 0)
+        signal.signal(signum, lambda *_: None)
+        run = tracker(tmp_path / "run", mode="offline")
+        for step in range(200):
+            os.killpg(0, signum)
+            run.log_metrics({"loss": 1.0}, step)
+            time.sleep(0.002)
+        run.finish(0)
+
+    assert wait(fork(track), 120) == 0
     (part,) = parts(tmp_path / "run")
-    assert len(history(read_back(part))) == 2
+    assert len(history(read_back(part))) == 200

@@ -1,4 +1,4 @@
-"""The tracker against a W&B server on the loopback interface, and read back with W&B's own reader."""
+"""What a run tells W&B, against a server on the loopback interface, and read back with W&B's own reader."""
 
 import json
 import logging
@@ -13,7 +13,28 @@ from PIL import Image
 from tracking import CONFIG, KEY, METRICS, alone, go_online, history, log_run, parts, read_back, said, tracker
 from wandb_server import WandbServer
 
-from vae_lab.loggers import wandb_process
+from vae_lab.loggers import wandb, wandb_process
+from vae_lab.loggers.wandb_process import WandbProcess
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """A server, and one W&B process that all runs of the tests that use it have, one after the other."""
+    with pytest.MonkeyPatch.context() as patch, WandbServer() as server:
+        alone(patch, tmp_path_factory.mktemp("wandb") / "home")
+        go_online(patch, server.url)
+        process = WandbProcess()
+        process.close, close = lambda timeout: None, process.close
+        yield server, process
+        close()
+
+
+@pytest.fixture
+def server(one_process, monkeypatch):
+    server, process = one_process
+    server.runs.clear()
+    monkeypatch.setattr(wandb, "WandbProcess", lambda: process)
+    return server
 
 
 @pytest.fixture(autouse=True)
@@ -25,26 +46,34 @@ def surroundings(monkeypatch, tmp_path, caplog):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    with WandbServer() as server:
-        go_online(monkeypatch, server.url)
-        yield server
+def started(monkeypatch) -> list[dict]:
+    """With what W&B was to be started; it is not."""
+    settings = []
+
+    class Recorder:
+        is_over = False
+        begin = staticmethod(lambda order, value, patience: settings.append(value))
+        send = finish = close = lambda *_: None
+
+    monkeypatch.setattr(wandb, "WandbProcess", Recorder)
+    return settings
 
 
-# --- the constructor
+# --- how it is started
 
 
-def test_constructing_and_finishing_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(subprocess, "Popen", None)
+def test_constructing_and_finishing_starts_and_writes_nothing(tmp_path, started):
     tracker(tmp_path / "run").finish(0)
+    assert started == []
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_w_and_b_is_not_imported_here():
-    script = "import vae_lab.loggers.wandb, sys; print('wandb' in sys.modules)"
+def test_neither_torch_nor_w_and_b_is_imported_on_the_way_to_its_process():
+    script = (
+        "import vae_lab.loggers.wandb_process, sys; print({'wandb', 'torch', 'hydra', 'lightning'} & {*sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120)
-    assert done.stdout == "False\n"
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(
@@ -65,11 +94,68 @@ def test_the_run_is_named_after_its_folder(tmp_path):
     assert tracker(tmp_path, name="mine").name == "mine"
 
 
-def test_disabled_and_other_ranks_do_nothing(tmp_path, monkeypatch):
-    log_run(tmp_path / "run", mode="disabled")
+def test_other_ranks_do_nothing(tmp_path, monkeypatch, started):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     log_run(tmp_path / "run", mode="offline")
+    assert started == []
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "variables", "wanted"),
+    [
+        ("auto", {}, "auto"),
+        ("auto", {"WANDB_MODE": "offline"}, "offline"),
+        ("auto", {"WANDB_MODE": "dryrun"}, "offline"),
+        ("auto", {"WANDB_MODE": "online"}, "online"),
+        ("auto", {"WANDB_MODE": "foo"}, "offline"),
+        ("auto", {"WANDB_MODE": "disabled"}, None),
+        ("auto", {"WANDB_DISABLED": "true"}, None),
+        ("offline", {"WANDB_MODE": "disabled"}, "offline"),
+        ("disabled", {}, None),
+    ],
+    ids=str,
+)
+def test_the_environment_chooses_the_mode(tmp_path, monkeypatch, started, mode, variables, wanted):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    log_run(tmp_path / "run", mode=mode)
+    assert [settings["mode"] for settings in started] == ([wanted] if wanted else [])
+
+
+def test_an_agent_of_w_and_b_chooses_the_id(tmp_path, monkeypatch, started):
+    monkeypatch.setenv("WANDB_RUN_ID", "chosen")
+    log_run(tmp_path / "alone")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    log_run(tmp_path / "agent")
+    assert [settings["run_id"] == "chosen" for settings in started] == [False, True]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"a/b", b"x" * 1000])
+def test_a_damaged_id_is_replaced(tmp_path, started, content):
+    (tmp_path / "wandb_id").write_bytes(content)
+    log_run(tmp_path)
+    assert (tmp_path / "wandb_id").read_text() == started[0]["run_id"] + "\n"
+
+
+def test_a_job_of_a_sweep_is_in_its_group_and_has_its_overrides_as_tags(tmp_path, started):
+    (tmp_path / "multirun.yaml").touch()
+    (tmp_path / "job" / ".hydra").mkdir(parents=True)
+    (tmp_path / "job" / ".hydra" / "overrides.yaml").write_text(f"[latent_dim=2, trainer=cpu, logger=csv, {'x' * 99}]")
+    log_run(tmp_path / "job", group=None, tags=[])
+    labels = {"group": tmp_path.name, "tags": ["latent_dim=2", "trainer=cpu", "x" * 64]}
+    assert started[0]["labels"].items() >= labels.items()
+    assert started[0]["folder"] == str(tmp_path)
+
+
+def test_where_no_process_can_be_started_there_is_one_warning(tmp_path, monkeypatch, caplog):
+    def fail():
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(wandb, "WandbProcess", fail)
+    log_run(tmp_path / "run")
+    (line,) = said(caplog)
+    assert line.startswith("WARNING W&B does not start, this run is not tracked: ")
 
 
 # --- online
@@ -77,7 +163,7 @@ def test_disabled_and_other_ranks_do_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("exit_code", [0, 1])
 def test_online_everything_arrives(server, tmp_path, caplog, exit_code):
-    log_run(tmp_path / "run", exit_code)
+    log_run(tmp_path / "run", exit_code, mode="online")
     (received,) = server.runs.values()
     items = [{"type": "history", "history": {"item": item}} for item in received.history]
     assert history(items) == METRICS
@@ -114,28 +200,32 @@ def test_resuming_a_folder_continues_the_same_run(server, tmp_path):
     assert received.exit_code == 0
 
 
-def test_runs_in_one_process_stay_apart(server, tmp_path):
-    log_run(tmp_path / "first")
-    unfinished = tracker(tmp_path / "second")
+def test_runs_that_overlap_have_processes_of_their_own(one_process, tmp_path, monkeypatch):
+    server, _ = one_process
+    server.runs.clear()
+    go_online(monkeypatch, server.url)
+    unfinished = tracker(tmp_path / "first")
     unfinished.log_metrics({"loss": 1.0}, 0)
-    log_run(tmp_path / "third", metrics=[(1, {"loss": 2.0})])
+    log_run(tmp_path / "second", metrics=[(1, {"loss": 2.0}), (2, {"loss": 2.0})])
     unfinished.finish(0)
     names = {received.fields["displayName"]: received for received in server.runs.values()}
-    assert {name: len(received.history) for name, received in names.items()} == {"first": 10, "second": 1, "third": 1}
+    assert {name: len(received.history) for name, received in names.items()} == {"first": 1, "second": 2}
     assert all(received.exit_code == 0 for received in names.values())
 
 
 # --- offline
 
 
-def test_without_a_key_the_run_is_offline_and_complete(tmp_path, caplog):
-    log_run(tmp_path / "run")
+def test_without_a_key_the_run_is_offline_and_complete(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    monkeypatch.setenv("WANDB_ENTITY", "us")
+    log_run(tmp_path / "run", group=None)
     (part,) = parts(tmp_path / "run")
     records = read_back(part)
     assert history(records) == METRICS
     (start,) = [record["run"] for record in records if record["type"] == "run"]
-    assert (start["display_name"], start["run_group"], start["job_type"]) == ("run", "g", "train")
-    assert start["tags"] == ["a", "b"]
+    assert (start["display_name"], start["run_group"], start["entity"]) == ("run", "mine", "us")
+    assert (start["job_type"], start["tags"]) == ("train", ["a", "b"])
     (config,) = [record["config"]["update"] for record in records if record["type"] == "config"]
     assert config == CONFIG
     summary = [record["summary"]["update"] for record in records if record["type"] == "summary"]
@@ -144,19 +234,11 @@ def test_without_a_key_the_run_is_offline_and_complete(tmp_path, caplog):
     assert said(caplog) == [f"INFO W&B: offline, upload with: wandb sync {part}"]
 
 
-def test_labels_may_come_from_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
-    monkeypatch.setenv("WANDB_ENTITY", "us")
-    log_run(tmp_path / "run", group=None)
-    (part,) = parts(tmp_path / "run")
-    (start,) = [record["run"] for record in read_back(part) if record["type"] == "run"]
-    assert (start["run_group"], start["entity"]) == ("mine", "us")
-
-
-def test_offline_parts_merge_into_one_run(server, tmp_path):
+def test_offline_parts_merge_into_one_run(server, tmp_path, monkeypatch):
     log_run(tmp_path / "run", 1, METRICS[:6], mode="offline")
     log_run(tmp_path / "run", 0, METRICS[4:], mode="offline")
     assert len(parts(tmp_path / "run")) == 2
+    go_online(monkeypatch, server.url)
     command = [sys.executable, "-m", "wandb", "sync", *map(str, parts(tmp_path / "run"))]
     environment = {**os.environ, "WANDB_ERROR_REPORTING": "false"}
     subprocess.run(command, check=True, capture_output=True, env=environment, cwd=tmp_path, timeout=120)
@@ -165,50 +247,54 @@ def test_offline_parts_merge_into_one_run(server, tmp_path):
     assert received.exit_code == 0
 
 
+def test_an_error_later_on_is_one_warning_and_the_run_is_marked_as_failed(server, tmp_path, caplog):
+    run = tracker(tmp_path, mode="offline")
+    run.log_metrics({"loss": 1.0}, 0)
+    run.log_picture("samples", tmp_path / "missing.png", 1)
+    run.log_metrics({"loss": 2.0}, 2)
+    run.finish(1)
+    (warning,) = [line for line in said(caplog) if not line.startswith("INFO")]
+    assert "tracking ends here, the run goes on" in warning
+    records = read_back(parts(tmp_path)[0])
+    assert history(records) == [(0, {"loss": 1.0})]
+    assert records[-1]["exit"]["exit_code"] == 1
+
+
+def test_a_wandb_folder_that_cannot_be_written_is_one_warning_and_the_next_run_is_tracked(server, tmp_path, caplog):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "wandb").write_text("in the way")
+    log_run(tmp_path / "run")
+    (line,) = said(caplog)
+    assert line.startswith("WARNING W&B does not start, this run is not tracked: ")
+    assert str(tmp_path / "run" / "wandb") in line
+    log_run(tmp_path / "next")
+    assert [run.exit_code for run in server.runs.values()] == [0]
+
+
+# --- a key
+
+
 def test_mode_online_needs_a_key(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"logger\.wandb\.mode=online is not possible: no API key; set WANDB_API_KEY"):
         tracker(tmp_path, mode="online").check()
-    tracker(tmp_path, mode="auto").check()
     netrc = tmp_path / "home" / ".netrc"
     netrc.write_text(f"machine 127.0.0.1:9\nlogin user\npassword {KEY}\n")
     netrc.chmod(0o600)
-    tracker(tmp_path, mode="online").check()
-    netrc.unlink()
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
     tracker(tmp_path, mode="online").check()
     monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "soon")
     with pytest.raises(ValueError, match="WANDB_HTTP_TIMEOUT"):
         tracker(tmp_path, mode="online").check()
 
 
-@pytest.mark.parametrize(
-    ("variables", "pattern"),
-    [
-        ({"WANDB_MODE": "offline"}, "offline-run-*"),
-        ({"WANDB_MODE": "dryrun"}, "offline-run-*"),
-        ({"WANDB_MODE": "disabled"}, None),
-        ({"WANDB_DISABLED": "true"}, None),
-        ({"WANDB_MODE": "online"}, "run-*"),
-    ],
-    ids=str,
-)
-def test_the_environment_chooses_the_mode(server, tmp_path, monkeypatch, variables, pattern):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    log_run(tmp_path / "run")
-    assert parts(tmp_path / "run") == (parts(tmp_path / "run", pattern) if pattern else [])
-    assert bool(parts(tmp_path / "run")) is bool(pattern)
-    assert bool(server.runs) is (pattern == "run-*")
-
-
 # --- secrets
 
 
-@pytest.mark.parametrize("mode", ["online", "offline"])
-def test_no_secret_reaches_the_disk_or_the_server(server, tmp_path, monkeypatch, caplog, mode):
+def test_no_secret_reaches_the_disk_or_the_server(one_process, tmp_path, monkeypatch, caplog):
+    server, _ = one_process
+    server.runs.clear()
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
     monkeypatch.setenv("WANDB_API_KEY", "PLANTED" * 6)
     monkeypatch.setenv("HUB_TOKEN", "PLANTED-VALUE")
-    monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setattr(sys, "argv", ["vae-lab", "token=PLANTED-ARGUMENT"])
     run = tracker(tmp_path / "run")
     run.log_config({"a": "x-PLANTED-VALUE-y", "url": "http://me:PLANTED-PASSWORD@host/", "api_key": "PLANTED-KEY"})
@@ -218,6 +304,7 @@ def test_no_secret_reaches_the_disk_or_the_server(server, tmp_path, monkeypatch,
     assert any(path.suffix == ".wandb" for path in files)
     assert [path for path in files if b"PLANTED" in path.read_bytes()] == []
     assert "PLANTED" not in caplog.text
+    assert len(server.runs) == 1
     assert "PLANTED" not in repr(server.runs)
 
 

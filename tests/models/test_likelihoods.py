@@ -96,6 +96,14 @@ def test_images_of_a_batch_do_not_mix(likelihood):
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_every_sample_of_z_is_held_against_the_same_images(likelihood):
+    x, params = torch.rand(SHAPE), torch.randn(7, *SHAPE)
+    value = likelihood.log_prob(x, params)
+    assert value.shape == (7, 5)
+    assert torch.equal(value, torch.stack([likelihood.log_prob(x, one) for one in params]))
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_parameters_give_the_float32_value(likelihood, dtype):
     x, params = torch.rand(SHAPE), torch.randn(SHAPE).to(dtype)

@@ -5,11 +5,14 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from vae_lab.data.batches import Batch
 from vae_lab.models.likelihoods import Bernoulli
 from vae_lab.models.likelihoods import Gaussian as GaussianPixels
 from vae_lab.models.networks.mlp import MLPDecoder, MLPEncoder
 from vae_lab.models.posteriors import Deterministic, Gaussian
+from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
+from vae_lab.objectives import Context
 from vae_lab.objectives.elbo import ELBO
 
 SHAPE = (1, 2, 2)
@@ -19,6 +22,11 @@ D = 2
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+def during(step: int | None) -> Context:
+    """The context of a training step; None is evaluation."""
+    return Context(0, 100, "val") if step is None else Context(step, 100, "train")
 
 
 class LinearGaussian:
@@ -53,13 +61,13 @@ class LinearGaussian:
             encoder.bias[:D] = shift - to_mean @ self.b
             encoder.bias[D:] = self.variance.log() + log_var_shift
         networks = nn.Sequential(nn.Flatten(), encoder), nn.Sequential(decoder, nn.Unflatten(1, SHAPE))
-        return VAE(*networks, Gaussian(), GaussianPixels(), D, SHAPE)
+        return VAE(*networks, Gaussian(), StandardNormal((D,)), GaussianPixels(), (D,), SHAPE)
 
 
 def elbo_and_error(vae: VAE, x: torch.Tensor) -> tuple[float, float]:
     """The ELBO of a batch, and its standard error over the samples of z, measured on other samples."""
-    elbo = ELBO(1.0, 0, 0.0)(vae, x, None)["elbo"].item()
-    log_prob = torch.stack([vae.likelihood.log_prob(x, vae.decode(vae.encode(x).rsample())) for _ in range(8)])
+    elbo = ELBO(1.0, 0, 0.0)(vae, Batch(x), during(None))["elbo"].item()
+    log_prob = vae.likelihood.log_prob(x, vae.decode(vae.encode(x).rsample(8)))
     return elbo, (log_prob.var(0).sum().sqrt() / len(x)).item()
 
 
@@ -70,12 +78,11 @@ def model() -> LinearGaussian:
 
 def test_the_log_weight_of_every_sample_is_log_p_at_the_exact_posterior(model):
     vae, x = model.vae(), torch.randn(50, *SHAPE)
-    posterior = vae.encode(x)
-    z = posterior.rsample()
-    log_q = Normal(posterior.mean, torch.exp(0.5 * posterior.log_var)).log_prob(z).sum(1)
-    log_weight = vae.likelihood.log_prob(x, vae.decode(z)) + Normal(0.0, 1.0).log_prob(z).sum(1) - log_q
+    q = vae.encode(x)
+    z = q.rsample(3)
+    log_weight = vae.likelihood.log_prob(x, vae.decode(z)) + vae.prior.log_prob(z) - q.log_prob(z)
     # No Monte Carlo error at all; the sums are float32 with terms up to about 30.
-    torch.testing.assert_close(log_weight.double(), model.log_prob(x), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(log_weight.double(), model.log_prob(x).expand(3, -1), rtol=1e-5, atol=1e-4)
 
 
 def test_the_elbo_is_log_p_at_the_exact_posterior(model):
@@ -101,30 +108,32 @@ def small_vae(likelihood=None, posterior=None) -> VAE:
     posterior = posterior or Gaussian()
     encoder = MLPEncoder((1, 4, 4), 3 * posterior.params_per_latent, [16], "tanh")
     decoder = MLPDecoder(3, (1, 4, 4), [16], "tanh")
-    return VAE(encoder, decoder, posterior, likelihood or Bernoulli(), 3, (1, 4, 4))
+    prior = StandardNormal((3,)) if posterior.has_density else None
+    return VAE(encoder, decoder, posterior, prior, likelihood or Bernoulli(), (3,), (1, 4, 4))
 
 
 @pytest.mark.parametrize("step", [0, 3, 10, None])
 @pytest.mark.parametrize("kld_weight", [0.0, 0.5, 1.0, 4.0])
 def test_terms_add_up(kld_weight, step):
     objective = ELBO(kld_weight, 10, 0.0)
-    terms = objective(small_vae(), torch.rand(8, 1, 4, 4), step)
+    context = during(step)
+    terms = objective(small_vae(), Batch(torch.rand(8, 1, 4, 4)), context)
     assert list(terms) == ["loss", "elbo", "reconstruction", "kl", "clamped"]
     assert all(value.ndim == 0 for value in terms.values())
     assert terms["kl"] > 0
     # The elbo has weight 1 whatever the weight in the loss; float32 sums of a few terms of about 10.
     torch.testing.assert_close(terms["elbo"], -(terms["reconstruction"] + terms["kl"]), rtol=1e-6, atol=0)
-    expected = terms["reconstruction"] + objective.weight(step) * terms["kl"]
+    expected = terms["reconstruction"] + objective.weight(context) * terms["kl"]
     torch.testing.assert_close(terms["loss"], expected, rtol=1e-6, atol=0)
 
 
 def test_terms_are_nats_per_image(monkeypatch):
-    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+    monkeypatch.setattr(torch, "randn", torch.zeros)
     vae, x = small_vae(), torch.rand(8, 1, 4, 4)
     posterior = vae.encode(x)
-    terms = ELBO(1.0, 0, 0.0)(vae, x, None)
+    terms = ELBO(1.0, 0, 0.0)(vae, Batch(x), during(None))
     # Summed over pixels and latents, averaged over images only.
-    expected_kl = torch.stack([row.sum() for row in posterior.kl()]).mean()
+    expected_kl = torch.stack([row.sum() for row in posterior.kl(vae.prior)]).mean()
     nll = [-vae.likelihood.log_prob(x[i : i + 1], vae.decode(posterior.mean[i : i + 1])) for i in range(8)]
     torch.testing.assert_close(terms["kl"], expected_kl, rtol=1e-5, atol=0)
     torch.testing.assert_close(terms["reconstruction"], torch.cat(nll).mean(), rtol=1e-5, atol=0)
@@ -132,12 +141,12 @@ def test_terms_are_nats_per_image(monkeypatch):
 
 @pytest.mark.parametrize("likelihood", [Bernoulli(), GaussianPixels()])
 def test_terms_do_not_depend_on_the_batch_size(monkeypatch, likelihood):
-    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)  # the same noise for an image in every batch
+    monkeypatch.setattr(torch, "randn", torch.zeros)  # the same noise for an image in every batch
     vae, x = small_vae(likelihood), torch.rand(12, 1, 4, 4)
     objective = ELBO(2.0, 0, 0.0)
-    whole = objective(vae, x, None)
-    first, second = objective(vae, x[:6], None), objective(vae, x[6:], None)
-    repeated = objective(vae, x.repeat(5, 1, 1, 1), None)
+    whole = objective(vae, Batch(x), during(None))
+    first, second = objective(vae, Batch(x[:6]), during(None)), objective(vae, Batch(x[6:]), during(None))
+    repeated = objective(vae, Batch(x.repeat(5, 1, 1, 1)), during(None))
     for key, value in whole.items():
         torch.testing.assert_close((first[key] + second[key]) / 2, value, rtol=1e-5, atol=0)
         torch.testing.assert_close(repeated[key], value, rtol=1e-5, atol=0)
@@ -146,8 +155,8 @@ def test_terms_do_not_depend_on_the_batch_size(monkeypatch, likelihood):
 
 def test_the_weight_rises_linearly_and_evaluation_does_not_see_it():
     objective = ELBO(4.0, 10, 0.0)
-    assert [objective.weight(step) for step in (0, 5, 10, 11, 10_000, None)] == [0, 2, 4, 4, 4, 4]
-    assert ELBO(4.0, 0, 0.0).weight(0) == 4
+    assert [objective.weight(during(step)) for step in (0, 5, 10, 11, 10_000, None)] == [0, 2, 4, 4, 4, 4]
+    assert ELBO(4.0, 0, 0.0).weight(during(0)) == 4
 
 
 class Constant(nn.Module):
@@ -170,8 +179,8 @@ class Blind(nn.Module):
 
 def gradient(free_bits: float, params: list[float]) -> tuple[torch.Tensor, dict]:
     encoder = Constant(params)
-    vae = VAE(encoder, Blind(), Gaussian(), Bernoulli(), 2, SHAPE)
-    terms = ELBO(3.0, 0, free_bits)(vae, torch.ones(4, *SHAPE), None)
+    vae = VAE(encoder, Blind(), Gaussian(), StandardNormal((2,)), Bernoulli(), (2,), SHAPE)
+    terms = ELBO(3.0, 0, free_bits)(vae, Batch(torch.ones(4, *SHAPE)), during(None))
     terms["loss"].backward()
     return encoder.params.grad, terms
 
@@ -183,7 +192,7 @@ def test_free_bits_cost_nothing_below_the_bound_and_change_nothing_above():
     assert plain.ne(0).all()
     assert free[[0, 2]].tolist() == [0, 0]
     assert torch.equal(free[[1, 3]], plain[[1, 3]])
-    kl = Gaussian()(torch.tensor([params])).kl()[0]
+    kl = Gaussian()(torch.tensor([params])).kl(StandardNormal((2,)))[0]
     assert kl[0] < 0.5 < kl[1]
     paid = free_terms["loss"] - free_terms["reconstruction"]
     torch.testing.assert_close(paid, 3 * (0.5 + kl[1]), rtol=1e-6, atol=1e-6)  # a float32 difference
@@ -207,17 +216,17 @@ def test_free_bits_bound_the_mean_over_the_batch_not_each_image():
     with torch.no_grad():
         encoder[1].weight.copy_(torch.tensor([[0.25] * 4, [0.0] * 4]))
         encoder[1].bias.zero_()
-    vae = VAE(encoder, Blind(), Gaussian(), Bernoulli(), 1, SHAPE)
-    terms = ELBO(1.0, 0, 0.5)(vae, x / 2, None)
+    vae = VAE(encoder, Blind(), Gaussian(), StandardNormal((1,)), Bernoulli(), (1,), SHAPE)
+    terms = ELBO(1.0, 0, 0.5)(vae, Batch(x / 2), during(None))
     assert terms["kl"].item() == pytest.approx(0.25)  # the images' KLs are 0 and 1/2
     assert (terms["loss"] - terms["reconstruction"]).item() == pytest.approx(0.5, abs=1e-6)
-    terms = ELBO(1.0, 0, 0.2)(vae, x / 2, None)
+    terms = ELBO(1.0, 0, 0.2)(vae, Batch(x / 2), during(None))
     assert (terms["loss"] - terms["reconstruction"]).item() == pytest.approx(0.25, abs=1e-6)
 
 
 def test_a_plain_autoencoder_has_neither_kl_nor_elbo():
     vae, x = small_vae(posterior=Deterministic()), torch.rand(8, 1, 4, 4)
-    terms = ELBO(4.0, 10, 0.5)(vae, x, 5)
+    terms = ELBO(4.0, 10, 0.5)(vae, Batch(x), during(5))
     assert list(terms) == ["loss", "reconstruction"]
     expected = -vae.likelihood.log_prob(x, vae.decode(vae.encode(x).mean)).mean()
     assert terms["loss"].item() == terms["reconstruction"].item() == pytest.approx(expected.item(), rel=1e-6)
@@ -232,14 +241,34 @@ def test_a_few_steps_lower_the_loss(likelihood, posterior):
 
     def evaluate() -> float:
         torch.manual_seed(1)
-        return objective(vae, x, None)["loss"].item()
+        return objective(vae, Batch(x), during(None))["loss"].item()
 
     before = evaluate()
     for step in range(20):
         optimizer.zero_grad()
-        objective(vae, x, step)["loss"].backward()
+        objective(vae, Batch(x), during(step))["loss"].backward()
         optimizer.step()
     assert evaluate() < before - 0.1  # nats; a loss without gradient would not move at all
+
+
+class Shifted(nn.Module):
+    """N(0, I) without a closed form of the KL."""
+
+    def log_prob(self, z):
+        return StandardNormal((3,)).log_prob(z)
+
+
+def test_without_a_closed_form_the_kl_is_estimated_at_the_samples():
+    vae = small_vae()
+    batch = Batch(torch.rand(1, 1, 4, 4).expand(20_000, -1, -1, -1))
+    exact = ELBO(1.0, 0, 0.0)(vae, batch, during(None))["kl"]
+    q = vae.encode(batch.x)
+    z = q.rsample(1)
+    error = (q.log_prob(z) - vae.prior.log_prob(z)).std() / math.sqrt(20_000)
+    vae.prior = Shifted()
+    terms = ELBO(2.0, 0, 0.0)(vae, batch, during(None))
+    assert (terms["kl"] - exact).abs() < 4 * error
+    torch.testing.assert_close(terms["loss"], terms["reconstruction"] + 2 * terms["kl"])
 
 
 @pytest.mark.parametrize("value", [-1, -0.001, math.nan, math.inf])

@@ -80,22 +80,26 @@ def test_the_refusal_does_not_recommend_to_run_the_strangers_code(tmp_path):
     assert "weights_only" not in str(caught.value)
 
 
-@pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.99])
-def test_a_truncated_checkpoint_is_named(tmp_path, keep):
+DAMAGE = {
+    "empty": lambda content: b"",
+    "a tenth": lambda content: content[: len(content) // 10],
+    "half": lambda content: content[: len(content) // 2],
+    "short of 50 bytes": lambda content: content[:-50],
+    "zeros at the end": lambda content: content[:-4096] + bytes(4096),
+    "text": lambda content: b"<html>not found</html>",
+    "noise": lambda content: os.urandom(1000),
+}
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_c8_a_damaged_checkpoint_is_named(damage, tmp_path):
     path = tmp_path / "last.ckpt"
-    torch.save({"weight": torch.randn(1000)}, path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keep * len(whole))])
-    with pytest.raises(RunError, match=rf"{path} is damaged: .") as caught:
+    torch.save({"weight": torch.randn(3000)}, path)
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    with pytest.raises(DamagedError, match=rf"{path} is damaged: .") as caught:
         load_checkpoint(path)
     assert len(str(caught.value).splitlines()) == 1
-
-
-def test_a_file_of_something_else_is_named(tmp_path):
-    path = tmp_path / "last.ckpt"
-    path.write_bytes(os.urandom(1000))
-    with pytest.raises(RunError, match=rf"{path} is damaged: ."):
-        load_checkpoint(path)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):

@@ -2,36 +2,63 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from vae_lab.config.instantiate import CLASSES
 from vae_lab.errors import RunError
 from vae_lab.objectives.elbo import ELBO
-from vae_lab.runs.continuation import check_like
+from vae_lab.runs.continuation import check_like, check_optimizers
 from vae_lab.runs.folder import Run
 from vae_lab.training.train import train
 
-EARLY = (
-    "+callbacks.early={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/loss,"
-    "check_on_train_epoch_end:false}"
-)
-OTHERS = ["~optimizer.betas", "~optimizer.eps", "~optimizer.weight_decay", "~optimizer.fused"]
-CHANGES = {
-    "Adam": ["+optimizer.amsgrad=true", "optimizer/schedule=step", "optimizer.lr=1"],
-    "SGD": [*OTHERS, "+optimizer.momentum=0.9"],
-}
 OPTIMIZERS = [name for name in CLASSES["torch.optim"] if name != "Muon"]  # which takes no biases
+VARIANTS = [*((name, {}) for name in OPTIMIZERS), ("Adam", {"amsgrad": True}), ("SGD", {"momentum": 0.9})]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_state_of_every_trusted_optimizer_continues(name, config):
-    cfg = config(f"optimizer._target_=torch.optim.{name}", *CHANGES.get(name, OTHERS), "trainer.max_steps=4", EARLY)
-    train(cfg)
-    cfg.resume, cfg.trainer.max_steps = cfg.run_dir, 6
-    train(cfg)
-    assert Run(cfg.run_dir).result["steps"] == 6
+class Trained(nn.Module):
+    """What `check_optimizers` looks at."""
+
+    def __init__(self, name: str, settings: dict, schedule: bool):
+        super().__init__()
+        self.parts = nn.ModuleList([nn.Linear(3, 2), nn.Linear(2, 1)])
+        self.optimizer = partial(getattr(torch.optim, name), **settings)
+        self.lr, self.schedule = 0.1, schedule
+
+    def new_optimizers(self) -> list:
+        return [self.optimizer(part.parameters(), lr=self.lr) for part in self.parts]
+
+
+@pytest.mark.parametrize("schedule", [False, True])
+@pytest.mark.parametrize(("name", "settings"), VARIANTS)
+def test_the_states_of_every_trusted_optimizer_are_continued(name, settings, schedule):
+    lit = Trained(name, settings, schedule)
+    optimizers = lit.new_optimizers()
+    schedules = [LambdaLR(optimizer, lambda step: 0.5) for optimizer in optimizers] if schedule else []
+    for _ in range(2):
+        for optimizer, part in zip(optimizers, lit.parts, strict=True):
+            part(torch.ones(part.in_features)).sum().backward()
+            optimizer.step()
+        for scheduler in schedules:
+            scheduler.step()
+    before = [value.clone() for value in lit.parameters()]
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    content = {
+        "optimizer_states": states,
+        "lr_schedulers": [scheduler.state_dict() for scheduler in schedules],
+        "global_step": 2,
+    }
+    check_optimizers(content, lit)
+    assert all(map(torch.equal, before, lit.parameters()))
+    swapped = states[::-1] if (name, settings) != ("SGD", {}) else []  # which keeps nothing of any shape
+    for misfit in (states[:1], swapped, [*states, states[0]]):
+        with pytest.raises(ValueError, match="optimizer_states"):
+            check_optimizers({**content, "optimizer_states": misfit}, lit)
 
 
 def test_what_differs_is_named():
@@ -104,25 +131,20 @@ def test_c9_a_run_that_was_killed_before_it_saved_anything_begins_again(step, ca
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("times", [5, [5], {"started": 5}])
-def test_a_damaged_status_is_named_before_anything_is_written(times, config):
-    cfg = config()
+def test_a_damaged_status_or_a_limit_of_another_kind_is_named_before_anything_is_written(config):
+    cfg = config("trainer.max_steps=1")
     train(cfg)
     folder = Path(cfg.run_dir)
-    (folder / "status.json").write_text(json.dumps({"state": "failed", "times": times}))
-    before = contents(folder)
-    cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, 3
-    with pytest.raises(RunError, match=r"status\.json is damaged \(times is not a list"):
-        train(cfg)
-    assert contents(folder) == before
-
-
-@pytest.mark.fault
-@pytest.mark.parametrize("limit", ["ten", [3]])
-def test_a_limit_of_another_kind_is_refused_before_it_is_compared(limit, config):
-    cfg = config()
-    train(cfg)
-    cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, limit
-    with pytest.raises(ValueError, match=r"trainer\.max_epochs must be a whole number"):
-        train(cfg)
+    cfg.resume, cfg.trainer.max_steps = cfg.run_dir, 2
+    for times in (5, [5], {"started": 5}):
+        (folder / "status.json").write_text(json.dumps({"state": "failed", "times": times}))
+        before = contents(folder)
+        with pytest.raises(RunError, match=r"status\.json is damaged \(times is not a list"):
+            train(cfg)
+        assert contents(folder) == before
+    (folder / "status.json").write_text(json.dumps({"state": "completed"}))
+    for limit in ("ten", [3]):
+        cfg.trainer.max_steps = limit
+        with pytest.raises(ValueError, match=r"trainer\.max_steps must be a whole number"):
+            train(cfg)
     assert Run(cfg.run_dir).status["state"] == "completed"

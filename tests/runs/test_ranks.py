@@ -39,3 +39,9 @@ def test_further_processes_keep_their_ranks(monkeypatch):
     forget_ranks()
     assert is_first()
     assert "LOCAL_RANK" not in os.environ
+
+
+def test_a_spawned_job_of_a_sweep_is_a_first_process(monkeypatch):
+    monkeypatch.setenv(FIRST, str(os.getppid()))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert is_first()

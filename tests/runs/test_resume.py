@@ -135,52 +135,42 @@ def test_a_signal_while_the_last_pictures_are_drawn_is_not_lost(config, monkeypa
     assert Run(cfg.run_dir).status["state"] == "preempted"
 
 
-@pytest.fixture(scope="module")
-def long_run(tmp_path_factory):
-    """A run of some seconds, undisturbed."""
-    parent = tmp_path_factory.mktemp("long")
-    arguments = [*LONGER, "trainer.max_epochs=40", "callbacks.checkpoints.every_n_minutes=0.003"]
-    done = vae_lab(*arguments, "hydra.run.dir=undisturbed", cwd=parent)
-    assert done.returncode == 0, done.stderr
-    return arguments, record(parent / "undisturbed"), parent
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "exit_code", "state"),
-    [(signal.SIGKILL, -9, "running"), (signal.SIGTERM, 143, "preempted"), (signal.SIGINT, 130, "preempted")],
-)
-def test_signals_on_the_command_line(number, exit_code, state, long_run):
-    arguments, undisturbed, parent = long_run
-    folder = parent / f"signal_{number.name}"
-    process = start(*arguments, f"hydra.run.dir={folder}", cwd=parent)
+def test_a_signal_on_the_command_line(tmp_path):
+    arguments = [*LONGER, "trainer.max_epochs=40", "callbacks.checkpoints.every_n_minutes=0.003"]
+    done = vae_lab(*arguments, "hydra.run.dir=undisturbed", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "stopped"
+    process = start(*arguments, f"hydra.run.dir={folder}", cwd=tmp_path)
     metrics = folder / "metrics.jsonl"
     wait_until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 10, process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     done = finish(process)
-    assert done.returncode == exit_code, done.stderr
-    assert status(folder)["state"] == state
-    if state == "preempted":
-        assert status(folder)["reason"] == f"signal {int(number)}"
-        assert "continue with: vae-lab resume=" in done.stderr
-    done = vae_lab(f"resume={folder}", cwd=parent)
+    assert done.returncode == 143, done.stderr
+    assert status(folder)["state"] == "preempted"
+    assert status(folder)["reason"] == "signal 15"
+    assert "continue with: vae-lab resume=" in done.stderr
+    done = vae_lab(f"resume={folder}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert record(folder) == undisturbed
+    assert record(folder) == record(tmp_path / "undisturbed")
     assert status(folder)["state"] == "completed"
     assert len(status(folder)["times"]) == 2
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize(
-    "ask", [["resume=undisturbed"], ["resume=auto", "hydra.run.dir=undisturbed"]], ids=["path", "auto"]
-)
-def test_c11_resuming_a_completed_run_does_nothing_and_says_so(ask, long_run):
-    arguments, _, parent = long_run
-    before = {path: path.stat().st_mtime_ns for path in (parent / "undisturbed").rglob("*")}
-    done = vae_lab(*ask, *(arguments if "resume=auto" in ask else []), cwd=parent)
-    assert done.returncode == 0, done.stderr
-    assert "already complete" in done.stdout
-    assert {path: path.stat().st_mtime_ns for path in (parent / "undisturbed").rglob("*")} == before
+def test_c11_resuming_a_completed_run_does_nothing_and_says_so(config, capsys):
+    cfg = config()
+    train(cfg)
+    before = {path: path.stat().st_mtime_ns for path in Path(cfg.run_dir).rglob("*")}
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        resume_arguments([f"resume={cfg.run_dir}"], CONF)
+    assert stop.value.code == 0
+    assert "already complete" in capsys.readouterr().out
+    cfg.resume = "auto"
+    train(cfg)
+    assert "already complete" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in Path(cfg.run_dir).rglob("*")} == before
 
 
 @pytest.mark.fault
@@ -233,7 +223,7 @@ DIFFERENT = {
     "trainer.precision=bf16-mixed": "trainer.precision was 32-true and would be bf16-mixed",
     "dataset.flip=false": "dataset.flip was True and would be False",
     "optimizer.lr=1": "optimizer.lr was 0.001 and would be 1",
-    "loss=mse": "loss.likelihood._target_ was vae_lab.models.likelihoods.Bernoulli and would be vae_lab.models.likelihoods.Gaussian",
+    "loss=mse": r"loss.likelihood._target_ was \S+likelihoods.Bernoulli and would be \S+likelihoods.Gaussian",
 }
 
 
@@ -272,7 +262,7 @@ def test_a_damaged_config_or_status_is_named(config):
 
 @pytest.mark.slow
 def test_folders_with_odd_names_are_resumed(config):
-    for name in ("it's", "two words", "a,b=c", "größe"):
+    for name in ("it's two", "a,b=größe"):
         cfg = config("trainer.max_epochs=1", tiny=LONGER)
         parent = Path(cfg.run_dir).parent
         cfg.run_dir = str(parent / name)
@@ -282,7 +272,7 @@ def test_folders_with_odd_names_are_resumed(config):
         assert (parent / name / "csv" / "metrics.csv").exists()
 
 
-ODD_NAMES = (
+ODD_NAMES = [
     *(
         "it's",
         "end\\",
@@ -297,14 +287,14 @@ ODD_NAMES = (
         "%(x)s",
     ),
     *('q"q', "~t", "#x", "$x", "-dash", "größe"),
-)
+]
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("name", ODD_NAMES)
-def test_c9_odd_names_mean_themselves(name):
-    for text in (name, f"/a/{name}", f"/a/{name}/b"):
-        assert OverridesParser.create().parse_override(f"resume={quote(text)}").value() == text
+def test_c9_odd_names_mean_themselves():
+    for name in ODD_NAMES:
+        for text in (name, f"/a/{name}", f"/a/{name}/b"):
+            assert OverridesParser.create().parse_override(f"resume={quote(text)}").value() == text
 
 
 @pytest.mark.fault

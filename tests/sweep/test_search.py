@@ -13,11 +13,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hydra_plugins.vae_lab_optuna import OptunaSweeper
 from vae_lab.errors import RunError
-from vae_lab.sweep.journal import read_journal
+from vae_lab.sweep.job import read_journal
 from vae_lab.sweep.pruning import Pruning
-from vae_lab.sweep.study import STORAGE, build_part, check_space, distribution, open_storage, storage_url
+from vae_lab.sweep.search import (
+    STORAGE,
+    OptunaSweeper,
+    build_part,
+    check_space,
+    distribution,
+    open_storage,
+    storage_url,
+)
 
 SMALL = ["logger=none", "callbacks.gallery=null", "trainer=cpu", "model.hidden_dims=[8]", "sweep.n_jobs=2"]
 
@@ -25,7 +32,6 @@ SMALL = ["logger=none", "callbacks.gallery=null", "trainer=cpu", "model.hidden_d
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("a=1", None),
         ("a=interval(0,1)", FloatDistribution(0, 1)),
         ("a=int(interval(1,9))", IntDistribution(1, 9)),
         ("a=tag(log,interval(0.001,1))", FloatDistribution(0.001, 1, log=True)),

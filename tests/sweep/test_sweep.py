@@ -13,12 +13,10 @@ from rich.console import Console
 
 from vae_lab.__main__ import CONF
 from vae_lab.errors import RunError
-from vae_lab.sweep.arguments import flags, sweep_arguments
-from vae_lab.sweep.identity import identity, job_folder
-from vae_lab.sweep.job import Job
-from vae_lab.sweep.journal import JOURNAL, append_event, read_journal
-from vae_lab.sweep.slots import Slot, share_out
-from vae_lab.sweep.view import View
+from vae_lab.sweep.command_line import config_flags, sweep_arguments
+from vae_lab.sweep.job import JOURNAL, Job, append_event, identity, job_folder, read_journal
+from vae_lab.sweep.processes import Slot, share_out
+from vae_lab.sweep.table import SweepTable
 
 
 @cache
@@ -27,25 +25,13 @@ def composed(*overrides: str, **keywords):
         return compose("config", list(overrides), **keywords)
 
 
-@pytest.mark.parametrize(
-    "override",
-    ["logger=none", "data_root=/elsewhere", "dataset.num_workers=2", "trainer.log_every_n_steps=1", "sweep.n_jobs=3",
-     "resume=auto", "run_name=mine", "run_dir=/elsewhere"],
-)  # fmt: skip
-def test_a_job_stays_the_same_on_another_machine(override):
-    assert identity(composed("dataset=mnist", override)) == identity(composed("dataset=mnist"))
-
-
-@pytest.mark.parametrize(
-    "override",
-    ["seed=1", "loss=mse", "loss.KLD_weight=2", "trainer.max_epochs=31", "callbacks=early_stopping", "latent_dim=3",
-     "trainer.precision=bf16-mixed", "dataset=mnist", "optimizer.lr=0.1"],
-)  # fmt: skip
-def test_a_job_is_another_with_other_numbers(override):
-    assert identity(composed(override)) != identity(composed())
-
-
-def test_a_job_is_the_same_however_its_settings_are_written():
+def test_a_job_is_what_decides_its_numbers():
+    for override in ("logger=none", "data_root=/elsewhere", "dataset.num_workers=2", "trainer.log_every_n_steps=1",
+                     "sweep.n_jobs=3", "resume=auto", "run_name=mine", "run_dir=/elsewhere"):  # fmt: skip
+        assert identity(composed("dataset=mnist", override)) == identity(composed("dataset=mnist")), override
+    for override in ("seed=1", "loss=mse", "loss.KLD_weight=2", "trainer.max_epochs=31", "callbacks=early_stopping",
+                     "latent_dim=3", "trainer.precision=bf16-mixed", "dataset=mnist", "optimizer.lr=0.1"):  # fmt: skip
+        assert identity(composed(override)) != identity(composed()), override
     assert identity(composed("loss.KLD_weight=2.0", "model=mlp")) == identity(composed("loss.KLD_weight=2.0"))
 
 
@@ -98,12 +84,9 @@ def test_resume_sweep_is_the_last_command_in_its_folder(tmp_path):
     assert arguments == ["--multirun", moved, "sweep.n_jobs=3", "seed=0,1,2", "sweep.name=x"]  # what is said now
 
 
-def test_resume_sweep_of_a_folder_without_one_is_refused(tmp_path):
+def test_resume_sweep_is_refused_without_a_sweep_and_for_another(tmp_path):
     with pytest.raises(RunError, match="is not the folder of a sweep"):
         sweep_arguments([f"resume_sweep={tmp_path}"], CONF)
-
-
-def test_resume_sweep_cannot_become_another_sweep(tmp_path):
     append_event(tmp_path, "sweep", arguments=["-m", "seed=0,1"])
     with pytest.raises(ValueError, match="seed=0 would make resume_sweep=.* another sweep"):
         sweep_arguments([f"resume_sweep={tmp_path}", "seed=0"], CONF)
@@ -113,21 +96,18 @@ def test_flags_may_follow_the_overrides():
     arguments = sweep_arguments(["seed=0,1", "latent_dim=2", "-m", "--config-dir", "mine"], CONF)
     assert arguments[1:] == ["seed=0,1", "latent_dim=2", "-m", "--config-dir", "mine"]
     assert arguments[0].startswith("sweep.default_name=seed_")
-
-
-def test_the_folders_of_configs_are_handed_on():
-    assert flags(["-m", "--config-dir", "mine", "seed=1", "-cn=other"]) == ["--config-dir", "mine", "-cn=other"]
+    assert config_flags(["-m", "--config-dir", "mine", "seed=1", "-cn=other"]) == ["--config-dir", "mine", "-cn=other"]
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("torn", [b'{"event": "sta', b'"a"\n', b"[1]\n", b"\xff\n", b'{"job": 1}\n'])
-def test_d6_a_torn_line_is_left_out_with_a_warning(tmp_path, caplog, torn):
+def test_d6_a_torn_line_is_left_out_with_a_warning(tmp_path, caplog):
+    torn = [b'"a"\n', b"[1]\n", b"\xff\n", b'{"job": 1}\n', b'{"event": "sta']
     append_event(tmp_path, "start", job=0)
     with open(tmp_path / JOURNAL, "ab") as file:
-        file.write(torn)
+        file.writelines(torn)
     append_event(tmp_path, "end", job=0)
     assert [event["event"] for event in read_journal(tmp_path)] == ["start", "end"]
-    assert "line 2 is torn" in caplog.text
+    assert [f"line {number} is torn" in caplog.text for number in range(1, 8)] == [False, *[True] * 5, False]
 
 
 def test_no_secret_is_in_the_journal(tmp_path, monkeypatch):
@@ -143,19 +123,22 @@ def trainer(devices=1, accelerator="cpu"):
 @pytest.fixture
 def machine(monkeypatch):
     def make(cores: int, gpus: list[str]):
-        monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(cores))
-        monkeypatch.setattr("vae_lab.sweep.slots.visible_gpus", lambda: gpus)
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(cores), raising=False)
+        monkeypatch.setattr("vae_lab.sweep.processes.visible_gpus", lambda: gpus)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
     return make
 
 
-def test_the_cores_are_shared_out(machine):
+def test_the_cores_are_shared_out(machine, monkeypatch):
     machine(8, [])
     assert share_out(trainer(), None, 1) == [Slot(1, None)] * 8
     assert share_out(trainer(), 2, 1) == [Slot(4, None)] * 2
     assert share_out(trainer(), 16, 1) == [Slot(1, None)] * 16
     assert share_out(trainer(devices=2), None, 1) == [Slot(1, None)] * 4
     assert share_out(trainer(devices=2), 2, 1) == [Slot(2, None)] * 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert share_out(trainer(), 2, 1) == [Slot(3, None)] * 2
 
 
 def test_the_gpus_are_shared_out(machine):
@@ -192,6 +175,7 @@ def make_job(folder: Path, number: int, **status) -> Job:
         (143, {"state": "preempted", "reason": "signal 15"}, "preempted", "signal 15"),
         (143, {}, "preempted", "signal 15"),
         (143, {"state": "running"}, "preempted", "signal 15"),
+        (-15, {}, "preempted", "signal 15"),
         (-11, {"state": "running"}, "failed", "killed by SIGSEGV"),
         (9, {"state": "running"}, "failed", "ended with exit code 9"),
     ],
@@ -207,19 +191,16 @@ def test_how_a_job_ended(tmp_path, exit_code, said, state, reason):
         assert json.loads((job.folder / "status.json").read_text())["state"] == state
 
 
-def test_a_job_that_ends_before_it_says_anything_does_not_keep_an_earlier_reason(tmp_path):
+def test_the_last_words_of_a_job_are_its_reason_but_not_those_of_an_earlier_start(tmp_path):
     job = make_job(tmp_path, 0, state="failed", reason="of an earlier start")
-    (job.folder / "output.log").write_text("vae-lab: of an earlier start\n")
+    output = job.folder / "output.log"
+    output.write_text("vae-lab: of an earlier start\n")
     job.begin()
     job.end(9)
     assert job.reason == "ended with exit code 9"
     assert json.loads((job.folder / "status.json").read_text())["reason"] == job.reason
-
-
-def test_the_last_words_of_a_job_are_its_reason(tmp_path):
-    job = make_job(tmp_path, 0)
     job.begin()
-    (job.folder / "output.log").write_text("vae-lab: old\nepoch 1\nvae-lab: latent_dim must be >= 1, got -1\n")
+    output.write_text(output.read_text() + "epoch 1\nvae-lab: latent_dim must be >= 1, got -1\n")
     job.end(2)
     assert job.reason == "latent_dim must be >= 1, got -1"
 
@@ -240,29 +221,45 @@ def test_the_progress_of_a_job_is_in_its_metrics(tmp_path):
 
 def test_without_a_terminal_each_event_is_a_line(tmp_path, capsys):
     job = make_job(tmp_path, 0)
-    view = View(tmp_path, [job, make_job(tmp_path, 1)])
-    with view:
+    table = SweepTable(tmp_path, [job, make_job(tmp_path, 1)])
+    with table:
         job.begin()
-        view.tell(job)
+        table.tell(job)
         job.state, job.reason = "failed", "[red]boom"
-        view.tell(job)
-    view.close()
+        table.tell(job)
+    table.close([job])
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "job 1/2  running    seed=0"
-    assert lines[1] == "job 1/2  failed     seed=0  [red]boom"
-    assert lines[2] == f"failed: job 1  seed=0  [red]boom  (logs in {job.folder})"
-    assert lines[3] == f"1 failed, 1 pending: {tmp_path}"
+    assert lines == [
+        "job 0 of 2  running    seed=0",
+        "job 0 of 2  failed     seed=0  [red]boom",
+        f"failed: job 0  seed=0  [red]boom  (logs in {job.folder})",
+        f"1 failed, 1 pending: {tmp_path}",
+        f"compare  vae-lab-compare {tmp_path}",
+    ]
 
 
-def test_the_table_shows_what_runs_before_what_is_done(tmp_path):
-    jobs = [make_job(tmp_path, number) for number in range(50)]
-    for job in jobs:
-        job.state = "completed"
-    jobs[3].state, jobs[40].state = "running", "failed"
-    out = StringIO()
-    Console(file=out, width=100).print(View(tmp_path, jobs).table())
-    text = out.getvalue()
-    assert "48 completed, 1 running, 1 failed" in " ".join(text.split())
-    assert "seed=3 " in text
-    assert "seed=40 " in text
-    assert "20 more" in text
+def test_the_table_of_72_jobs_fits_a_small_terminal(tmp_path):
+    sweep = tmp_path / "mnist-model-loss-KLD_weight-latent_dim-seed_0a1b2c"
+    jobs = [Job(i, [f"model=mlp loss.KLD_weight={i / 7} latent_dim=16 seed={i}"], set()) for i in range(72)]
+    console = Console(file=StringIO(), width=80, height=24, force_terminal=True, color_system=None)
+    table = SweepTable(sweep, jobs, console=console)
+    for i, job in enumerate(jobs[:43]):
+        job.config, job.folder = composed("trainer.max_epochs=10"), sweep / str(i)
+        job.state, job.value, job.seconds, job.started = "completed", 100.0 - i % 41, 60, table.started
+    for i, job in ((2, jobs[2]), (42, jobs[42])):
+        job.state, job.value = "running", None
+        job.folder.mkdir(parents=True)
+        (job.folder / "metrics.jsonl").write_text(f'{{"step": 9, "epoch": {i % 10}, "val/loss": {i}.5}}\n')
+    jobs[5].state = "failed"
+    console.print(table.draw())
+    lines = console.file.getvalue().splitlines()
+    text = "\n".join(lines)
+    assert len(lines) <= 23
+    assert max(map(len, lines)) <= 80
+    for number, epoch in (2, 3), (42, 3):
+        (line,) = [line for line in lines if line.split()[0] == str(number)]
+        assert f"loss.KLD_weight={number / 7:.4g}" in line
+        assert line.split()[-3:] == ["running", str(epoch), f"{number}.5"]
+    assert "failed" in text
+    assert "72 jobs: 40 completed, 2 running, 1 failed, 29 pending, about 0:" in text
+    assert lines[-1] == "best val/loss 60: job 40  model=mlp loss.KLD_weight=5.714 latent_dim=16 seed=40"

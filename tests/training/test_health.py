@@ -1,44 +1,63 @@
-"""Each warning comes when it is due, and once."""
+"""What is wrong is told when it is certain, once, and again at the end if it still is; what is well is not told."""
 
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from vae_lab.training.health import Watch
+from vae_lab.training.health import Health
+
+# The KL and the active units of healthy runs on the digits, a validation an epoch, from the first on.
+SLOW_STARTS = {
+    "default": [(0.013, 0), (0.05, 0), (0.29, 12), (1.0, 15)],
+    "lr=1e-4": [(k, 0) for k in (0.47, 0.198, 0.058, 0.029, 0.029, 0.041, 0.051, 0.065)] + [(0.079, 1), (0.1, 6)],
+    "batch of 256": [(k, 0) for k in (0.525, 0.091, 0.021, 0.016, 0.011, 0.009, 0.011, 0.011, 0.017, 0.03, 0.048)],
+    "two epochs": [(0.013, 0), (0.012, 0)],
+    "codes that hardly vary, but say something": [(20, 0)] * 15,
+    "autoencoder": [(None, None)] * 3,
+}
+COLLAPSED = [(kl, 0) for kl in (0.002, 0.004, 0.006, 0.006, 0.007, 0.005, 0.006, 0.005, 0.006, 0.007, 0.005, 0.003)]
 
 
-def look(watch, **metrics):
-    trainer = SimpleNamespace(
-        sanity_checking=False,
-        global_step=7,
-        callback_metrics={f"val/{key}": torch.tensor(float(value)) for key, value in metrics.items()},
-    )
-    watch.on_validation_end(trainer, SimpleNamespace(vae=SimpleNamespace(latent_dim=16)))
+def run(validations, caplog, clamped=(), warmup_steps=0) -> list[str]:
+    """What is told in a run with a validation every ten steps: the step and the beginning of each message."""
+    health = Health()
+    lit = SimpleNamespace(vae=SimpleNamespace(latent_dim=16), objective=SimpleNamespace(warmup_steps=warmup_steps))
+    trainer = SimpleNamespace(sanity_checking=False, state=SimpleNamespace(fn="fit"), callback_metrics={})
+    for number, (kl, active) in enumerate(validations):
+        trainer.global_step = lit.validated_at = 10 * (number + 1)
+        values = {"kl": kl, "active_units": active, "clamped": clamped[number] if clamped else 0}
+        trainer.callback_metrics = {f"val/{key}": value for key, value in values.items() if value is not None}
+        health.on_validation_end(trainer, lit)
+    health.on_train_end(trainer, lit)
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("name", SLOW_STARTS)
+def test_what_is_well_is_not_told(name, caplog):
+    assert not run(SLOW_STARTS[name], caplog)
 
 
 @pytest.mark.parametrize(
-    ("metrics", "words"),
+    ("validations", "warmup_steps", "steps"),
     [
-        ({"kl": 0.1, "active_units": 0, "clamped": 0}, "posterior collapse at step 7: 0/16 active units"),
-        ({"kl": 20, "active_units": 9, "clamped": 0.25}, "log_var of 0.25 latents per image"),
+        (COLLAPSED, 0, [100, 120]),
+        (COLLAPSED, 50, [120]),  # the eighth after the warm-up
+        (COLLAPSED[:5], 0, [50]),
+        (COLLAPSED[:10], 0, [100]),
+        (COLLAPSED[:11] + [(0.4, 3)], 0, [100]),
+        (COLLAPSED, 200, []),
     ],
+    ids=["long", "warm-up", "short", "told in the last step", "recovered", "never warm"],
 )
-def test_what_goes_wrong_is_told_once(metrics, words, caplog):
-    watch = Watch()
-    for _ in range(3):
-        look(watch, **metrics)
-    assert [record.getMessage().startswith(words) for record in caplog.records] == [True]
+def test_a_collapse_is_told_when_it_is_certain_and_again_at_the_end(validations, warmup_steps, steps, caplog):
+    told = run(validations, caplog, warmup_steps=warmup_steps)
+    assert [message.startswith("posterior collapse at step ") for message in told] == [True] * len(steps)
+    assert [int(message.split()[4].rstrip(":")) for message in told] == steps
+    assert all("0/16 active units" in message and "KLD_weight" in message for message in told)
 
 
-@pytest.mark.parametrize(
-    "metrics",
-    [
-        {"kl": 20, "active_units": 0, "clamped": 0},  # the codes hardly vary over these images, but say something
-        {"kl": 0.1, "active_units": 1, "clamped": 0},
-        {"mse": 0.1},  # a plain autoencoder
-    ],
-)
-def test_what_is_well_is_not_told(metrics, caplog):
-    look(Watch(), **metrics)
-    assert not caplog.records
+@pytest.mark.parametrize(("clamped", "steps"), [((0, 0.25, 0.5, 0), [20]), ((0, 0.25, 0.5, 0.5), [20, 40])])
+def test_a_log_var_on_its_bound_is_told_at_once_and_again_at_the_end(clamped, steps, caplog):
+    told = run([(20, 9)] * 4, caplog, clamped)
+    assert [f"at step {step}, " in message for message, step in zip(told, steps, strict=True)] == [True] * len(steps)
+    assert all(message.startswith("log_var of ") for message in told)

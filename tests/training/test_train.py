@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import vae_lab
-from vae_lab.data.batches import ImageData
+from vae_lab.data.batches import Batch, ImageData
 from vae_lab.errors import NumericsError, RunError
 from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.folder import Run
-from vae_lab.runs.preemption import Preemption
-from vae_lab.runs.result import parameters_sha256
+from vae_lab.runs.measure import parameters_sha256
+from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
 from vae_lab.training.train import train
 
@@ -106,17 +106,15 @@ def test_the_validation_loss_does_not_depend_on_the_batch_size_or_the_warm_up(co
 
 
 def test_best_is_kept_when_later_epochs_are_worse(config, monkeypatch):
-    original = ELBO.__call__
+    original = ELBO.forward
 
-    def worse_later(self, vae, x, step):
-        terms = original(self, vae, x, step)
-        if step is None and worse_later.calls >= 2:  # two validation batches in the first epoch
+    def worse_later(self, vae, batch, context):
+        terms = original(self, vae, batch, context)
+        if context.stage == "val" and context.step > 3:  # after the first epoch
             terms["loss"] = terms["loss"] + 1000
-        worse_later.calls += step is None
         return terms
 
-    worse_later.calls = 0
-    monkeypatch.setattr(ELBO, "__call__", worse_later)
+    monkeypatch.setattr(ELBO, "forward", worse_later)
     cfg = config()
     train(cfg)
     result = read_result(cfg)
@@ -162,16 +160,16 @@ def test_a_run_that_diverges_in_its_first_step_leaves_finite_weights(config):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_a_finite_checkpoint(value, config, monkeypatch):
-    original = ELBO.__call__
+    original = ELBO.forward
 
-    def broken(self, vae, x, step):
-        terms = original(self, vae, x, step)
-        if step == 4:
+    def broken(self, vae, batch, context):
+        terms = original(self, vae, batch, context)
+        if context.step == 4:
             terms["kl"] = terms["kl"] * value
             terms["loss"] = terms["reconstruction"] + terms["kl"]
         return terms
 
-    monkeypatch.setattr(ELBO, "__call__", broken)
+    monkeypatch.setattr(ELBO, "forward", broken)
     cfg = config()
     with pytest.raises(NumericsError, match=rf"at step 4 of epoch 1 .*kl={value}"):
         train(cfg)
@@ -185,7 +183,9 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_keeps_a_finite_checkpoint(v
 
 def test_pixels_outside_the_likelihoods_range_are_refused(config, monkeypatch):
     original = ImageData.to_pixels
-    monkeypatch.setattr(ImageData, "to_pixels", lambda self, batch, training: original(self, batch, training) * 2 - 1)
+    monkeypatch.setattr(
+        ImageData, "to_pixels", lambda self, batch, training: Batch(original(self, batch, training).x * 2 - 1)
+    )
     with pytest.raises(ValueError, match=r"loss=bce needs pixels in \[0, 1\], got -1 to"):
         train(config())
 

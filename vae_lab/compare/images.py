@@ -150,7 +150,7 @@ def draw(gallery: Gallery, group: Group, run: Entry, vae: VAE, x: Tensor | None)
             gallery.add("reconstructions", group.number, caption, vae.reconstruct(shown), len(shown))
             walk, columns = traversals(vae, x, number - 1 + number % 2)
             gallery.add("traversals", group.number, caption, walk, columns)
-        if vae.posterior.is_stochastic:
+        if vae.prior is not None:
             z = fixed_latents(number * 4096, 1).reshape(number, -1)[:, : vae.latent_dim]
             gallery.add("samples", group.number, caption, vae.generate(z), number)
 
@@ -168,7 +168,7 @@ def traversals(vae: VAE, x: Tensor, columns: int) -> tuple[Tensor, int]:
     z = codes[0].repeat(len(dims), columns, 1)
     for row, dim in zip(z, dims, strict=True):
         own = codes[:, dim].mean() + variances[dim].sqrt() * steps  # without a prior, the deviation of the codes
-        row[:, dim] = steps if vae.posterior.is_stochastic else own
+        row[:, dim] = steps if vae.prior is not None else own
     return vae.generate(z.flatten(0, 1)), columns
 
 

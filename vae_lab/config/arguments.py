@@ -1,32 +1,56 @@
-"""The command lines of the small commands: folders, and key=value settings over their defaults."""
+"""The command line of the small commands: folders, and key=value settings over their defaults."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 
-def read_arguments(arguments: list[str], defaults: dict[str, Any]) -> tuple[list[Path], dict[str, Any]]:
-    """Split a command line. What does not begin with a known key is a folder.
+def read_arguments(
+    arguments: list[str],
+    defaults: dict[str, Any],
+    usage: str = "",
+    allowed: Mapping[str, Collection] | None = None,
+) -> tuple[list[Path], dict[str, Any]]:
+    """Split a command line; `--help` prints the usage and ends the process.
 
     Args:
-        arguments: of the command, without its name.
+        arguments: of the command, without its name: `key=value`, `--key=value`, `--key value`; the rest are folders.
         defaults: of all settings. Where that is a number or a truth value, YAML says what the text means; elsewhere
             the setting is the text.
+        usage: of the command; it begins with the command's name.
+        allowed: the values that a setting may have: a tuple of words, or a `range`.
 
     Returns:
         The folders, and every setting.
 
     Raises:
-        ValueError: if a value cannot be read or is empty.
+        ValueError: naming the setting that is unknown, empty, or not what its default is.
     """
-    folders, settings = [], dict(defaults)
-    for argument in arguments:
-        key, _, text = argument.partition("=")
-        if key in defaults:
-            settings[key] = read_value(key, text, defaults[key])
-        else:
+    if usage and {"--help", "-h"} & set(arguments):
+        print(usage)
+        raise SystemExit
+    folders, settings, rest = [], dict(defaults), list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        key, equals, text = argument.removeprefix("--").partition("=")
+        if key in defaults and not equals and argument != key:  # --key value
+            follows = rest and not rest[0].startswith("--") and rest[0].partition("=")[0] not in defaults
+            is_switch = isinstance(defaults[key], bool) and not (follows and rest[0] in ("true", "false"))
+            if not follows and not is_switch:
+                raise ValueError(f"--{key} needs a value")
+            text = "true" if is_switch else rest.pop(0)
+        elif key not in defaults or not equals:
+            if argument.startswith("-") or ("=" in argument and not Path(argument).exists()):
+                raise ValueError(
+                    f"there is no setting {argument}; see {usage.partition(':')[0] or 'the command'} --help"
+                )
             folders.append(Path(argument))
+            continue
+        settings[key] = read_value(key, text, defaults[key])
+    for key, values in (allowed or {}).items():
+        check_choice(settings, key, values)
     return folders, settings
 
 
@@ -41,16 +65,22 @@ def read_value(key: str, text: str, default: Any) -> Any:
     if not isinstance(default, int):
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{key} cannot be {text!r}: {' '.join(str(error).split())}") from error
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = None
+    if type(value) is not type(default):
+        kind = "true or false" if isinstance(default, bool) else "a whole number"
+        raise ValueError(f"{key} must be {kind}, got {text!r}")
+    return value
 
 
-def check_choice(settings: dict[str, Any], key: str, allowed: tuple[str, ...]) -> None:
+def check_choice(settings: Mapping[str, Any], key: str, allowed: Collection) -> None:
     """Refuse what is not offered.
 
     Raises:
         ValueError: naming the key and what is.
     """
     if settings[key] not in allowed:
-        raise ValueError(f"{key} must be one of {', '.join(allowed)}, got {settings[key]!r}")
+        is_range = isinstance(allowed, range)
+        kind = f"a whole number in [{allowed[0]}, {allowed[-1]}]" if is_range else f"one of {', '.join(allowed)}"
+        raise ValueError(f"{key} must be {kind}, got {settings[key]!r}")

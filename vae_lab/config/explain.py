@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
@@ -15,35 +15,35 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-MISSING = object()
-LIKE = 0.6  # below it, two names have little in common
-OTHER_NAMES = {"beta": "KLD_weight", "gpus": "devices", "z_dim": "latent_dim"}  # in other programs
+from vae_lab.config.nested import ABSENT, lookup, walk
+from vae_lab.config.secrets import redact
+from vae_lab.errors import one_line
+
+# In other programs.
+OTHER_NAMES = {
+    "beta": "kld_weight",
+    "epochs": "max_epochs",
+    "steps": "max_steps",
+    "gpus": "devices",
+    "size": "image_size",
+}
 # Of Hydra. Whatever else begins with two dashes would be answered with a usage of eight lines.
 FLAGS = (
     *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion"),
-    *("config-path", "config-name", "config-dir", "experimental-rerun", "info"),
+    *("config-path", "config-name", "config-dir", "info"),
 )
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """The known names most like a mistyped one, at most three.
 
-    Dotted names are compared by their last part, and one of the same group is preferred by a little.
+    Dotted names are compared by their last part; those of the same group come alone.
     """
+    parts = {other: other.lower().rpartition(".") for other in known}
     group, _, last = name.lower().rpartition(".")
-    scores = {}
-    for other in known:
-        other_group, _, other_last = other.lower().rpartition(".")
-        if (score := likeness(last, other_last)) >= LIKE:
-            scores[other] = score + 0.1 * (group == other_group)
-    best = max(scores.values(), default=0)
-    return [other for other, score in scores.items() if score == best][:3]
-
-
-def likeness(name: str, other: str) -> float:
-    """How much two names have in common, from 0 to 1; one that is a part of the other (size, image_size) has some."""
-    part = LIKE if len(name) > 1 and name in other else 0
-    return max(part, SequenceMatcher(None, name, other).ratio())
+    best = get_close_matches(OTHER_NAMES.get(last, last), {other for _, _, other in parts.values()}, n=1)
+    found = [other for other, (_, _, tail) in parts.items() if tail in best]
+    return ([other for other in found if parts[other][0] == group] or found)[:3]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -52,25 +52,26 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
-def setting_names(cfg: DictConfig, path: str = "") -> Iterator[str]:
+def setting_names(cfg: DictConfig) -> Iterator[str]:
     """The dotted name of every group and setting, without Hydra's and those that only hand on another (`${...}`)."""
-    for key in cfg:
-        name = f"{path}{key}"
-        if OmegaConf.is_interpolation(cfg, key) or str(key).startswith("_") or name == "hydra":
-            continue
-        yield name
-        if not OmegaConf.is_missing(cfg, key) and OmegaConf.is_dict(cfg[key]):
-            yield from setting_names(cfg[key], f"{name}.")
+    for key, value in walk({name: node for name, node in OmegaConf.to_container(cfg).items() if name != "hydra"}):
+        if re.fullmatch(r"(.*\.)?[a-zA-Z]\w*", key) and not (isinstance(value, str) and "${" in value):
+            yield key
 
 
-def explain(error: Exception, arguments: Sequence[str] = (), conf: Path | None = None) -> str:
-    """Say what an exception says, of Hydra's and OmegaConf's in words that need no knowledge of either.
+def explain(error: BaseException, arguments: Sequence[str] = (), conf: Path | None = None) -> str:
+    """Any exception on one line, without secrets; what Hydra and OmegaConf say in words that need no knowledge of them.
 
     Args:
         error: any exception.
         arguments: of the command line.
         conf: the folder of the config groups.
     """
+    return redact(" ".join(in_our_words(error, arguments, conf).split()))
+
+
+def in_our_words(error: BaseException, arguments: Sequence[str], conf: Path | None) -> str:
+    """As `explain`, on any number of lines."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
         return str(error.__cause__)  # of a launcher or a sweeper; it names its key
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
@@ -84,10 +85,12 @@ def explain(error: Exception, arguments: Sequence[str] = (), conf: Path | None =
         return explain_composition(error)
     if isinstance(error, OmegaConfBaseException):
         return explain_value(error)
+    if isinstance(error, yaml.YAMLError):
+        return f"a config file is not plain YAML: {error}"
     if str(error).startswith("Config group override must be"):  # Hydra does not say of which group
         named = [a for a in arguments if a.partition("=")[0] in groups(conf) and not is_text(a.partition("=")[2])]
         return f"{' or '.join(named) or 'an override'}: the option of a group is a name, not null, a number or true"
-    return str(error) or type(error).__name__
+    return one_line(error)
 
 
 def explain_option(error: MissingConfigException) -> str:
@@ -106,8 +109,7 @@ def explain_key(error: ConfigAttributeError | ConfigKeyError, conf: Path | None)
     key, parent = str(error.full_key), error.parent_node
     root = OmegaConf.create() if parent is None else parent._get_root()
     dotted = key.replace("/", ".")
-    known = [*groups(conf), *setting_names(root)]
-    meant = did_you_mean(OTHER_NAMES.get(dotted.rpartition(".")[2], dotted), known)
+    meant = did_you_mean(dotted, [*groups(conf), *setting_names(root)])
     if options := options_with(dotted, conf):
         meant = f"; it belongs to {' or '.join(options)}"
     if "/" in key:
@@ -123,10 +125,7 @@ def options_with(key: str, conf: Path | None) -> list[str]:
     parts, found = key.split("."), []
     for depth in range(1, len(parts) if conf else 1):
         for path in sorted(conf.joinpath(*parts[:depth]).glob("*.yaml")):
-            node = OmegaConf.to_container(OmegaConf.load(path))
-            for part in parts[depth:]:
-                node = node.get(part, MISSING) if isinstance(node, dict) else MISSING
-            if node is not MISSING:
+            if lookup(OmegaConf.to_container(OmegaConf.load(path)), ".".join(parts[depth:])) is not ABSENT:
                 found.append(f"{'/'.join(parts[:depth])}={path.stem}")
     return found
 
@@ -142,7 +141,7 @@ def explain_value(error: OmegaConfBaseException) -> str:
 
 def explain_composition(error: ConfigCompositionException) -> str:
     """An override that cannot be applied."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if found := re.match(r"Ambiguous value for argument '(.*?)' 1\.", text):
         key, _, values = found[1].partition("=")
         return f"{found[1]}: a sweep over several values needs -m; one value that is a list is written {key}=[{values}]"
@@ -165,7 +164,10 @@ def is_text(value: str) -> bool:
 
 
 def refuse_flags(arguments: Sequence[str]) -> None:
-    """Refuse `--latent_dim=8`, and an empty setting of Hydra's, such as a folder that is then the present one.
+    """Refuse what Hydra would take for something else, or do although it harms.
+
+    `--latent_dim=8`; an empty setting of Hydra's, such as a folder that is then the present one; a pickle; a copy of
+    the config, which Hydra would write over that of a run that is there already.
 
     Raises:
         ValueError: naming the argument.
@@ -173,7 +175,13 @@ def refuse_flags(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if argument.startswith("hydra.") and argument.endswith("="):
             raise ValueError(f"{argument} is empty; write {argument}VALUE")
+        key, _, value = argument.lstrip("+~").partition("=")
+        if key == "hydra.output_subdir" and value != "null":
+            raise ValueError(f"hydra.output_subdir must be null, got {value!r}: the run keeps its config itself")
         name, _, value = argument.removeprefix("--").partition("=")
-        if argument.startswith("--") and not any(flag.startswith(name) for flag in FLAGS):
-            meant = f"{name.replace('-', '_')}={value or 'VALUE'}"
-            raise ValueError(f"there is no option {argument}; settings are written without dashes: {meant}")
+        if not argument.startswith("--") or any(flag.startswith(name) for flag in FLAGS):
+            continue
+        if "experimental-rerun".startswith(name):
+            raise ValueError("--experimental-rerun would run a pickle; continue a run with resume=RUN_DIR")
+        meant = f"{name.replace('-', '_')}={value or 'VALUE'}"
+        raise ValueError(f"there is no option {argument}; settings are written without dashes: {meant}")

@@ -4,24 +4,27 @@ A config may come from a colleague or from a downloaded run, and `_target_` name
 known dangerous targets; here only what is listed may be named at all.
 """
 
+import math
 import os
 import pydoc
-from collections.abc import Iterator
 from typing import Any
 
 import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
 
+from vae_lab.config.nested import walk
+from vae_lab.errors import one_line
 from vae_lab.models.vae import VAE
 
-# Modules that hold nothing but parts.
-PARTS = ("vae_lab.models", "vae_lab.objectives", "vae_lab.metrics", "vae_lab.data", "vae_lab.training.schedules")
+# The rooms of the parts: whatever class is defined there may be named.
+ROOMS = ("vae_lab.models", "vae_lab.objectives", "vae_lab.metrics", "vae_lab.data", "vae_lab.training.schedules")
 # Single classes of packages that hold more. None of them calls what it is given, or writes where it is told to; loggers
 # are told to write into the run folder. A run that has them and is killed continues exactly: what keeps a state outside
 # the checkpoint, or evaluates a batch more than once, is not here.
 CLASSES = {
-    "vae_lab": ("Checkpoints", "Gallery", "Progress", "Pruning", "CsvTracker", "TensorBoardTracker", "WandbTracker"),
+    "vae_lab": ("Checkpoints", "Gallery", "Progress", "Pruning", "CsvLogger", "TensorBoardLogger", "WandbLogger"),
     "lightning.pytorch": ("Trainer",),
     "lightning.pytorch.callbacks": (
         *("DeviceStatsMonitor", "EarlyStopping", "EMAWeightAveraging", "LearningRateMonitor", "ModelSummary"),
@@ -38,7 +41,7 @@ CLASSES = {
 def trusted_packages() -> tuple[str, ...]:
     """The packages of which a `_target_` may name any class: ours, and those in VAE_LAB_TRUST, separated by commas."""
     named = os.environ.get("VAE_LAB_TRUST", "").split(",")
-    return PARTS + tuple(package.strip() for package in named if package.strip())
+    return ROOMS + tuple(package.strip() for package in named if package.strip())
 
 
 def is_trusted(path: str) -> bool:
@@ -49,36 +52,26 @@ def is_trusted(path: str) -> bool:
     )
 
 
-def check_resolved(key: str, node: Any) -> None:
+def check_resolved(key: str, plain: Any) -> None:
     """Refuse text that another resolution would turn into something else, after the targets were checked.
 
     Raises:
         ValueError: naming the config key.
     """
-    if isinstance(node, str) and "${" in node:
-        raise ValueError(f"{key}: ${{...}} is not allowed as plain text, got {node!r}")
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for name, child in children:
-        check_resolved(f"{key}.{name}", child)
+    for path, node in walk(plain, key):
+        if isinstance(node, str) and "${" in node:
+            raise ValueError(f"{path}: ${{...}} is not allowed as plain text, got {node!r}")
 
 
-def targets(node: Any) -> Iterator[tuple[str, Any]]:
-    """Every `_target_` in a plain nested container, with the path of the node that holds it."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield "", node["_target_"]
-        children = node.items()
-    elif isinstance(node, list):
-        children = enumerate(node)
-    else:
-        return
-    for key, child in children:
-        for path, target in targets(child):
-            yield f".{key}{path}", target
+def targets(plain: Any, key: str = "") -> list[tuple[str, Any]]:
+    """Every `_target_` in a plain nested container, with the dotted key of the node that holds it."""
+    return [
+        (path, node["_target_"]) for path, node in walk(plain, key) if isinstance(node, dict) and "_target_" in node
+    ]
 
 
-def check_target(key: str, target: Any) -> None:
-    """Refuse a target outside the trusted packages, before and after it is imported.
+def check_target(key: str, target: Any) -> type:
+    """The class that a target names, which must be defined in a trusted package.
 
     The name is checked first, so that nothing else is imported; then what it leads to, because a module's own imports
     are reachable under its name (`vae_lab.runs.folder.os.system`).
@@ -88,18 +81,19 @@ def check_target(key: str, target: Any) -> None:
     """
     if not isinstance(target, str) or not is_trusted(target):
         raise ValueError(
-            f"{key}: _target_ {target!r} is not trusted: it is none of our parts and none of the classes listed in "
-            "vae_lab/instantiate.py (add your own package with VAE_LAB_TRUST=my_package)"
+            f"{key}: _target_ {target!r} is not trusted: it is in none of {', '.join(ROOMS)}, and none of the classes "
+            "listed in vae_lab/config/instantiate.py (add your own package with VAE_LAB_TRUST=my_package)"
         )
     try:
         found = pydoc.locate(target)
     except pydoc.ErrorDuringImport as error:
-        raise ValueError(f"{key}: cannot import {target}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{key}: cannot import {target}: {one_line(error)}") from error
     if found is None:
         raise ValueError(f"{key}: cannot import {target}: there is no such name")
     home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
     if not isinstance(found, type) or not is_trusted(home):
         raise ValueError(f"{key}: _target_ {target} is not a trusted class")
+    return found
 
 
 def instantiate(config: DictConfig | ListConfig, key: str, **kwargs: Any) -> Any:
@@ -118,20 +112,21 @@ def instantiate(config: DictConfig | ListConfig, key: str, **kwargs: Any) -> Any
     """
     plain = OmegaConf.to_container(config, resolve=True)
     check_resolved(key, plain)
-    found = list(targets(plain))
+    found = targets(plain, key)
     for path, target in found:
-        check_target(key + path, target)
+        check_target(path, target)
     if hasattr(hydra.utils, "execution_whitelist"):  # from Hydra 1.4 on
         kwargs["_execution_whitelist_"] = [target for _, target in found]
     try:
         return hydra.utils.instantiate(plain, _convert_="all", **kwargs)
     except InstantiationException as error:
-        raise ValueError(refusal(key, plain, error.__cause__ or error)) from error
+        cause = error.__cause__ or error
+        raise ValueError(refusal(key, plain, cause)) from cause  # Hydra would quote it once more
 
 
 def refusal(key: str, plain: dict | list, cause: BaseException) -> str:
     """One line on why a constructor refused its arguments."""
-    message = " ".join(str(cause).split())
+    message = one_line(cause)
     target = plain.get("_target_", "") if isinstance(plain, dict) else ""
     if isinstance(cause, ValueError) and target.startswith("vae_lab."):
         return message  # it names its key
@@ -170,4 +165,36 @@ def build_vae(cfg: DictConfig) -> VAE:
         latent_dim=cfg.latent_dim,
         image_shape=(channels * likelihood.params_per_channel, height, width),
     )
-    return VAE(encoder, decoder, posterior, likelihood, cfg.latent_dim, (channels, height, width))
+    latent_shape = (cfg.latent_dim, *getattr(encoder, "grid", ()))  # an encoder with a grid puts out (B, D, h, w)
+    prior = instantiate(cfg.prior, "prior", latent_shape=latent_shape) if posterior.has_density else None
+    return VAE(encoder, decoder, posterior, prior, likelihood, latent_shape, (channels, height, width))
+
+
+def build_objective(cfg: DictConfig, vae: VAE) -> nn.Module:
+    """Build the objective a config describes, with its adversary if it has one.
+
+    Raises:
+        ValueError: if the model lacks what the objective needs.
+    """
+    settings, networks = OmegaConf.to_container(cfg.objective, resolve=True), {}
+    if "adversary" in settings:
+        judges = getattr(check_target("objective", cfg.objective._target_), "judges", "images")
+        image_shape = vae.image_shape if judges == "images" else (math.prod(vae.latent_shape), 1, 1)
+        given = {"image_shape": image_shape, "out_features": 1}
+        adversary = OmegaConf.create(settings.pop("adversary"))
+        networks["adversary"] = instantiate(adversary, "objective.adversary", **given)
+    objective = instantiate(OmegaConf.create(settings), "objective", **networks)
+    check_needs("objective", objective, vae)
+    return objective
+
+
+def check_needs(key: str, part: object, vae: VAE) -> None:
+    """Refuse a model that lacks what an objective or a metric declares to need.
+
+    Raises:
+        ValueError: naming the part and what is missing.
+    """
+    for need in getattr(part, "needs", ()):
+        if getattr(vae, need) is None:
+            name, posterior = type(part).__name__, type(vae.posterior).__name__
+            raise ValueError(f"{key}: {name} needs a model with {need}, which posterior {posterior} has none of")

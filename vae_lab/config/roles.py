@@ -36,11 +36,13 @@ ROLES = {
     "dataset.num_workers": Role.FREE | Role.CHANGEABLE | Role.UNMEASURED,
     "model": Role.SHARED,
     "posterior": Role.SHARED,
+    "prior": Role.SHARED,
     "loss": Role.SHARED,
     "loss.KLD_weight": Role.WEIGHT,
     "loss.free_bits": Role.WEIGHT,
     "loss.warmup_steps": Role.WEIGHT,
     "objective": Role.SHARED | Role.WEIGHT,
+    "metrics": Role.SHARED | Role.CHANGEABLE | Role.ASIDE,
     "trainer.max_epochs": Role.CHANGEABLE,
     "trainer.max_steps": Role.CHANGEABLE,
     "trainer.max_time": Role.CHANGEABLE,
@@ -61,7 +63,7 @@ PLACES = {
     "data_root": "${oc.env:VAE_LAB_DATA,data}",
     "dataset.root": "${data_root}",
     "dataset.source.root": "${dataset.root}",
-    "dataset.source.cache_dir": "${oc.env:XDG_CACHE_HOME,'~/.cache'}/vae_lab",
+    "dataset.source.cache_dir": None,
 }
 
 

@@ -5,19 +5,17 @@ objects, anchors that unfold into gigabytes, and the sections with which Hydra i
 """
 
 import os
-import re
 from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_lab.errors import RunError
+from vae_lab.errors import RunError, one_line
 
 MAX_BYTES = 200_000  # a hundred times what a run writes
 MAX_DEPTH = 40
 OF_HYDRA = ("hydra", "defaults")  # keys that Hydra obeys before anything is checked
-_PACKAGE = re.compile(r"^\s*#\s*@package", re.MULTILINE)  # a comment that puts the file under such a key
 
 
 def saved_config(folder: str | Path) -> Path:
@@ -55,7 +53,7 @@ def load_saved(folder: str | Path) -> DictConfig:
 
 
 def check_yaml(path: Path, text: str, loader: type = yaml.SafeLoader) -> None:
-    """Refuse YAML that no run writes: aliases, which unfold, nesting without end, and headers, which move keys.
+    """Refuse YAML that no run writes: aliases, which unfold, and nesting without end.
 
     Args:
         path: of the file, for the message.
@@ -65,8 +63,6 @@ def check_yaml(path: Path, text: str, loader: type = yaml.SafeLoader) -> None:
     Raises:
         ValueError: naming the file and what it holds.
     """
-    if _PACKAGE.search(text):
-        raise ValueError(f"{path} holds more than plain settings: a @package header; remove it")
     depth = 0
     for event in yaml.parse(text, Loader=loader):
         if isinstance(event, yaml.AliasEvent):
@@ -95,8 +91,3 @@ def check_links(folder: Path) -> None:
                 raise RunError(f"{path} is neither a file nor a folder; remove it")
         if Path(parent) == folder and "wandb" in folders:
             folders.remove("wandb")
-
-
-def one_line(error: Exception) -> str:
-    """What an exception says."""
-    return " ".join(str(error).split()) or type(error).__name__

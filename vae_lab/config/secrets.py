@@ -1,9 +1,8 @@
 """Keep passwords and keys out of the run folder, of the log and of the trackers.
 
 A secret is the value of an environment variable whose name says so (`WANDB_API_KEY`), what stands under such a key in
-a config (`api_key: ...`) or after it in text (`password=...`), a password or a token in a URL, and what has the form
-of a well-known kind of token. An interpolation (`${oc.env:NAME}`) is none: it only says where a secret is.
-Standard library only: `refuse_secrets` runs before `--help`.
+a config (`api_key: ...`) or after it in text (`password=...`), and a password in a URL. An interpolation
+(`${oc.env:NAME}`) is none: it only says where a secret is.
 """
 
 import json
@@ -16,53 +15,25 @@ from collections.abc import Mapping
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote, unquote
 
 MASK = "***"
-MIN_TOKEN = 16
+MIN_LENGTH = 6  # a shorter value could be anything
 LOOKS_LIKE_SECRET = (
     "looks like a secret, and every setting is written to the run folder: "
     "set it in the environment, and refer to it in a config as ${oc.env:NAME}"
 )
-
-_SECRET_NAME = re.compile(
-    r"KEY|TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|PASSPHRASE|PASSCODE|CREDENTIAL|AUTH(?!OR(?!IZ))|WEBHOOK|COOKIE|JWT"
-    r"|(?<!BY)(?<!COM)PASS(_|$)|(?<!^)(?<!^OLD)PWD|PSWD|CONN(ECTION)?_STR|(^|_)(PAT|PW|SAS|PSK)(_|$)",
-    re.IGNORECASE,
+_NAMES = (
+    r"passw(?:or)?ds?|passphrase|secret|credentials?|api[_-]?key|(?:access|private|account)[_-]?key|(?<=[_.-])pwd"
+    r"|(?<![a-z])auth(?:orization)?(?![a-z])|(?<=[_-])pat(?![a-z])"
 )
-_PASSWORD = r"password|passwd|passphrase|secret|api_?key|(?:access|private|secret|account)_key|authorization"
-_SECRET_KEY = re.compile(rf"(^|_)(({_PASSWORD}|credential|pwd)s?|token|(?<=_)pat)(_|$)", re.IGNORECASE)
-_NUMBER_KEY = re.compile(rf"(^|_)({_PASSWORD}|pwd)(_|$)", re.IGNORECASE)  # max_token: 512 is none
-_NUMBER = re.compile(r"[-+]?\d[\d.e+-]*", re.IGNORECASE)
-_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")  # where apiKey becomes api_Key
-
-_INTERPOLATION = re.compile(r"\$\{oc\.env:\s*\w+\s*(?:,([^${}]*))?\}|\$\{[^${}]*\}")
-_ASSIGNMENT = re.compile(
-    r"([\w.-]+)['\"]?\s*[=:]\s*([^\s,{}\[\]]*\$\{(?:[^{}]|\{[^{}]*\})*\}|[^\s,{}\[\]]*)"  # key, interpolation or value
+_KEY = re.compile(rf"(?:{_NAMES}|token)$", re.IGNORECASE)
+_VARIABLE = re.compile(
+    rf"{_NAMES}|token(?!iz)|webhook|cookie|jwt|passcode|connection_str|(?:^|_)(?:key|pass)(?:_|$)", re.IGNORECASE
 )
-_EMPTY = re.compile(r"\s*(null|none|''|\"\"|\*+)?\s*", re.IGNORECASE)
-
-# In text: each group 1 stays, the rest is replaced.
-_IN_TEXT = (
-    # user:password@ or, in a web address, token@; but not the port in host:80/a@b
-    re.compile(r"(://)[^/\s:@]*:(?:[^/\s]+|(?!\d*/)[^\s\"'<>@]+)(?=@)"),
-    re.compile(r"(https?://)[^/\s:@?#]+(?=@)", re.IGNORECASE),
-    re.compile(
-        r"([?&;](?:[\w.-]*(?:token|secret|passw(?:or)?d|signature|credential)|(?:[\w.]*[_-]|api)?(?:key|auth|pwd|sig))=)"
-        r"[^&;\s#\"']+",
-        re.IGNORECASE,
-    ),
-    re.compile(
-        r"((?:password|passwd|passphrase|secret|api_?key|(?:access|private|secret|account)_key)"
-        r"[\"']?\s*[=:]\s*[\"']?)(?!(?:null|none)\b)[^\s\"',;&}]+",
-        re.IGNORECASE,
-    ),
-    re.compile(r"(token[\"']?\s*[=:]\s*[\"']?|\bBearer\s+|Authorization:\s*\w+\s+)[\w.+/=~-]{8,}", re.IGNORECASE),
-    re.compile(
-        r"(\b)(?:hf_[A-Za-z0-9]{20,}|gh[a-z]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|sk-[\w-]{20,}"
-        r"|xox[a-z]-[\w-]{10,}|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,})"
-    ),
-)
+_IS = r"[\"']?\s*[=:]\s*[\"']?(?:Basic\s+|Bearer\s+)?(?!null\b|none\b|\$\{)"
+# In text, group 1 stays. A number after `token` counts tokens.
+_ASSIGNED = re.compile(rf"((?:{_NAMES}){_IS}|token{_IS}(?![\d.]+\b))[^\s\"',;&}}]+", re.IGNORECASE)
+_IN_URL = re.compile(r"(https?:/{1,2}|\w:/{1,2}[^/\s:@]*:)[^/\s@]+(?=@)", re.IGNORECASE)
 
 
 def refuse_secrets(argv: list[str]) -> None:
@@ -75,7 +46,7 @@ def refuse_secrets(argv: list[str]) -> None:
         ValueError: naming the override's key, never its value.
     """
     for number, argument in enumerate(argv, 1):
-        if _assigns_secret(argument) or _mask(argument) != argument:
+        if _mask(argument) != argument:
             key, equals, _ = argument.partition("=")
             name = key.lstrip("+~") if equals and _mask(key) == key else f"argument {number}"
             raise ValueError(f"{name} {LOOKS_LIKE_SECRET}")
@@ -98,20 +69,27 @@ def refuse_written_secrets(config: dict[str, Any], path: str = "") -> None:
             raise ValueError(f"{path}{_mask(str(key))} {LOOKS_LIKE_SECRET}")
 
 
-def redact(value: Any) -> Any:
+def redact(value: Any, key: Any = "") -> Any:
     """Return a copy of nested dicts, lists and strings with every secret replaced by `***`.
 
     Interpolations stay as they are, so a config that is redacted before it is resolved still means the same.
 
+    Args:
+        value: plain containers, in which a tuple becomes a list, text, numbers or None.
+        key: what the value stands under.
+
     Raises:
         TypeError: for containers that are not plain, in which secrets would be overlooked.
     """
-    if isinstance(value, dict):
-        return {redact(key): _redact_item(key, item) for key, item in value.items()}  # keys are text or numbers
+    if isinstance(value, dict):  # what stands under a secret key is secret, whatever its own key says
+        return {redact(name): redact(item, key if _KEY.search(str(key)) else name) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [redact(item) for item in value]
+        return [redact(item, key) for item in value]
     if isinstance(value, Mapping):
         raise TypeError(f"redact takes plain containers, got {type(value).__name__}")
+    is_written = not isinstance(value, bool | None) and "${" not in str(value)
+    if is_written and _KEY.search(str(key)) and _ASSIGNED.search(f"{key}={value}"):
+        return MASK
     return _mask(value) if isinstance(value, str) else value
 
 
@@ -139,69 +117,14 @@ def print_redacted(kind: type[BaseException], error: BaseException, trace: Trace
 def _mask(text: str) -> str:
     for value in _secret_values(tuple(os.environ.items())):
         text = text.replace(value, MASK)
-    for pattern in _IN_TEXT:
+    for pattern in (_ASSIGNED, _IN_URL):
         text = pattern.sub(lambda match: match[0] if "${" in match[0] else match[1] + MASK, text)
     return text
 
 
 @lru_cache(maxsize=1)
 def _secret_values(environment: tuple[tuple[str, str], ...]) -> list[str]:
-    """The secrets in the environment, in all forms, the longest first, because one may contain another."""
-    named = [value for name, value in environment if _SECRET_NAME.search(name)]
-    parts = [value for value in named if not os.path.exists(value)]  # SSH_KEY_DIR=/home/me is no secret
-    for _, value in environment:
-        if "://" in value:
-            parts += _url_secrets(value)
-    lines = [line.strip() for part in parts for line in (part, *part.splitlines())]
-    return sorted({form for line in lines if _is_long(line) for form in _forms(line)}, key=len, reverse=True)
-
-
-def _url_secrets(url: str) -> list[str]:
-    """The passwords and tokens in the URLs of a text, as they stand there and decoded."""
-    with_password, alone, query = ([match[0].removeprefix(match[1]) for match in p.finditer(url)] for p in _IN_TEXT[:3])
-    passwords = [userinfo.partition(":")[2] for userinfo in with_password]
-    tokens = [text for text in (*alone, *query) if len(text) >= MIN_TOKEN]  # a shorter one may be a user's name
-    return [form for text in (*passwords, *tokens) if "${" not in text for form in (text, unquote(text))]
-
-
-def _forms(value: str) -> set[str]:
-    """How a value may be written: as it is, in a URL, and within quotes, which may be quoted again."""
-    quoted = {value, json.dumps(value)[1:-1], repr(value)[1:-1]}
-    return {quote(value, safe=""), *quoted, *(repr(form)[1:-1] for form in quoted)}
-
-
-def _is_long(value: str) -> bool:
-    """Whether a value is long enough to mean only itself; a short word or number could be anything."""
-    return len(value) >= 8 or (len(value) >= 6 and bool(re.search(r"\d", value)) and bool(re.search(r"\D", value)))
-
-
-def _redact_item(key: Any, item: Any) -> Any:
-    if isinstance(item, dict | list | tuple) and _names_secret(_SECRET_KEY, key):
-        children = item.items() if isinstance(item, dict) else ((key, child) for child in item)
-        masked = [(name, _redact_item(key, child)) for name, child in children]
-        return dict(masked) if isinstance(item, dict) else [child for _, child in masked]
-    if not _is_secret(key, item):
-        return redact(item)
-    if "${" in str(item):  # only the default value is one
-        return re.sub(r"(\$\{oc\.env:\s*\w+\s*,)[^${}]*(?=\})", rf"\1{MASK}", item)
-    return MASK
-
-
-def _names_secret(pattern: re.Pattern, key: Any) -> bool:
-    return bool(pattern.search(_WORD.sub("_", str(key)).replace("-", "_")))
-
-
-def _is_secret(key: Any, value: Any) -> bool:
-    """Whether a key says that its value is a secret, and there is one."""
-    if value is None or isinstance(value, bool | dict | list | tuple):
-        return False
-    if not _names_secret(_NUMBER_KEY if _NUMBER.fullmatch(str(value)) else _SECRET_KEY, key):
-        return False
-    value = str(value)
-    if "${" in value:
-        return any(not _EMPTY.fullmatch(match[1] or "") for match in _INTERPOLATION.finditer(value))
-    return not _EMPTY.fullmatch(value)
-
-
-def _assigns_secret(argument: str) -> bool:
-    return any(_is_secret(key.rpartition(".")[2], value) for key, value in _ASSIGNMENT.findall(argument))
+    """The secrets in the environment, bare and as quoted; the longest first, because one may hold another."""
+    named = [value for name, value in environment if _VARIABLE.search(name) and len(value) >= MIN_LENGTH]
+    secrets = [value for value in named if not os.path.exists(value)]  # SSH_KEY_DIR=/home/me is no secret
+    return sorted({f for v in secrets for f in (v, repr(v)[1:-1], json.dumps(v)[1:-1])}, key=len, reverse=True)

@@ -8,23 +8,24 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from vae_lab.data.seeds import ORDER, derive_seed
-from lightning.pytorch import LightningDataModule
+
 from vae_lab.data.decoding import Images, check_images
-from vae_lab.data.seeds import BINARIZE, SPLIT, derive_seed
+from vae_lab.data.seeds import BINARIZE, ORDER, SPLIT, derive_seed
 
 CHUNK = 4096  # images
-LENGTH_0_1 = 16
 
 
 def fingerprint(splits: dict) -> str:
     """Hash what a run trains, validates and tests on, at about 1 GB/s.
 
     Args:
-        splits: `vae_lab.data.batches.Pixels` by name, which share their pixels.
+        splits: each `Split` by its name; they share their pixels.
 
     Returns:
         32 hexadecimal digits: equal if and only if the images and their splits are.
@@ -37,37 +38,40 @@ def fingerprint(splits: dict) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_0_1(splits: dict) -> str:
-    """The hash in checkpoints of release 0.1, which looked at a few hundred images; 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for split in splits.values():
-        digest.update(split.index.numpy().tobytes())
-        chosen = split.index[:: max(1, len(split) // 100)]
-        digest.update(split.pixels[chosen].numpy().tobytes())
-    return digest.hexdigest()[:LENGTH_0_1]
+class Batch(NamedTuple):
+    """Some images and their labels.
+
+    Attributes:
+        x: (B, C, H, W): bytes as they are loaded, floats in [0, 1] as a model sees them.
+        y: int64 (B, F); None where the data set has no labels.
+    """
+
+    x: Tensor
+    y: Tensor | None = None
 
 
-class Pixels(Dataset):
+class Split(Dataset):
     """One split of the images.
 
     Args:
         pixels: uint8 (N, C, H, W), shared by all splits.
+        labels: int64 (N, F), shared by all splits.
         index: int64 (M,), which of the N images belong to this split.
     """
 
-    def __init__(self, pixels: Tensor, index: Tensor):
+    def __init__(self, pixels: Tensor, labels: Tensor, index: Tensor):
         self.pixels = pixels
+        self.labels = labels
         self.index = index
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, i: int) -> Tensor:
-        return self.pixels[self.index[i]]
-
-    def __getitems__(self, indices: Sequence[int]) -> Tensor:
-        """Gather a batch, uint8 (B, C, H, W)."""
-        return self.pixels.index_select(0, self.index[torch.as_tensor(indices)])  # copies whole rows
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Gather a batch: bytes (B, C, H, W), labels (B, F) if there are any."""
+        chosen = self.index[torch.as_tensor(indices)]
+        x = self.pixels.index_select(0, chosen)  # copies whole rows
+        return Batch(x, self.labels[chosen] if self.labels.shape[1] else None)
 
 
 class EpochSampler(Sampler):
@@ -107,21 +111,21 @@ class EpochSampler(Sampler):
         return iter(order[self.start : len(self)].tolist())
 
 
-def as_batch(batch: Tensor) -> Tensor:
+def as_batch(batch: Batch) -> Batch:
     """The collate function: `__getitems__` has built the batch already."""
     return batch
 
 
 class Batches(DataLoader):
-    """Loads batches of `Pixels`; its workers end when the run ends them, not by a SIGTERM that others send them.
+    """Loads batches of a `Split`; its workers end when the run ends them, not by a SIGTERM that others send them.
 
     torch's own handler in a worker dies of any SIGTERM, as schedulers send to all processes, and the run, which would
     save and stop, dies of its dead worker. Where the system does not tell who sends a signal (macOS), that remains.
     """
 
-    def __init__(self, pixels: Pixels, batch_size: int, sampler, num_workers: int):
+    def __init__(self, split: Split, batch_size: int, sampler, num_workers: int):
         super().__init__(
-            pixels,
+            split,
             batch_size,
             sampler=sampler,
             collate_fn=as_batch,
@@ -187,7 +191,17 @@ class ImageData(LightningDataModule):
     """
 
     def __init__(
-        self, source, image_shape, batch_size, binarize, flip, val_size, test_size, split_seed, num_workers, seed
+        self,
+        source: Any,
+        image_shape: tuple[int, int, int],
+        batch_size: int,
+        binarize: str,
+        flip: bool,
+        val_size: float,
+        test_size: float,
+        split_seed: int,
+        num_workers: int,
+        seed: int,
     ):
         super().__init__()
         for key, value, least in (
@@ -215,7 +229,7 @@ class ImageData(LightningDataModule):
         self.epoch, self.start = 0, 0
         self.num_skipped = 0  # pictures that could not be used
         self.test_split = "test"  # what a test loop reads
-        self.splits: dict[str, Pixels] = {}
+        self.splits: dict[str, Split] = {}
 
     def prepare_data(self) -> None:
         """Read the images in one process first, so that a download or a cache is written once."""
@@ -232,9 +246,9 @@ class ImageData(LightningDataModule):
             return
         images: Images = self.source.read()
         check_images(images, self.image_shape)
-        self.factors, self.labels, self.num_skipped = images.factors, images.labels, images.num_skipped
+        self.factors, self.num_skipped = images.factors, images.num_skipped
         pixels = binarized(images.pixels, self.binarize, self.split_seed)
-        self.splits = {name: Pixels(pixels, index) for name, index in self._split(images).items()}
+        self.splits = {name: Split(pixels, images.labels, index) for name, index in self._split(images).items()}
         self.fingerprint = fingerprint(self.splits)
 
     def _split(self, images: Images) -> dict[str, Tensor]:
@@ -258,7 +272,7 @@ class ImageData(LightningDataModule):
         self.epoch, self.start = epoch, batch * self.batch_size
 
     def train_dataloader(self) -> Batches:
-        """Shuffled batches of bytes, uint8 (B, C, H, W)."""
+        """Shuffled batches of bytes."""
         rank, world_size = self._process()
         total = len(self.splits["train"])
         if total < world_size:
@@ -266,11 +280,11 @@ class ImageData(LightningDataModule):
         return self._loader("train", EpochSampler(total, self.seed, rank, world_size, self.epoch, self.start))
 
     def val_dataloader(self) -> Batches:
-        """Batches of bytes in a fixed order, uint8 (B, C, H, W)."""
+        """Batches of bytes in a fixed order."""
         return self._loader("val", self._in_order("val"))
 
     def test_dataloader(self) -> Batches:
-        """Batches of bytes in a fixed order, uint8 (B, C, H, W)."""
+        """Batches of bytes in a fixed order."""
         return self._loader(self.test_split, self._in_order(self.test_split))
 
     def _process(self) -> tuple[int, int]:
@@ -289,13 +303,14 @@ class ImageData(LightningDataModule):
     def _loader(self, split: str, sampler) -> Batches:
         return Batches(self.splits[split], self.batch_size, sampler=sampler, num_workers=self.num_workers)
 
-    def to_pixels(self, batch: Tensor, training: bool) -> Tensor:
+    def to_pixels(self, batch: Batch, training: bool) -> Batch:
         """Turn bytes (B, C, H, W) into what the model sees: floats in [0, 1], flipped, binarized, on their device."""
+        x = batch.x
         if training and self.flip:
-            mirrored = torch.rand(len(batch), 1, 1, 1, device=batch.device) < 0.5
-            batch = torch.where(mirrored, batch.flip(3), batch)
-        x = batch.float().div_(255)
-        return x.bernoulli() if self.binarize == "dynamic" else x
+            mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
+            x = torch.where(mirrored, x.flip(3), x)
+        x = x.float().div_(255)
+        return Batch(x.bernoulli() if self.binarize == "dynamic" else x, batch.y)
 
     def examples(self, split: str, num: int) -> tuple[Tensor, Tensor]:
         """The first `num` images of a split in a fixed order, without flips, and their labels.
@@ -309,7 +324,7 @@ class ImageData(LightningDataModule):
         chosen = self.splits[split] if len(self.splits[split]) else self.splits["train"]
         index = chosen.index[:num]
         x = chosen.pixels[index].float() / 255
-        return (x.round() if self.binarize == "dynamic" else x), self.labels[index]
+        return (x.round() if self.binarize == "dynamic" else x), chosen.labels[index]
 
 
 def binarized(pixels: Tensor, mode: str, seed: int) -> Tensor:

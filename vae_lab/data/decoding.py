@@ -8,13 +8,15 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT
 from torch import Tensor
-from vae_lab.errors import DataError
+
+from vae_lab.errors import DataError, one_line
 
 FITS = ("resize", "crop", "pad")
 KINDS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")  # Pillow's others run programs or guess
@@ -181,7 +183,7 @@ def _reason(error: Exception) -> str:
         return f"more than {MAX_PIXELS:,} pixels"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 def _open_whole(file: BinaryIO) -> Image.Image:

@@ -1,7 +1,7 @@
 """A folder of pictures, with sub-folders for classes or splits, decoded once into a file that is mapped into memory.
 
-A cache file holds the bytes of the pictures that can be used, the indices of the others, their number (both int64),
-and a CRC-32 of all this. It appears whole or not at all, and one that was damaged later is made again.
+A cache file holds the bytes of the pictures that can be used, one byte for each picture (1 if it is among them, else
+0), and a CRC-32 of all this. It appears whole or not at all, and one that was damaged later is made again.
 """
 
 import hashlib
@@ -10,36 +10,56 @@ import math
 import os
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import InitVar, dataclass
+from errno import ENOENT
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
+
 import numpy as np
 import torch
+from filelock import FileLock
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from vae_lab.runs.files import durable_open
-from vae_lab.errors import DataError, RunError
-from vae_lab.data.decoding import Images, decode, printable
-from vae_lab.runs.files import locked
-from collections import Counter
-from collections.abc import Sequence
-from errno import ENOENT
-from vae_lab.errors import DataError
-from vae_lab.data.decoding import Images, check_fit, printable
 
+from vae_lab.data.decoding import Images, check_fit, decode, printable
+from vae_lab.errors import DataError, one_line
+
+# Of the kinds that `vae_lab.data.decoding.decode` reads.
+ENDINGS = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm",
+    ".pbm", ".pnm",
+)  # fmt: skip
+ACCEPTED = f"pictures ({' '.join(ENDINGS)})"
 ON_BAD = ("error", "skip")
 MAX_SKIPPED = 0.05  # of all pictures
 MAX_NAMED = 1000
-CACHE_VERSION = 3  # raise it when a decoded pixel can come out different
+CACHE_VERSION = 4  # raise it when a decoded pixel can come out different
 CHUNK = 256  # pictures
-READ = 2**24  # bytes at once
 SAMPLE = 256  # pictures whose content is compared, at least
 SAMPLE_READ = 2**20  # bytes of each of them
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file for writing that appears under its name when the block ends without an exception.
+
+    One process at a time may write it: what a killed one leaves, `NAME.part`, is written over.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with open(part, "wb") as file:
+            yield file
+        os.replace(part, path)
+    finally:
+        with suppress(OSError):  # where it could not be written, there is nothing to remove
+            part.unlink(missing_ok=True)
 
 
 class File(NamedTuple):
@@ -50,6 +70,7 @@ class File(NamedTuple):
     mtime_ns: int
 
 
+@dataclass
 class ImageCache:
     """The decoded pictures of a folder.
 
@@ -59,29 +80,23 @@ class ImageCache:
         fit: See `vae_lab.data.decoding.fit_pixels`.
         background: Under transparent pixels: red, green and blue, 0 to 255.
         on_bad: "error", or "skip" to leave out pictures that cannot be used, up to 5 % of them.
-        cache_dir: Where the cache files are kept; made if needed.
+        cache_dir: Where the cache files are kept, made if needed; None for `vae_lab` in XDG_CACHE_HOME or ~/.cache.
 
     Raises:
         ValueError: If `on_bad` is neither.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        image_shape: Sequence[int],
-        fit: str,
-        background: tuple[int, int, int],
-        on_bad: str,
-        cache_dir: str,
-    ):
-        if on_bad not in ON_BAD:
-            raise ValueError(f"dataset.on_bad must be one of {', '.join(ON_BAD)}, got {on_bad!r}")
-        self.root = root
-        self.image_shape = tuple(image_shape)
-        self.fit = fit
-        self.background = background
-        self.on_bad = on_bad
-        self.folder = Path(cache_dir).expanduser()
+    root: Path
+    image_shape: tuple[int, int, int]
+    fit: str
+    background: tuple[int, int, int]
+    on_bad: str
+    cache_dir: InitVar[str | None]
+
+    def __post_init__(self, cache_dir: str | None):
+        if self.on_bad not in ON_BAD:
+            raise ValueError(f"dataset.on_bad must be one of {', '.join(ON_BAD)}, got {self.on_bad!r}")
+        self.folder = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "vae_lab")).expanduser()
 
     def read(
         self, files: list[File], labels: Tensor, factors: tuple[str, ...], num_test: int = 0, num_val: int = 0
@@ -121,14 +136,15 @@ class ImageCache:
         identity = repr((CACHE_VERSION, self.image_shape, self.fit, self.background, files, self._sample(files)))
         path = self.folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.pixels"
         try:
-            found = self._load(path, files)
-            if found is None:
-                with locked(self.folder / "lock", wait=True):
+            if (found := self._load(path, files)) is None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(self.folder / "lock"):
                     if (found := self._load(path, files)) is None:  # another process may have made it meanwhile
                         self._make(path, files)
                         found = self._load(path, files)
-        except (OSError, RunError) as error:
-            reason = f"cannot keep decoded pictures in {printable(self.folder)} ({error})"
+        except OSError as error:
+            size = len(files) * math.prod(self.image_shape)
+            reason = f"cannot keep {size:,} bytes of decoded pictures in {printable(self.folder)} ({one_line(error)})"
             raise DataError(f"{reason}: set dataset.source.cache_dir to a folder with space") from error
         if found is None:
             raise DataError(f"{printable(path)} is not as it was written: check that disk, then run again")
@@ -147,23 +163,24 @@ class ImageCache:
         """Maps a cache file; None if there is none, it is damaged, or a picture was left out that can be used."""
         if not path.exists():
             return None
-        skipped = _read_skipped(path)
-        if skipped is None:
+        end = path.stat().st_size - 4
+        content = np.memmap(path, np.uint8, "c") if end > len(files) else None
+        if content is None or zlib.crc32(content[:end].data) != int.from_bytes(content[end:].data, "little"):
             log.warning("%s is damaged: the pictures are decoded again", printable(path))
+            del content  # Windows removes no file that is mapped
             path.unlink(missing_ok=True)
             return None
-        errors = {index: self._decode(files[index]) for index in skipped}
-        if not all(isinstance(error, str) for error in errors.values()):
-            return None
-        shape = (len(files) - len(errors), *self.image_shape)
-        return torch.from_numpy(np.memmap(path, np.uint8, "c", shape=shape)), errors
+        pixels, is_kept = np.split(content[:end], [end - len(files)])
+        again = {index: self._decode(files[index]) for index in np.flatnonzero(is_kept == 0).tolist()}
+        errors = {index: error for index, error in again.items() if isinstance(error, str)}
+        return (torch.from_numpy(pixels).view(-1, *self.image_shape), errors) if len(errors) == len(again) else None
 
     def _make(self, path: Path, files: list[File]) -> None:
         """Decodes all files into a cache file. Nobody else writes to the folder meanwhile."""
-        for leftover in self.folder.glob("*.pixels.tmp.*"):  # of killed processes
+        for leftover in self.folder.glob("*.part"):  # of killed processes
             leftover.unlink(missing_ok=True)
         errors, checksum = {}, 0
-        with durable_open(path, len(files) * math.prod(self.image_shape)) as file:
+        with whole_file(path) as file:
             for index, decoded in enumerate(self._decode_all(files)):
                 if isinstance(decoded, str):
                     errors[index] = decoded
@@ -171,8 +188,8 @@ class ImageCache:
                     checksum = zlib.crc32(decoded.numpy().data, checksum)
                     file.write(decoded.numpy().data)
             self._judge(errors, len(files))
-            end = np.array([*errors, len(errors)], "<i8").tobytes()
-            file.write(end + zlib.crc32(end, checksum).to_bytes(4, "little"))
+            is_kept = bytes(index not in errors for index in range(len(files)))
+            file.write(is_kept + zlib.crc32(is_kept, checksum).to_bytes(4, "little"))
 
     def _decode(self, file: File) -> Tensor | str:
         """Returns uint8 (C, size, size), or what is wrong with the picture."""
@@ -205,28 +222,6 @@ def _listed(errors: dict[int, str], total: int, what: str) -> str:
     return f"{len(reasons)} of {total} pictures {what}: {'; '.join(reasons[:MAX_NAMED])}{more}"
 
 
-def _read_skipped(path: Path) -> list[int] | None:
-    """Returns the indices of the pictures that a cache file leaves out, or None if its checksum is wrong."""
-    end = path.stat().st_size - 4
-    if end < 8:
-        return None
-    checksum = 0
-    with path.open("rb") as file:
-        while chunk := file.read(min(READ, end - file.tell())):
-            checksum = zlib.crc32(chunk, checksum)
-        if checksum.to_bytes(4, "little") != file.read():
-            return None
-        file.seek(end - 8)
-        num_skipped = int.from_bytes(file.read(8), "little")
-        file.seek(end - 8 * (num_skipped + 1))
-        return np.frombuffer(file.read(8 * num_skipped), "<i8").tolist()
-
-
-# Of the kinds that `vae_lab.data.decoding.decode` reads.
-ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".dib")
-ENDINGS += (".ppm", ".pgm", ".pbm", ".pnm")
-ACCEPTED = f"pictures ({' '.join(ENDINGS)})"
-
 class ImageFolder:
     """Any tree of pictures.
 
@@ -238,7 +233,7 @@ class ImageFolder:
         root: The folder.
         image_shape: (C, size, size) with C 1 or 3.
         fit: See `vae_lab.data.decoding.fit_pixels`.
-        cache_dir: Where the decoded pictures are kept.
+        cache_dir: See `ImageCache`.
         background: Under transparent pixels: a grey level, 0 to 255, or three of them, red, green and blue.
         on_bad: "error", or "skip" to leave out pictures that cannot be used, up to 5 % of them.
 
@@ -251,8 +246,8 @@ class ImageFolder:
         root: str,
         image_shape: Sequence[int],
         fit: str,
-        cache_dir: str,
-        background: int | Sequence[int] = 0,  # these two are not in the configs of 0.1.0
+        cache_dir: str | None = None,
+        background: int | Sequence[int] = 0,
         on_bad: str = "error",
     ):
         self.root = check_root(root)
@@ -269,10 +264,10 @@ class ImageFolder:
         if not files:
             raise DataError(f"no pictures in {printable(self.root)}: set dataset.root to a folder of {ACCEPTED}")
         files, inner_paths, num_test, num_val = _splits(files)
-        classes = [path.partition("/")[0] if "/" in path else None for path in inner_paths]
-        names = sorted({name for name in classes if name})
-        if names and None in classes:
-            stray = printable(files[classes.index(None)].path)
+        classes = [path.rpartition("/")[0].partition("/")[0] for path in inner_paths]  # "" for a loose picture
+        names = sorted(set(classes) - {""})
+        if names and "" in classes:
+            stray = printable(files[classes.index("")].path)
             reason = f"{printable(self.root)} has class folders and loose pictures"
             raise DataError(f"{reason}: move {stray} into a class folder")
         indices = {name: index for index, name in enumerate(names)}
@@ -306,7 +301,8 @@ def check_background(background: int | Sequence[int]) -> tuple[int, int, int]:
     ):
         expected = "a grey level from 0 to 255 or [red, green, blue]"
         raise ValueError(f"dataset.background must be {expected}, got {background!r}")
-    return tuple(levels)
+    red, green, blue = levels
+    return red, green, blue
 
 
 def _splits(files: list[File]) -> tuple[list[File], list[str], int, int]:
@@ -332,7 +328,10 @@ def scan(root: Path) -> list[File]:
     """
     top = os.path.realpath(root)
     start = len(os.path.join(top, ""))
-    files, unreadable, empty, endings = [], [], [], Counter()
+    files: list[File] = []
+    unreadable: list[OSError] = []
+    empty: list[str] = []
+    endings: Counter[str] = Counter()
     for folder, folders, names in os.walk(top, onerror=unreadable.append, followlinks=True):
         folders[:] = [name for name in folders if name[0] != "." and not _leads_back(Path(folder, name))]
         shown = [name for name in names if name[0] != "."]

@@ -6,8 +6,10 @@ symmetry, so that no two labels share an image.
 
 import math
 from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
 from vae_lab.data.decoding import Images, check_fit
 
 SMALLEST, LARGEST = 0.2, 0.4  # radius of the circle around a shape; the frame reaches from -1 to 1

@@ -15,23 +15,21 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from vae_lab.config.arguments import check_choice, read_arguments
-from vae_lab.config.instantiate import instantiate
-from vae_lab.config.saved import one_line
-from vae_lab.config.settings import READ, check_parts
-from vae_lab.config.signatures import check_kind, lookup
+from vae_lab.config.check import check_own, check_parts
+from vae_lab.config.instantiate import build_objective
 from vae_lab.data.batches import ImageData
-from vae_lab.errors import OutOfMemoryError, Preempted, RunError
+from vae_lab.errors import OutOfMemoryError, Preempted, RunError, one_line
 from vae_lab.evaluation.gallery import Painter, fixed_latents
 from vae_lab.models.vae import VAE
 from vae_lab.runs.files import cannot_write
 from vae_lab.runs.folder import Run
-from vae_lab.runs.preemption import Preemption
-from vae_lab.runs.result import print_result
+from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import Stored, build_stored, read_stored
-from vae_lab.training.build import build_data, check_seed, names_of_metrics
+from vae_lab.training.build import READERS, build_data, build_metrics, check_seed, names_of_metrics
 from vae_lab.training.devices import accelerators
 from vae_lab.training.diagnosis import first_line, is_out_of_memory
 from vae_lab.training.module import LitVAE, check_same_images
+from vae_lab.training.result import print_result
 from vae_lab.training.train import quiet_lightning
 
 USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are added to their result.json.
@@ -172,20 +170,22 @@ def build_evaluated(stored: Stored, vae: VAE) -> tuple[ImageData, LitVAE]:
     """
     cfg = stored.cfg
     try:
-        nodes = {key: cfg.get(key) for key in ("seed", "dataset", "objective")}
+        nodes = {key: cfg.get(key) for key in ("seed", "dataset", "objective", "metrics")}
         plain = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in nodes.items()}
         check_parts(plain, PARTS)
-        for key in READ:
-            check_kind({}, key, READ[key], lookup(plain, key))
+        check_own({}, plain, READERS)
         check_seed(cfg.seed)
         data = build_data(cfg)
-        objective = instantiate(cfg.objective, "objective")
-        names_of_metrics(vae, objective)
+        objective = build_objective(cfg, vae)
+        metrics = build_metrics(cfg, vae)
+        # It takes no steps.
+        lit = LitVAE(vae.eval(), objective, metrics, optimizer=None, schedule=None, lr=1.0, seed=cfg.seed)
+        names_of_metrics(lit)
     except (ValueError, OmegaConfBaseException):
         raise  # it names the key
     except Exception as error:  # a config that is not one of ours can lack anything, anywhere
         raise ValueError(f"the config beside {stored.source} cannot be evaluated: {one_line(error)}") from error
-    return data, LitVAE(vae.eval(), objective, optimizer=None, schedule=None, lr=1.0, seed=cfg.seed)  # takes no steps
+    return data, lit.eval()
 
 
 def measure(lit: LitVAE, data: ImageData, accelerator: str) -> dict[str, Tensor]:
@@ -210,7 +210,7 @@ def write_samples(vae: VAE, folder: Path, num: int) -> None:
         ValueError: if the model has no prior.
         RunError: if they cannot be written.
     """
-    if not vae.posterior.is_stochastic:
+    if vae.prior is None:
         raise ValueError("samples need a prior, which posterior=deterministic does not have")
     latents = fixed_latents(num, vae.latent_dim)
     try:

@@ -1,25 +1,30 @@
 """The gallery of a run: which pictures are drawn, when, and from which latents.
 
 Drawing leaves no trace in training: no gradients, evaluation mode only for the time of a look, posterior
-means instead of samples, and latents from a generator of its own.
+means instead of samples, and latents from a generator of its own. The number of files is bounded: those of an epoch
+are kept for the epochs 0, 1, 2, 4, 8, ... and the last, and `training.npz` holds the images of all epochs, for the GIF.
 
 Shapes: B batch, C channels, H height, W width, D latent_dim.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from zipfile import BadZipFile
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
+from vae_lab.errors import one_line
 from vae_lab.evaluation import pictures
-from vae_lab.runs.metrics_file import read_history
+from vae_lab.runs.files import durable_open
+from vae_lab.runs.metrics_file import read_events
 
+log = logging.getLogger(__name__)
 SPLIT = "val"
 CHUNK = 256  # images through the model at a time
 NUM_CODES = 2000  # validation images in the latent scatter and in the variances of the latents
@@ -27,6 +32,7 @@ MAX_ROWS = 10  # of traversals, the latents that vary most
 MAX_PAIRS = 8  # of interpolated images
 MANIFOLD_SIDE = 20
 SEED = 0  # of the latents that are followed through training
+MAX_FRAMES = 60  # of training.gif; of more epochs every second, fourth, ... is kept
 
 
 def fixed_latents(num: int, latent_dim: int) -> Tensor:
@@ -61,23 +67,32 @@ class Painter:
         self.folder = run_dir / "pictures"
         self.num_images = num_images
         self.precision = precision
+        self.has_prior = vae.prior is not None
+        self.followed = "samples" if self.has_prior else "reconstructions"
 
     def draw_all(self, epoch: int) -> dict[str, Path]:
         """Draws every kind; `epoch` is the number of finished epochs, >= 0."""
         when = f"epoch {epoch}"
         paths = self.draw_progress(epoch) | self.draw_latents(when) | self.draw_walks(when)
-        return paths | self.draw_history()
+        return paths | self.draw_curves() | self.draw_training()
 
     def draw_progress(self, epoch: int) -> dict[str, Path]:
         """Draws what is followed through training: reconstructions, and samples if there is a prior."""
-        x, _ = self.datamodule.examples(SPLIT, self.num_images)
-        x_hat = self._look(self.vae.reconstruct, x)
-        drawn = {"reconstructions": pictures.reconstructions(x, x_hat, f"reconstructions at epoch {epoch}")}
-        if self.vae.posterior.is_stochastic:
-            images = self._look(self.vae.generate, fixed_latents(self.num_images, self.vae.latent_dim))
-            grid = pictures.grid(images, math.ceil(math.sqrt(self.num_images)))
-            drawn["samples"] = pictures.annotate(grid, f"samples at epoch {epoch}")
-        return self._save(drawn, f"_epoch_{epoch:03d}")
+        kinds = {"reconstructions", self.followed}
+        drawn = {kind: self._progress(kind, self._images(kind), epoch) for kind in sorted(kinds)}
+        return self._save(drawn, f"/epoch_{epoch:03d}")
+
+    def follow(self, epoch: int, is_drawn: bool) -> dict[str, Path]:
+        """Keeps the images of an epoch in `training.npz`, epoch -> uint8 (B, C, H, W), and may draw them."""
+        images = (self._images(self.followed).nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        frames = self._frames() | {epoch: images}
+        stride = 1
+        while sum(epoch % stride == 0 for epoch in frames) > MAX_FRAMES:
+            stride *= 2
+        kept = {e: f for e, f in frames.items() if (e % stride == 0 or e == epoch) and f.shape == images.shape}
+        with durable_open(self.folder / "training.npz") as file:
+            np.savez(file, **{str(epoch): frame for epoch, frame in kept.items()})
+        return self.draw_progress(epoch) if is_drawn else {}
 
     def draw_latents(self, when: str, suffix: str = "") -> dict[str, Path]:
         """Draws the posterior means of validation images in the plane, coloured by the first factor."""
@@ -100,19 +115,42 @@ class Painter:
             drawn["manifold"] = self._manifold(codes, when)
         return self._save(drawn)
 
-    def draw_history(self) -> dict[str, Path]:
-        """Draws the loss curves and, of the pictures of all epochs, a GIF and the first against the last."""
-        paths = {}
-        if (self.run_dir / "metrics.jsonl").is_file():
-            paths = self._save({"curves": pictures.curves(read_history(self.run_dir / "metrics.jsonl"))})
-        kind = "samples" if self.vae.posterior.is_stochastic else "reconstructions"
-        frames = sorted(self.folder.glob(f"{kind}_epoch_*.png"), key=_epoch)
-        if len(frames) > 1:
-            ends = [np.asarray(Image.open(frame)) for frame in (frames[0], frames[-1])]
-            paths |= self._save({f"{kind}_first_last": pictures.beside(ends)})
-            paths["training"] = self.folder / "training.gif"
-            pictures.write_gif(paths["training"], frames)
-        return paths
+    def draw_curves(self) -> dict[str, Path]:
+        """Draws the loss curves, if there are metrics."""
+        history = self.run_dir / "metrics.jsonl"
+        return self._save({"curves": pictures.curves(read_events(history))}) if history.is_file() else {}
+
+    def draw_training(self) -> dict[str, Path]:
+        """Draws a GIF of the followed epochs, and the first of them beside the last."""
+        frames = sorted(self._frames().items())
+        if len(frames) < 2:
+            return {}
+        drawn = [self._progress(self.followed, torch.from_numpy(frame) / 255, epoch) for epoch, frame in frames]
+        path = self.folder / "training.gif"
+        pictures.write_gif(path, drawn)
+        return self._save({f"{self.followed}_first_last": pictures.beside([drawn[0], drawn[-1]])}) | {"training": path}
+
+    def _images(self, kind: str) -> Tensor:
+        if kind == "samples":
+            return self._look(self.vae.generate, fixed_latents(self.num_images, self.vae.latent_dim))
+        return self._look(self.vae.reconstruct, self.datamodule.examples(SPLIT, self.num_images)[0])
+
+    def _progress(self, kind: str, images: Tensor, epoch: int) -> np.ndarray:
+        title = f"{kind} at epoch {epoch}"
+        if kind == "samples":
+            return pictures.annotate(pictures.grid(images, math.ceil(math.sqrt(len(images)))), title)
+        return pictures.reconstructions(self.datamodule.examples(SPLIT, len(images))[0], images, title)
+
+    def _frames(self) -> dict[int, np.ndarray]:
+        path = self.folder / "training.npz"
+        if not path.is_file():
+            return {}
+        try:
+            with np.load(path) as frames:
+                return {int(epoch): frame for epoch, frame in frames.items()}
+        except (OSError, ValueError, BadZipFile) as error:
+            log.warning("%s is damaged, training.gif begins anew: %s", path, one_line(error))
+            return {}
 
     def _traversals(self, codes: Tensor, when: str) -> np.ndarray:
         variances = codes.var(0, correction=0)
@@ -120,7 +158,7 @@ class Painter:
         deviations = torch.linspace(-3, 3, 13)
         z = codes[0].repeat(len(dims), len(deviations), 1)
         for row, dim in zip(z, dims, strict=True):
-            if self.vae.posterior.is_stochastic:
+            if self.has_prior:
                 row[:, dim] = deviations
             else:
                 row[:, dim] = codes[:, dim].mean() + variances[dim].sqrt() * deviations
@@ -142,13 +180,13 @@ class Painter:
 
     def _manifold(self, codes: Tensor, when: str) -> np.ndarray:
         probabilities = torch.linspace(0.05, 0.95, MANIFOLD_SIDE)
-        if self.vae.posterior.is_stochastic:
+        if self.has_prior:
             z0 = z1 = torch.special.ndtri(probabilities.double()).float()
         else:
             z0, z1 = codes.quantile(probabilities, 0).T
         z = torch.cartesian_prod(z1.flip(0), z0).flip(1)  # z1 grows upwards, as in the scatter
         grid = pictures.grid(self._look(self.vae.generate, z), MANIFOLD_SIDE)
-        source = "prior" if self.vae.posterior.is_stochastic else "latents"
+        source = "prior" if self.has_prior else "latents"
         title = f"manifold at {when}: 5 to 95 % quantiles of the {source}, z0 to the right, z1 upwards"
         return pictures.annotate(grid, title, [f"{v:.2f}" for v in z1.flip(0)], [f"{v:.2f}" for v in z0])
 
@@ -180,7 +218,8 @@ class Gallery(pl.Callback):
 
     Args:
         num_images: originals, and samples, in a picture, >= 1.
-        every_n_epochs: period of reconstructions and samples, >= 1. Every kind is drawn at the end.
+        every_n_epochs: how often reconstructions or samples are followed for the GIF, >= 1. They become files after 0,
+            1, 2, 4, 8, ... of these periods; every kind is drawn at the end.
         scatter_every_n_steps: period of the latent scatter early in training, >= 1, or None for none.
         scatter_until_step: last step of the early latent scatters, >= 0.
 
@@ -207,7 +246,7 @@ class Gallery(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
         if trainer.global_step == 0:
-            self._draw(trainer, lit, Painter.draw_progress, 0)
+            self._draw(trainer, lit, Painter.follow, 0, True)
             self._draw_early_latents(trainer, lit)
 
     def on_train_batch_end(self, trainer: pl.Trainer, lit: pl.LightningModule, *_) -> None:
@@ -215,11 +254,17 @@ class Gallery(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        if epoch % self.every_n_epochs == 0:
-            self._draw(trainer, lit, Painter.draw_progress, epoch)
+        periods, rest = divmod(epoch, self.every_n_epochs)
+        if rest == 0:
+            self._draw(trainer, lit, Painter.follow, epoch, periods & (periods - 1) == 0)  # drawn at powers of two
 
     def on_train_end(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
+        self._draw(trainer, lit, Painter.follow, trainer.current_epoch, False)
         self._draw(trainer, lit, Painter.draw_all, trainer.current_epoch)
+
+    def on_validation_end(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
+        if trainer.state.fn == "validate":  # of a run that ended within an epoch, after its pictures
+            self._draw(trainer, lit, Painter.draw_curves)
 
     def _draw_early_latents(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
         step, period = trainer.global_step, self.scatter_every_n_steps
@@ -228,7 +273,7 @@ class Gallery(pl.Callback):
         if step == self.last_scatter_step:  # stands still while gradients accumulate
             return
         self.last_scatter_step = step
-        self._draw(trainer, lit, Painter.draw_latents, f"step {step}", f"_step_{step:06d}")
+        self._draw(trainer, lit, Painter.draw_latents, f"step {step}", f"/step_{step:06d}")
 
     def _draw(self, trainer: pl.Trainer, lit: pl.LightningModule, draw: Callable, *arguments) -> None:
         if not trainer.is_global_zero:
@@ -239,7 +284,3 @@ class Gallery(pl.Callback):
             for logger in trainer.loggers:
                 if hasattr(logger, "log_picture"):
                     logger.log_picture(f"pictures/{kind}", path, trainer.global_step)
-
-
-def _epoch(path: Path) -> int:
-    return int(path.stem.rpartition("_")[2])

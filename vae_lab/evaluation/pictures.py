@@ -5,6 +5,7 @@ N images, C channels (1 or 3), D latent_dim.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
@@ -30,8 +31,7 @@ INK = (60, 60, 60)
 MUTED = ["#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3"]
 MUTED += ["#937860", "#da8bc3", "#8c8c8c", "#ccb974", "#64b5cd"]
 STAGES = {"train": MUTED[0], "val": MUTED[1]}
-MAX_FRAMES = 60  # keeps the GIF of a long run small
-MAX_FRAME_SIZE = 1200  # pixels
+MAX_FRAME_SIZE = 1200  # pixels, of the GIF
 
 
 def grid(images: Tensor, num_columns: int) -> np.ndarray:
@@ -209,18 +209,22 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     _write(path, buffer.getvalue())
 
 
-def write_gif(path: Path, frames: list[Path]) -> None:
-    """Animates PNG files of one size, at most 60 evenly spaced ones, and holds the last for 2 seconds.
+def write_gif(path: Path, frames: list[np.ndarray]) -> None:
+    """Animates pictures (H, W, 3), on white pages of one size, and holds the last for 2 seconds.
 
     Raises:
         RunError: if it cannot be written.
     """
-    chosen = np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).round().astype(int)
-    images = [_frame(frames[i]) for i in chosen]
-    duration = min(max(6000 // len(images), 80), 400)  # milliseconds
-    durations = [duration] * (len(images) - 1) + [2000]
+    size = max(frame.shape[1] for frame in frames), max(frame.shape[0] for frame in frames)
+    pages = [Image.new("RGB", size, "white") for _ in frames]
+    for page, frame in zip(pages, frames, strict=True):
+        page.paste(Image.fromarray(frame))
+        page.thumbnail((MAX_FRAME_SIZE, MAX_FRAME_SIZE))
+    pages = [page.quantize(256, dither=Image.Dither.NONE) for page in pages]
+    duration = min(max(6000 // len(pages), 80), 400)  # milliseconds
+    durations = [duration] * (len(pages) - 1) + [2000]
     buffer = BytesIO()
-    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    pages[0].save(buffer, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)
     _write(path, buffer.getvalue())
 
 
@@ -241,21 +245,16 @@ def _label(axes, title: str, x: str, y: str) -> None:
 
 
 def _render(figure: Figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    canvas = FigureCanvasAgg(figure)  # whatever MPLBACKEND says
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of limits that coincide or overflow: `train.log` has the values
+        canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
 
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
-
-
-def _frame(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        frame = image.convert("RGB")
-    frame.thumbnail((MAX_FRAME_SIZE, MAX_FRAME_SIZE))
-    return frame.quantize(256, dither=Image.Dither.NONE)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Copies of a run for Weights & Biases. The files in the run folder stay the record of truth."""
+"""The copy of a run for Weights & Biases. The files in the run folder stay the record of truth."""
 
 import logging
 import os
@@ -11,8 +11,9 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from vae_lab.config.secrets import redact
+from vae_lab.loggers import wandb_process
 from vae_lab.loggers.wandb_process import WandbProcess, obstacle
-from vae_lab.sweep.identity import sweep_of, tags_of
+from vae_lab.runs.folder import sweep_of, tags_of
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +21,14 @@ MODES = ("auto", "online", "offline", "disabled")
 OTHER_NAMES = {"": "auto", "dryrun": "offline", "run": "online", "shared": "online"}  # of modes, in WANDB_MODE
 
 
-class WandbTracker(Logger):
+class WandbLogger(Logger):
     """Logs one run to W&B, and never stops, blocks or asks.
 
-    W&B lives in a process of its own, see `vae_lab.loggers.wandb_worker`, that is started at the first use, on rank zero only.
-    If the run cannot be online it is tracked offline, if that fails too it is not tracked; an error later on ends the
-    tracking. Each of these is one warning. The training never waits; only its end does, for at most 10 seconds, and
-    not before `init_timeout` has passed since the start: a server that is dead, hangs or dies costs at most
-    `init_timeout` + 10 seconds in all. What was not uploaded stays on disk for `wandb sync`.
+    W&B lives in a process of its own, started at the first use, on rank zero only. If the run cannot be online it is
+    tracked offline, if that fails too it is not tracked; an error later on ends the tracking. Each of these is one
+    warning. The training never waits; only its end does, for at most 10 seconds, and not before `init_timeout` has
+    passed since the start: a server that is dead, hangs or dies costs at most `init_timeout` + 10 seconds in all. What
+    was not uploaded stays on disk for `wandb sync`.
 
     Resuming a run folder continues the same W&B run: the id is kept in the file `wandb_id`. An offline run cannot ask
     the server where it stood, so every start writes a part of its own, `wandb/offline-run-*`, with the same id.
@@ -139,6 +140,7 @@ class WandbTracker(Logger):
         self._is_over = True
         if self._process is not None:
             self._process.finish(exit_code)
+            self._process.close(1)
 
     @rank_zero_only
     def _tell(self, order: str, value: Any) -> None:
@@ -148,24 +150,28 @@ class WandbTracker(Logger):
             self._process = self._start()
         if self._process is not None:
             self._process.send(order, value)
-        self._is_over = self._process is None or self._process.has_ended
+        self._is_over = self._process is None or self._process.is_over
 
     def _start(self) -> WandbProcess | None:
         mode = self._wanted_mode()
         if mode == "disabled":
             return None
+        settings = {
+            "folder": str(self._parts.resolve()),
+            "run_id": self.version or self._new_id(),
+            "name": self._name,
+            "labels": self._labels,
+            "mode": mode,
+            "init_timeout": self._init_timeout,
+            "upload_timeout": wandb_process.UPLOAD_TIMEOUT,
+        }
         try:
-            return WandbProcess(
-                folder=str(self._parts.resolve()),
-                run_id=self.version or self._new_id(),
-                name=self._name,
-                labels=self._labels,
-                mode=mode,
-                init_timeout=self._init_timeout,
-            )
-        except OSError as error:
+            process = WandbProcess()
+        except (OSError, AssertionError, RuntimeError) as error:  # as where a process may not have any of its own
             log.warning("W&B does not start, this run is not tracked: %s", error)
             return None
+        process.begin("start", settings, self._init_timeout)
+        return process
 
     def _new_id(self) -> str:
         # The agent of a W&B sweep has chosen one, by which the sweep will find the run.

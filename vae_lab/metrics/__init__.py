@@ -1,1 +1,11 @@
-"""What is measured: the catalogue of all metrics, and what computes them."""
+"""What is measured: the catalogue of all metrics, and what computes them.
+
+A metric of the config group `metrics` is an object with
+
+    reset()                         start anew, before a pass over a split
+    update(vae, batch, q, terms)    look at a batch: images and labels, q(z given x), what the objective returned
+    compute(total)                  {name: 0-dim tensor}; empty where the model does not have it. `total` adds a tensor
+                                    up over the processes of a run on several devices
+
+Where it needs an encoder or a prior, it declares that as an objective does: `needs = ("encoder",)`.
+"""

@@ -47,6 +47,7 @@ CATALOGUE = {
     "epochs": Metric("epochs", None, "always", "epochs begun"),
     "steps": Metric("steps", None, "always", "optimizer steps"),
 }
+HEADLINE = ("loss", "elbo", "nll", "kl", "mse")  # what one line of 80 columns shows of a split
 UNKNOWN = Metric("", None, "weights", "")  # a user's own: compared only where everything is the same
 
 

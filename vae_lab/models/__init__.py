@@ -1,1 +1,23 @@
-"""What a model is made of: networks, posteriors, priors, likelihoods, and the VAE that binds them. Torch only."""
+"""What a model is made of: networks, posteriors, priors, likelihoods, and the VAE that binds them. Torch only.
+
+Every part is one class and one YAML file; parts share no base class, but these names. Shapes: S samples of z, B batch,
+C channels, H height, W width; `latent_shape` is (D,), or (D, h, w) where an encoder keeps a grid.
+
+A **network** is built from (`image_shape`, `out_features`) as an encoder, from (`latent_dim`, `image_shape`) as a
+decoder. One that is called with the labels too says so with `takes_labels = True`.
+
+A **posterior** is called with the encoder's output and returns q(z given x). It says how much the encoder must put out,
+`params_per_latent`, and whether q has a density, `has_density`; the model of one that has none has no prior. Of q:
+
+    mean            (B, *latent_shape), the code
+    rsample(S)      z, (S, B, *latent_shape), differentiable
+    log_prob(z)     (S, B), nats
+    kl(prior)       (B, *latent_shape), nats, where there is a closed form, else None
+    terms           further terms of the loss by name, 0-dim, nats per image
+    diagnostics()   what is logged beside the loss, by name, 0-dim
+
+A **prior** is built from `latent_shape`: `log_prob(z)` (S, B), `sample(n, generator)` (n, *latent_shape).
+
+A **likelihood** has `params_per_channel` = P, `log_prob(x, params)`: (B, C, H, W) and (S, B, P*C, H, W) -> (S, B),
+`mean(params)`, `sample(params)`, and `check(x)`, which refuses images that it is no likelihood of.
+"""

@@ -1,8 +1,7 @@
 """Likelihoods p(x given z): from raw decoder outputs to a distribution over images.
 
-A likelihood has `params_per_channel`, `log_prob(x, params)`, `mean(params)`, `sample(params)` and `check(x)`.
-
-Shapes: B batch, C channels, H height, W width. Images `x` are floats in [0, 1]; `params` are raw decoder outputs.
+The names that a likelihood must have are in `vae_lab.models`. Shapes: B batch, C channels, H height, W width; `...`
+stands for any leading axes, such as S samples of z. Images `x` are floats in [0, 1]; `params` are raw decoder outputs.
 """
 
 import math
@@ -24,16 +23,16 @@ class Bernoulli:
     params_per_channel = 1
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
-        """Log p(x given z) in nats per image, summed over pixels: (B, C, H, W) twice -> (B,), float32."""
-        nll = F.binary_cross_entropy_with_logits(params.float(), x, reduction="none")
-        return -nll.flatten(1).sum(1)
+        """Log p(x given z) in nats per image, summed over pixels, float32: (B, C, H, W), (..., B, C, H, W) -> (..., B)."""
+        nll = F.binary_cross_entropy_with_logits(params.float(), x.expand_as(params), reduction="none")
+        return -nll.flatten(-3).sum(-1)
 
     def mean(self, params: Tensor) -> Tensor:
-        """E[x given z] in [0, 1], (B, C, H, W)."""
+        """E[x given z] in [0, 1], (..., C, H, W)."""
         return params.float().sigmoid()
 
     def sample(self, params: Tensor) -> Tensor:
-        """Draw x given z, zeros and ones, (B, C, H, W)."""
+        """Draw x given z, zeros and ones, (..., C, H, W)."""
         return self.mean(params).bernoulli()
 
     def check(self, x: Tensor) -> None:
@@ -53,16 +52,16 @@ class Gaussian:
     params_per_channel = 1
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
-        """Log p(x given z) in nats per image, summed over pixels: (B, C, H, W) twice -> (B,), float32."""
-        squared_error = F.mse_loss(params.float(), x, reduction="none").flatten(1).sum(1)
+        """Log p(x given z) in nats per image, summed over pixels, float32: (B, C, H, W), (..., B, C, H, W) -> (..., B)."""
+        squared_error = F.mse_loss(params.float(), x.expand_as(params), reduction="none").flatten(-3).sum(-1)
         return -squared_error - 0.5 * math.log(math.pi) * x[0].numel()
 
     def mean(self, params: Tensor) -> Tensor:
-        """E[x given z], unbounded, (B, C, H, W)."""
+        """E[x given z], unbounded, (..., C, H, W)."""
         return params.float()
 
     def sample(self, params: Tensor) -> Tensor:
-        """Draw x given z, unbounded, (B, C, H, W)."""
+        """Draw x given z, unbounded, (..., C, H, W)."""
         return params.float() + math.sqrt(0.5) * torch.randn_like(params, dtype=torch.float32)
 
     def check(self, x: Tensor) -> None:

@@ -1,15 +1,16 @@
 """Approximate posteriors q(z given x): from encoder outputs to a distribution over latents.
 
-A posterior is a small object with `params_per_latent` and `is_stochastic`; calling it with the encoder's output returns
-a distribution with `mean`, `rsample()` and, where the posterior is stochastic, `kl()` and `clamped()`.
-
-Shapes: B batch, D latent_dim.
+The names that a posterior and its q must have are in `vae_lab.models`. Shapes: S samples of z, B batch, D latents;
+where an encoder keeps a grid, (D, h, w) stands for D.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from vae_lab.models.priors import StandardNormal
 
 
 @dataclass
@@ -25,44 +26,54 @@ class DiagonalGaussian:
     mean: Tensor
     log_var: Tensor
     max_log_var: float = float("inf")
+    terms: dict[str, Tensor] = field(default_factory=dict)
 
-    def rsample(self) -> Tensor:
-        """Draw z = mean + sigma * eps with eps ~ N(0, I), differentiable in mean and log_var, (B, D).
+    def rsample(self, num_samples: int) -> Tensor:
+        """Draw z = mean + sigma * eps with eps ~ N(0, I), differentiable in mean and log_var, (S, B, D).
 
         Source: Kingma and Welling 2014, section 2.4.
         """
-        return self.mean + torch.exp(0.5 * self.log_var) * torch.randn_like(self.mean)
+        eps = torch.randn(num_samples, *self.mean.shape, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + torch.exp(0.5 * self.log_var) * eps
 
-    def kl(self) -> Tensor:
-        """KL(q, N(0, I)) of each latent in nats, >= 0, (B, D).
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log q(z given x) in nats, summed over latents: (S, B, D) -> (S, B)."""
+        squares = (z - self.mean).square() * torch.exp(-self.log_var)
+        return -0.5 * (squares + self.log_var + math.log(2 * math.pi)).flatten(2).sum(2)
+
+    def kl(self, prior: nn.Module) -> Tensor | None:
+        """KL(q, N(0, I)) of each latent in nats, >= 0, (B, D); None for another prior.
 
         Source: Kingma and Welling 2014, appendix B: 1/2 (mean^2 + sigma^2 - log sigma^2 - 1).
         """
+        if not isinstance(prior, StandardNormal):
+            return None
         # expm1, because exp(log_var) - 1 rounds below log_var near 0 and the KL would become negative.
         return 0.5 * (self.mean.square() + torch.expm1(self.log_var) - self.log_var)
 
-    def clamped(self) -> Tensor:
-        """How many latents lie on the bound, where log_var gets no gradient, (B,), float32."""
-        return (self.log_var.abs() >= self.max_log_var).sum(1, dtype=torch.float32)
+    def diagnostics(self) -> dict[str, Tensor]:
+        """How many latents per image lie on the bound, where log_var gets no gradient."""
+        return {"clamped": (self.log_var.abs() >= self.max_log_var).flatten(1).sum(1, dtype=torch.float32).mean()}
 
 
 @dataclass
 class PointMass:
-    """All mass on one latent: the code of a plain autoencoder.
+    """All mass on one latent: the code of a plain autoencoder. It has no density, and no finite KL.
 
     Args:
         mean: (B, D), float32.
     """
 
     mean: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
 
-    def rsample(self) -> Tensor:
-        """Return the code itself, (B, D)."""
-        return self.mean
+    def rsample(self, num_samples: int) -> Tensor:
+        """Return the code itself, (S, B, D)."""
+        return self.mean.expand(num_samples, *self.mean.shape)
 
-    def kl(self) -> Tensor:
-        """Zeros, (B, D): a point mass has no finite KL, so none enters the loss."""
-        return torch.zeros_like(self.mean)
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
 
 
 class Gaussian:
@@ -71,10 +82,13 @@ class Gaussian:
     Args:
         max_log_var: bound on |log_var|, in (0, 80]. exp overflows float32 at 88.7; the bound is applied before both
             the sample and the KL, so that the two always speak of the same distribution.
+
+    Raises:
+        ValueError: if the bound is out of its range.
     """
 
     params_per_latent = 2
-    is_stochastic = True
+    has_density = True
 
     def __init__(self, max_log_var: float = 20.0):
         if not 0 < max_log_var <= 80:
@@ -91,7 +105,7 @@ class Deterministic:
     """q(z given x) is a point: the plain autoencoder."""
 
     params_per_latent = 1
-    is_stochastic = False
+    has_density = False
 
     def __call__(self, params: Tensor) -> PointMass:
         """Turn encoder outputs (B, D) into a code (B, D), in float32 under every precision."""

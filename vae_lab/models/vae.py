@@ -1,48 +1,94 @@
-"""The variational autoencoder: an encoder, a posterior, a decoder and a likelihood. No loss, no Lightning.
+"""The variational autoencoder: an encoder, a posterior, a prior, a decoder and a likelihood. No loss, no Lightning.
 
-Shapes: B batch, C channels, H height, W width, D latent_dim. Images are floats in [0, 1].
+Shapes: S samples of z, B batch, C channels, H height, W width, F label columns; `latent_shape` is (D,) or (D, h, w).
+Images are floats in [0, 1].
 """
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 
 class VAE(nn.Module):
-    """Binds networks to distributions.
+    """Binds networks to distributions; what each part must be is in `vae_lab.models`.
 
     Args:
-        encoder: (B, C, H, W) -> (B, D * posterior.params_per_latent).
-        decoder: (B, D) -> (B, C * likelihood.params_per_channel, H, W).
-        posterior: see `vae_lab.models.posteriors`.
-        likelihood: see `vae_lab.models.likelihoods`.
-        latent_dim: D.
+        encoder: (B, C, H, W) -> what the posterior takes.
+        decoder: (B, *latent_shape) -> (B, P*C, H, W), P the likelihood's `params_per_channel`.
+        posterior: from the encoder's output to q(z given x).
+        prior: p(z); None of a plain autoencoder, which has no KL and no samples.
+        likelihood: p(x given z).
+        latent_shape: of one z.
         image_shape: (C, H, W).
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, posterior, likelihood, latent_dim: int, image_shape):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        posterior: Callable,
+        prior: nn.Module | None,
+        likelihood: Any,
+        latent_shape: Sequence[int],
+        image_shape: Sequence[int],
+    ):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.posterior = posterior
+        self.prior = prior
         self.likelihood = likelihood
-        self.latent_dim = latent_dim
+        self.latent_shape = tuple(latent_shape)
         self.image_shape = tuple(image_shape)
 
-    def encode(self, x: Tensor):
-        """q(z given x): images (B, C, H, W) -> a distribution over (B, D)."""
-        return self.posterior(self.encoder(x))
+    @property
+    def latent_dim(self) -> int:
+        """D."""
+        return self.latent_shape[0]
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Latents (B, D) -> raw likelihood parameters (B, C * params_per_channel, H, W); logits for Bernoulli."""
-        return self.decoder(z)
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Any:
+        """q(z given x): images (B, C, H, W), and labels (B, F) where the encoder takes them."""
+        return self.posterior(run(self.encoder, x, y))
 
-    def generate(self, z: Tensor) -> Tensor:
-        """E[x given z]: latents (B, D) -> images (B, C, H, W)."""
-        return self.likelihood.mean(self.decode(z))
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Latents -> raw likelihood parameters (logits for Bernoulli), with any leading axes.
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """E[x given z] at the posterior mean: images (B, C, H, W) -> images (B, C, H, W)."""
-        return self.generate(self.encode(x).mean)
+        Args:
+            z: (..., *latent_shape).
+            y: labels, (..., F) or without the first of these axes; where the decoder takes them.
+
+        Returns:
+            (..., P*C, H, W).
+        """
+        leading = z.shape[: -len(self.latent_shape)]
+        if y is not None:
+            y = y.expand(*leading, -1).flatten(0, -2)
+        return run(self.decoder, z.reshape(-1, *self.latent_shape), y).unflatten(0, leading)
+
+    def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """E[x given z]: latents (..., *latent_shape) -> images (..., C, H, W)."""
+        return self.likelihood.mean(self.decode(z, y))
+
+    def sample(self, n: int, y: Tensor | None = None) -> Tensor:
+        """E[x given z] for n latents from the prior, (n, C, H, W).
+
+        Raises:
+            ValueError: if the model has no prior.
+        """
+        if self.prior is None:
+            raise ValueError("samples need a prior, which posterior=deterministic does not have")
+        return self.generate(self.prior.sample(n).to(next(self.parameters()).device), y)
+
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """E[x given z] at the code of each image: (B, C, H, W) -> (B, C, H, W)."""
+        return self.generate(self.encode(x, y).mean, y)
 
     def forward(self, x: Tensor) -> Tensor:
         """The same as `reconstruct`."""
         return self.reconstruct(x)
+
+
+def run(network: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
+    """Call a network, with the labels if it takes them."""
+    return network(x, y) if getattr(network, "takes_labels", False) else network(x)

@@ -1,1 +1,36 @@
-"""What training minimises: one file for each family of papers, one class for each objective."""
+"""What training minimises: one file for each family of papers, one class for each objective.
+
+An objective is an `nn.Module`, called with (vae, batch, context):
+
+    vae      a `vae_lab.models.vae.VAE`
+    batch    x, images (B, C, H, W) in [0, 1], and y, int64 labels (B, F) or None
+    context  the `Context` below
+
+It returns a flat dict of 0-dim tensors, means over the images of the batch, whose keys are names of metrics (see
+`vae_lab.metrics.catalogue`). `loss` is what is minimised; the others are logged beside it.
+
+What an objective needs of the model it declares, and a model that lacks it is refused before anything starts:
+`needs = ("prior",)`, of `encoder` and `prior`.
+
+It may own an `adversary`, a network with an optimizer of its own that takes a step after each one of the model. The
+config describes it as `objective.adversary`, without its input and output, which follow from the class: its input are
+`judges = "images"` or `"codes"`, its output is one number. `adversary_loss(vae, batch, context)` returns such a dict
+too, in which `discriminator_loss` is what the adversary minimises.
+"""
+
+from typing import Literal, NamedTuple
+
+
+class Context(NamedTuple):
+    """What an objective may know besides the model and the batch.
+
+    Attributes:
+        step: optimizer steps of the model taken so far.
+        num_images: of the training split, for estimates that need the size of the data set.
+        stage: what the result is for. Schedules are for training: evaluation asks for the final weights, because a
+            loss with a small weight would look better than a later, better one.
+    """
+
+    step: int
+    num_images: int
+    stage: Literal["train", "val", "test"]

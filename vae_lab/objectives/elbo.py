@@ -1,18 +1,18 @@
-"""Training objectives: how reconstruction and KL become the number that is minimised.
+"""The evidence lower bound. What an objective is, is in `vae_lab.objectives`.
 
-An objective is called with (vae, x, step) and returns a flat dict of 0-dim tensors whose keys are the log keys, each
-in nats per image, averaged over the batch once, here.
-
-Shapes: B batch, D latent_dim.
+Shapes: S samples of z, B batch, D latents.
 """
 
-from torch import Tensor
+from typing import Any
+
+from torch import Tensor, nn
 
 from vae_lab.models.vae import VAE
+from vae_lab.objectives import Context
 
 
-class ELBO:
-    """The evidence lower bound with a weight on the KL.
+class ELBO(nn.Module):
+    """The evidence lower bound with a weight on the KL, from one sample of z for each image.
 
     loss = reconstruction + kld_weight * min(1, step / warmup_steps) * sum_j max(free_bits, mean_B kl_j)
 
@@ -23,10 +23,16 @@ class ELBO:
     Args:
         kld_weight: weight of the KL, >= 0; 1 is the bound itself.
         warmup_steps: optimizer steps over which the weight rises linearly from 0, >= 0.
-        free_bits: nats each latent may use without cost, >= 0.
+        free_bits: nats each latent may use without cost, >= 0; where the KL has no closed form, nats for all of them.
+
+    Raises:
+        ValueError: if one of them is out of its range.
     """
 
+    needs = ("encoder",)
+
     def __init__(self, kld_weight: float, warmup_steps: int, free_bits: float):
+        super().__init__()
         for key, value in (("KLD_weight", kld_weight), ("warmup_steps", warmup_steps), ("free_bits", free_bits)):
             if not 0 <= value < float("inf"):  # NaN fails too
                 raise ValueError(f"loss.{key} must be >= 0 and finite, got {value}")
@@ -34,39 +40,55 @@ class ELBO:
         self.warmup_steps = warmup_steps
         self.free_bits = free_bits
 
-    def weight(self, step: int | None) -> float:
-        """The weight of the KL at an optimizer step; `None` asks for the final one, which evaluation uses.
-
-        Evaluation never sees the warm-up: a loss with a small weight would look better than a later, better one.
-        """
-        if step is None or step >= self.warmup_steps:
+    def weight(self, context: Context) -> float:
+        """The weight of the KL: rising while it is trained with, the final one in evaluation."""
+        if context.stage != "train" or context.step >= self.warmup_steps:
             return self.kld_weight
-        return self.kld_weight * step / self.warmup_steps
+        return self.kld_weight * context.step / self.warmup_steps
 
-    def __call__(self, vae: VAE, x: Tensor, step: int | None) -> dict[str, Tensor]:
-        """Evaluate the objective on a batch with one sample of z for each image.
+    def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
+        """Evaluate the objective on a batch.
 
         Args:
             vae: the model.
-            x: (B, C, H, W), in [0, 1].
-            step: optimizer steps taken so far, or None for evaluation.
+            batch: images and labels.
+            context: the step, and whether it is for training.
 
         Returns:
-            `loss` and `reconstruction`, and with a stochastic posterior `kl` and `elbo`, because a plain autoencoder
-            has neither a finite KL nor a bound on log p(x), and `clamped`, latents per image on the bound of log_var.
+            `loss` and `reconstruction`, and of a model with a prior `kl` and `elbo`, because a plain autoencoder has
+            neither a finite KL nor a bound on log p(x); the posterior's own terms and diagnostics.
         """
-        posterior = vae.encode(x)
-        params = vae.decode(posterior.rsample())
-        reconstruction = -vae.likelihood.log_prob(x, params).mean()
-        if not vae.posterior.is_stochastic:
-            return {"loss": reconstruction, "reconstruction": reconstruction}
-        kl_per_latent = posterior.kl().mean(0)  # (D,)
-        kl = kl_per_latent.sum()
-        paid = kl_per_latent.clamp(min=self.free_bits).sum() if self.free_bits else kl
+        q = vae.encode(batch.x, batch.y)
+        z = q.rsample(1)
+        reconstruction = -vae.likelihood.log_prob(batch.x, vae.decode(z, batch.y)).mean()
+        loss = sum(q.terms.values(), reconstruction)
+        if vae.prior is None:
+            return {"loss": loss, "reconstruction": reconstruction, **q.terms, **q.diagnostics()}
+        kl_of_each = kl_per_latent(q, z, vae.prior)
+        kl = kl_of_each.sum()
+        paid = kl_of_each.clamp(min=self.free_bits).sum() if self.free_bits else kl
         return {
-            "loss": reconstruction + self.weight(step) * paid,
+            "loss": loss + self.weight(context) * paid,
             "elbo": -(reconstruction + kl),
             "reconstruction": reconstruction,
             "kl": kl,
-            "clamped": posterior.clamped().mean(),
+            **q.terms,
+            **q.diagnostics(),
         }
+
+
+def kl_per_latent(q: Any, z: Tensor, prior: nn.Module) -> Tensor:
+    """KL(q(z given x), p(z)) in nats, averaged over the batch.
+
+    Args:
+        q: from `vae.encode`.
+        z: samples of it, (S, B, D).
+        prior: p(z).
+
+    Returns:
+        (D,) where there is a closed form, else (1,): the unbiased estimate log q(z given x) - log p(z) for all latents.
+    """
+    exact = q.kl(prior)
+    if exact is not None:
+        return exact.mean(0)
+    return (q.log_prob(z) - prior.log_prob(z)).mean().unsqueeze(0)

@@ -1,6 +1,7 @@
 """When a run saves, and the exact place in training that each checkpoint stands for."""
 
 import logging
+import signal
 import time
 import zipfile
 from pathlib import Path
@@ -11,8 +12,12 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from vae_lab.errors import NumericsError, RunError
+from vae_lab.config.nested import walk
+from vae_lab.errors import NumericsError, Preempted, RunError
 from vae_lab.runs.files import durable_link, durable_open
+from vae_lab.runs.signals import Preemption
+
+log = logging.getLogger(__name__)
 
 
 def set_position(checkpoint: dict, epoch: int, batch: int, batches_seen: int) -> None:
@@ -48,7 +53,7 @@ def is_safe_point(trainer, batch_idx: int) -> bool:
     It is not between two accumulated gradients, nor where a validation or the end of the epoch is still to come.
     """
     done = batch_idx + 1
-    if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
+    if done == trainer.num_training_batches or done % trainer.lightning_module.accumulate:
         return False
     if isinstance(trainer.val_check_batch, int):
         batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1 if trainer.check_val_every_n_epoch is None else done
@@ -144,6 +149,45 @@ class Checkpoints(Checkpoint):
             durable_link(folder / "last.ckpt", folder / "best.ckpt")
 
 
+class StopAtSignal(Checkpoint):
+    """Stops the training where a signal asked for it: at the end of a batch or of the validation that is due there.
+
+    Args:
+        preemption: hears the signals.
+    """
+
+    def __init__(self, preemption: Preemption):
+        self.preemption = preemption
+
+    def on_train_start(self, trainer, lit) -> None:
+        self.preemption.listen()
+        self.preemption.training = True
+        self.preemption.end_if_asked()  # by a signal whose exception was swallowed
+
+    def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
+        if is_safe_point(trainer, batch_idx):
+            self._stop_if_asked(trainer, lit)
+
+    def on_validation_end(self, trainer, lit) -> None:
+        if trainer.state.fn == "fit" and lit.batches_seen % trainer.num_training_batches:
+            self._stop_if_asked(trainer, lit)
+
+    def on_train_epoch_end(self, trainer, lit) -> None:
+        self._stop_if_asked(trainer, lit)
+
+    def on_train_end(self, trainer, lit) -> None:
+        self.preemption.training = False
+        self.preemption.end_if_asked()  # after the last save, while the final pictures were drawn
+
+    def _stop_if_asked(self, trainer, lit) -> None:
+        asked = self.preemption.signum is not None
+        if trainer.world_size > 1:  # a signal to one process stops all of them, at the same batch
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            save_last(trainer, lit)
+            raise Preempted(128 + (self.preemption.signum or signal.SIGTERM))
+
+
 def first_broken(weights: dict[str, Tensor]) -> str | None:
     """The name of the first weight that is not finite, if there is one."""
     return next((name for name, value in weights.items() if not value.isfinite().all()), None)
@@ -176,9 +220,6 @@ def save_last(trainer, lit) -> None:
     trainer.save_checkpoint(path, weights_only=False)
 
 
-log = logging.getLogger(__name__)
-
-
 class DamagedError(RunError):
     """A checkpoint is not what was written: an older one may do."""
 
@@ -192,7 +233,8 @@ class DurableCheckpointIO(CheckpointIO):
         Raises:
             RunError: if it cannot be written; the previous one is then intact.
         """
-        path, size = Path(path), tensor_bytes(checkpoint)
+        path = Path(path)
+        size = sum(part.nbytes for _, part in walk(checkpoint) if isinstance(part, Tensor))  # about what it needs
         with durable_open(path, size) as file:
             try:
                 torch.save(checkpoint, file)
@@ -209,14 +251,6 @@ class DurableCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path) -> None:
         """Delete a checkpoint."""
         Path(path).unlink(missing_ok=True)
-
-
-def tensor_bytes(node) -> int:
-    """Bytes of all tensors in nested containers, about what they need on disk."""
-    if isinstance(node, torch.Tensor):
-        return node.nbytes
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
-    return sum(tensor_bytes(child) for child in children)
 
 
 def load_checkpoint(path: Path, map_location: str = "cpu") -> dict:

@@ -1,21 +1,35 @@
-"""`vae-lab-export`: a trained model as files that can be given away."""
+"""`vae-lab-export`: a trained model as files that can be given away; `vae_lab.runs.trained` reads them back."""
 
+import json
 import math
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import safetensors.torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from vae_lab.config.arguments import check_choice, read_arguments
+from vae_lab.config.nested import leaves
+from vae_lab.config.roles import PLACES, Role, keys
+from vae_lab.config.secrets import redact
 from vae_lab.errors import NumericsError, RunError
-from vae_lab.runs.bundle import CONFIG, WEIGHTS, is_bundle, shareable, write_bundle
 from vae_lab.runs.checkpoints import first_broken
-from vae_lab.runs.files import read_json
-from vae_lab.runs.result import parameters_sha256
-from vae_lab.runs.resume import leaves
-from vae_lab.runs.trained import build_stored, read_run
+from vae_lab.runs.files import durable_open, read_json, write_json
+from vae_lab.runs.measure import parameters_sha256
+from vae_lab.runs.trained import (
+    CONFIG,
+    FORMAT,
+    FORMAT_VERSION,
+    WEIGHTS,
+    build_stored,
+    content_sha256,
+    is_export,
+    read_run,
+)
 
-USAGE = """vae-lab-export: a trained model as two files to share, without code, paths or secrets.
+USAGE = """vae-lab-export: a trained model as two files to share, without code, secrets or the places of your data.
 
   vae-lab-export RUN_DIR [key=value]
 
@@ -57,13 +71,18 @@ def export_run(arguments: list[str]) -> None:
 def export(folder: Path, target: Path, checkpoint: str) -> list[str]:
     """Write the two files.
 
+    Args:
+        folder: of the run.
+        target: the folder to write to; made if it does not exist.
+        checkpoint: `best` or `last`.
+
     Returns:
         The keys of the config that are null in the export, because they belong to this machine.
 
     Raises:
         ValueError, RunError, NumericsError: as `export_run`.
     """
-    if is_bundle(folder):
+    if is_export(folder):
         raise RunError(f"{folder} is an export already; copy it")
     stored = read_run(folder, checkpoint)
     config = shareable(stored.cfg)
@@ -77,9 +96,21 @@ def export(folder: Path, target: Path, checkpoint: str) -> list[str]:
         "parameters_sha256": parameters_sha256(vae),
         "metrics": numbers(read_json(folder / "result.json"), checkpoint),
     }
-    write_bundle(target, config, vae.state_dict(), facts)
+    write_export(target, {**facts, "config": config}, vae.state_dict())
     settings, kept = leaves(OmegaConf.to_container(stored.cfg)), leaves(config)
     return [key for key, value in kept.items() if value is None and settings.get(key) is not None]
+
+
+def shareable(cfg: DictConfig) -> dict[str, Any]:
+    """What of a run's config rebuilds its model and its images, resolved; places of this machine null, no secrets."""
+    cfg = cfg.copy()
+    for key in PLACES:
+        if OmegaConf.select(cfg, key) is not None:
+            OmegaConf.update(cfg, key, None)
+    nodes = {key: cfg[key] for key in keys(Role.SHARED)}
+    return redact(
+        {k: OmegaConf.to_container(n, resolve=True) if OmegaConf.is_config(n) else n for k, n in nodes.items()}
+    )
 
 
 def numbers(result: dict[str, Any], checkpoint: str) -> dict[str, float]:
@@ -91,3 +122,25 @@ def numbers(result: dict[str, Any], checkpoint: str) -> dict[str, float]:
         for key, value in result.items()
         if isinstance(value, int | float) and math.isfinite(value) and not key.startswith(tuple(of_others))
     }
+
+
+def write_export(folder: Path, facts: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """Write both files, each whole or not at all; between the two, the old and the new do not fit and are not read.
+
+    Raises:
+        RunError: if they cannot be written, or would replace files of another kind.
+    """
+    if (folder / CONFIG).exists() or (folder / WEIGHTS).exists():
+        try:
+            is_ours = json.loads((folder / CONFIG).read_bytes()).get("format") == FORMAT
+        except (OSError, ValueError, AttributeError, RecursionError):
+            is_ours = False
+        if not is_ours:
+            held = f"{folder} holds a {CONFIG} or {WEIGHTS} that is no export"
+            raise RunError(f"{held}; choose another folder with out=DIR")
+    separate = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    with durable_open(folder / WEIGHTS, sum(value.nbytes for value in separate.values())) as file:
+        file.write(safetensors.torch.save(separate))
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "vae_lab": version("vae_lab"), **facts}
+    content = json.loads(json.dumps(content))
+    write_json(folder / CONFIG, {**content, "sha256": content_sha256(content)})

@@ -4,7 +4,6 @@ The temporary file is `NAME.tmp.PID` in the same folder, because a rename is ato
 """
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -17,9 +16,34 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import psutil
+from filelock import FileLock, Timeout
+
 from vae_lab.errors import RunError
 
 TEMPORARY = re.compile(r".*\.tmp\.(\d+)")
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # what a file system without locks answers
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
+    """A temporary name beside `path`, whose file takes that place when the block ends without an exception.
+
+    Raises:
+        RunError: if that cannot be done; the previous file of that name is then intact.
+    """
+    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise RunError(cannot_write(path, error, size)) from error
+    finally:
+        with suppress(OSError):  # where it could not be written, there is nothing to remove
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -33,21 +57,23 @@ def durable_open(path: Path, size: int | None = None) -> Iterator[BinaryIO]:
     Raises:
         RunError: if the file cannot be written; the previous file of that name is then intact.
     """
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise RunError(cannot_write(path, error, size)) from error
-    finally:
-        with suppress(OSError):  # where it could not be written, there is nothing to remove
-            temporary.unlink(missing_ok=True)
+    with replacing(path, size) as temporary, open(temporary, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def durable_link(source: Path, target: Path) -> None:
+    """Make `target` another name of a file that is never written to again, only replaced.
+
+    Raises:
+        RunError: if that cannot be done; the previous `target` is then intact.
+    """
+    with replacing(target, source.stat().st_size) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copy2(source, temporary)
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -67,7 +93,7 @@ def read_json(path: Path) -> dict:
         RunError: if it is damaged or cannot be read.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_bytes())
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
         return content
@@ -77,27 +103,6 @@ def read_json(path: Path) -> dict:
         raise RunError(f"cannot read {path}: {error.strerror}; move it away to go on without it") from error
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}): delete it to go on without it") from error
-
-
-def durable_link(source: Path, target: Path) -> None:
-    """Make `target` another name of a file that is never written to again, only replaced.
-
-    Raises:
-        RunError: if that cannot be done; the previous `target` is then intact.
-    """
-    temporary = target.with_name(f"{target.name}.tmp.{os.getpid()}")
-    try:
-        try:
-            os.link(source, temporary)
-        except OSError:  # a file system without hard links
-            shutil.copy2(source, temporary)
-        os.replace(temporary, target)
-        sync_folder(target.parent)
-    except OSError as error:
-        raise RunError(cannot_write(target, error, source.stat().st_size)) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError, size: int | None = None) -> str:
@@ -115,6 +120,8 @@ def cannot_write(path: Path, error: OSError, size: int | None = None) -> str:
 
 def sync_folder(folder: Path) -> None:
     """Make a rename in a folder durable."""
+    if os.name == "nt":  # which opens no folders
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -137,45 +144,52 @@ def remove_leftovers(folder: Path) -> list[Path]:
 
 def is_alive(pid: int) -> bool:
     """Whether a process of that number runs on this machine."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
-
-
-log = logging.getLogger(__name__)
+    return pid < 2**31 and psutil.pid_exists(pid)
 
 
 @contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock. A process must not take the same lock twice.
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock, which ends with this process at the latest; forked workers have no part in it.
 
-    Yields:
-        Whether the file still has its name. Who removes lock files, which may only be done while holding the lock, has
-        to try again if not: those that come now make a new file.
+    A process must not take the same lock twice.
 
     Args:
         path: of the lock file; it and its folder are made if they do not exist.
-        wait: until another process has released it; otherwise that is an error.
 
     Raises:
         RunError: if another process holds the lock, or the file cannot be made.
     """
+    lock = FileLock(path, fallback_to_soft=False, on_acquired=write_owner)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        owner = lock_owner(path) or "another process"
+        raise RunError(f"{path.parent} is locked by {owner}, which is still at work there") from error
     except OSError as error:
-        raise RunError(cannot_write(path, error)) from error
+        if error.errno not in NO_LOCKS:
+            raise RunError(cannot_write(path, error)) from error
+        log.warning("cannot lock %s (%s): take care that nothing else writes to that folder", path, error.strerror)
     try:
-        take(descriptor, path, wait)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield is_at(path, descriptor)
+        yield
     finally:
-        os.close(descriptor)  # this releases it
+        lock.release()
+
+
+def write_owner(descriptor: int) -> None:
+    """Say in a lock file whose it is, after its first byte, which nobody else can read on Windows."""
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"\nprocess {os.getpid()} on {socket.gethostname()}\n".encode())
+
+
+def lock_owner(path: Path) -> str:
+    """Who holds a lock, or held it last: `process PID on HOST`; empty where that is not known."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            file.seek(1)
+            return file.read(200).decode(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def wait_for(path: Path, seconds: float) -> None:
@@ -187,29 +201,3 @@ def wait_for(path: Path, seconds: float) -> None:
                 return
         except RunError:
             time.sleep(0.2)
-
-
-def is_at(path: Path, descriptor: int) -> bool:
-    """Whether an open file is the one of that name."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-def take(descriptor: int, path: Path, wait: bool) -> None:
-    """Lock an open file.
-
-    Raises:
-        RunError: if another process holds the lock and `wait` is false.
-    """
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:  # EAGAIN or EACCES, depending on the system
-        owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-        if not wait:
-            raise RunError(f"{path.parent} is locked by {owner}, which is still at work there") from error
-        log.info("waiting for %s, which holds %s", owner, path)
-        fcntl.lockf(descriptor, fcntl.LOCK_EX)
-    except OSError as error:  # a file system without locks
-        log.warning("cannot lock %s (%s): take care that nothing else writes to that folder", path, error.strerror)

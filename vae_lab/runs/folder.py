@@ -5,10 +5,11 @@
     metrics.jsonl     one JSON object for each log event: step, epoch, time and metrics
     result.json       final values
     checkpoints/      last.ckpt, previous.ckpt, best.ckpt
-    pictures/         PNG files and training.gif
+    pictures/         a bounded number of PNG files, and training.gif for all epochs
     train.log         what was printed, and the traceback of a failure
 
-The files are the record of truth; W&B and TensorBoard hold copies.
+The files are the record of truth; W&B and TensorBoard hold copies. No torch is
+imported here, for the start of a command is to be quick.
 """
 
 import logging
@@ -22,10 +23,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from vae_lab.config.roles import is_identity
 from vae_lab.config.secrets import RedactSecrets, redact
 from vae_lab.errors import Preempted, RunError
 from vae_lab.runs.files import durable_open, locked, read_json, remove_leftovers, write_json
@@ -40,6 +40,8 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what decides a run's numbers."""
+    import torch
+
     packages = ("vae_lab", "torchvision", "lightning", "hydra-core", "wandb")
     own = {"python": platform.python_version(), "torch": torch.__version__}  # with the build, such as +cu130
     return own | {package: version(package) for package in packages}
@@ -53,7 +55,10 @@ class Run:
     """
 
     def __init__(self, folder: str | Path):
+        from lightning.pytorch.utilities import rank_zero_only
+
         self.folder = Path(folder)
+        self.is_first = not rank_zero_only.rank
 
     @property
     def status(self) -> dict:
@@ -81,7 +86,7 @@ class Run:
         Raises:
             RunError: if another process works there, or the folder cannot be written.
         """
-        if rank_zero_only.rank:  # the first process of the run holds the lock for all of them
+        if not self.is_first:  # the first process of the run holds the lock for all of them
             yield
             return
         with locked(self.folder / ".lock"):
@@ -98,7 +103,7 @@ class Run:
         """
         state, result = self.status.get("state"), self.result
         has_run = result or any((self.folder / "checkpoints").glob("*.ckpt"))
-        if has_run and not resumes and not rank_zero_only.rank:
+        if has_run and not resumes and self.is_first:
             raise RunError(
                 f"{self.folder} already holds a run ({state}): continue it with resume={self.folder}, "
                 "or choose another hydra.run.dir"
@@ -115,7 +120,7 @@ class Run:
         """
         metrics = self.folder / "metrics.jsonl"
         has_metrics = saves and metrics.exists() and metrics.stat().st_size > 0
-        if (self.result or self.status.get("state") == "completed" or has_metrics) and not rank_zero_only.rank:
+        if (self.result or self.status.get("state") == "completed" or has_metrics) and self.is_first:
             raise RunError(
                 f"{self.folder / 'checkpoints'} has no checkpoint to continue from, and from the beginning the run's "
                 "record would be overwritten; bring last.ckpt back, or start a new run in another hydra.run.dir"
@@ -145,8 +150,9 @@ class Run:
         except RunError as error:
             log.error("%s", error)
 
-    @rank_zero_only
     def _write_status(self, state: str, **fields) -> None:
+        if not self.is_first:
+            return
         times = self.status.get("times", [])
         times = [*times, {"started": now()}] if state == "running" else [*times[:-1], {**times[-1], "ended": now()}]
         content = {"state": state, "pid": os.getpid(), "times": times, "versions": versions(), **fields}
@@ -156,8 +162,8 @@ class Run:
     def train_log(self) -> Iterator[None]:
         """Send log records to the terminal, short, and to `train.log`, with time and traceback."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        console, file = logging.StreamHandler(sys.stderr), LogFile(self.folder / "train.log")
-        console.addFilter(lambda record: record.name != "train.log" and rank_zero_only.rank == 0)
+        console, file = logging.StreamHandler(sys.stderr), LogFile(self.folder / "train.log", encoding="utf-8")
+        console.addFilter(lambda record: record.name != "train.log" and self.is_first)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
         root.setLevel(logging.INFO)
@@ -171,18 +177,17 @@ class Run:
                 root.removeHandler(handler)
                 handler.close()
 
-    @rank_zero_only
     def write_config(self, **files: DictConfig | ListConfig) -> None:
         """Write composed configs to `.hydra/NAME.yaml`, interpolations as they are, secrets replaced."""
-        for name, config in files.items():
+        for name, config in files.items() if self.is_first else ():
             plain = redact(OmegaConf.to_container(config))
             with durable_open(self.folder / ".hydra" / f"{name}.yaml") as file:
                 file.write(OmegaConf.to_yaml(OmegaConf.create(plain)).encode())
 
-    @rank_zero_only
     def write_result(self, result: dict) -> None:
         """Write `result.json`, adding to what it holds."""
-        write_json(self.folder / "result.json", {**self.result, **result})
+        if self.is_first:
+            write_json(self.folder / "result.json", {**self.result, **result})
 
 
 class LogFile(logging.FileHandler):
@@ -220,3 +225,16 @@ def folder_name(name: object, otherwise: str, key: str = "run_name") -> str:
     if redact(text) != text:
         raise ValueError(f"{key} holds a secret, and would be the name of a folder")
     return text
+
+
+def sweep_of(run: Path) -> Path | None:
+    """The folder of the sweep that a run folder belongs to, by the file that Hydra writes there."""
+    parent = run.absolute().parent
+    return parent if (parent / "multirun.yaml").exists() else None
+
+
+def tags_of(run: Path) -> list[str]:
+    """The overrides of a job that make it what it is, as W&B takes them: at most 64 characters each."""
+    path = run / ".hydra" / "overrides.yaml"
+    overrides = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
+    return [override[:64] for override in overrides if is_identity(override.lstrip("+~").partition("=")[0])]

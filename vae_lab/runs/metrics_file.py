@@ -1,69 +1,84 @@
-"""`metrics.jsonl`: one JSON object for each log event, appended by a run and read back by everybody else."""
+"""`metrics.jsonl`: one JSON object for each log event, appended by a run and read back by everybody else. No torch."""
 
 import json
 import logging
-import math
 import os
 import time
 from pathlib import Path
 
-from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities import rank_zero_only
-
-from vae_lab.data.decoding import printable
 from vae_lab.errors import RunError
 from vae_lab.runs.files import cannot_write
 
 log = logging.getLogger(__name__)
 
+Event = dict[str, float | int | None]
 
-def read_history(path: Path) -> list[dict[str, float | None]]:
-    """Read the log events of a run; lines that are none of ours are left out, and the log says so.
+
+def read_events(path: Path, containing: str = "", last_bytes: int | None = None) -> list[Event]:
+    """Read the log events of a run, the oldest first; none where there is no file.
+
+    Lines that are none of ours, as a kill or a disk leaves them, are left out. Where the whole file was asked for, the
+    log says so.
+
+    Args:
+        path: of the file.
+        containing: only the lines with this text in them are looked at, such as `"val/`.
+        last_bytes: how much of the file's end to look at, > 0; None for all of it.
 
     Returns:
-        The step and the metrics of each.
+        Each with its whole number `step`, and otherwise numbers, NaN and infinity included, or None.
     """
-    lines = path.read_text(errors="replace").splitlines()
-    rows = [row for row in map(parse, lines) if row is not None]
-    if len(rows) < len(lines):
-        log.warning("%s: %d of %d lines are damaged and left out", printable(path), len(lines) - len(rows), len(lines))
-    return rows
-
-
-def parse(line: str) -> dict[str, float | None] | None:
-    """One line, or None if it is not a finite step with values that are numbers or null."""
     try:
-        row = json.loads(line, parse_int=float)  # of which the largest is infinite
+        with open(path, "rb") as file:
+            if last_bytes is not None:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - last_bytes))
+            lines = [line for line in file.read().splitlines() if containing.encode() in line]
+    except FileNotFoundError:
+        return []
+    events = [event for event in map(parse_event, lines) if event is not None]
+    damaged = len(lines) - len(events)
+    if damaged and not containing and last_bytes is None:
+        log.warning("%s: %d of %d lines are damaged and left out", path, damaged, len(lines))
+    return events
+
+
+def parse_event(line: bytes) -> Event | None:
+    """One line, or None if it is not a step with values that are numbers or null."""
+    try:
+        event = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(row, dict) or not all(isinstance(value, float | None) for value in row.values()):
+    if not isinstance(event, dict) or not all(is_value(value) for value in event.values()):
         return None
-    step = row.get("step")
-    return row if step is not None and math.isfinite(step) else None
+    return event if isinstance(event.get("step"), int) else None
 
 
-class MetricsFile(Logger):
-    """Appends every log event to `metrics.jsonl`, flushed.
+def is_value(value: object) -> bool:
+    """Whether it is a number that fits a float, or null."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return value is None or isinstance(value, float) or is_whole
+
+
+class MetricsFile:
+    """Writes `metrics.jsonl`.
 
     Args:
         folder: the run folder.
     """
 
-    name, version = "metrics", ""
-
     def __init__(self, folder: str | Path):
-        super().__init__()
         self.path = Path(folder) / "metrics.jsonl"
 
-    def log_hyperparams(self, *args, **kwargs) -> None:
-        """The config is in `.hydra/`."""
+    def append(self, metrics: dict[str, float], step: int | None) -> None:
+        """Append one line with its time, flushed.
 
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one line."""
+        Raises:
+            RunError: if it cannot be written.
+        """
+        line = json.dumps({"step": step, **metrics, "time": round(time.time(), 3)}) + "\n"
         try:
-            with open(self.path, "a") as file:
-                file.write(json.dumps({"step": step, **metrics, "time": round(time.time(), 3)}) + "\n")
+            with open(self.path, "ab") as file:
+                file.write(line.encode())
         except OSError as error:
             raise RunError(cannot_write(self.path, error)) from error
 
@@ -71,11 +86,10 @@ class MetricsFile(Logger):
         """Make what was written so far survive a power cut; returns its size in bytes."""
         if not self.path.exists():
             return 0
-        with open(self.path, "rb") as file:
+        with open(self.path, "r+b") as file:  # Windows syncs no file that is open for reading only
             os.fsync(file.fileno())
         return self.path.stat().st_size
 
-    @rank_zero_only
     def truncate(self, size: int) -> None:
         """Drop what was logged after a checkpoint; the continued run logs it again."""
         present = self.path.stat().st_size if self.path.exists() else 0

@@ -15,8 +15,8 @@ FIRST = "VAE_LAB_FIRST_PROCESS"  # its number, for those that it starts
 
 
 def is_first() -> bool:
-    """Whether no other process of ours started this one."""
-    return os.environ.get(FIRST) != str(os.getppid())
+    """Whether this is no further process that another one of ours started; a spawned job of a sweep has no rank."""
+    return os.environ.get(FIRST) != str(os.getppid()) or "LOCAL_RANK" not in os.environ
 
 
 def forget_ranks() -> None:

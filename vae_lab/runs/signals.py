@@ -1,12 +1,85 @@
-"""The signals that ask a process to stop."""
+"""The signals that ask a process to stop, and how a run hears them. No torch: the start of a command is to be quick."""
 
+import logging
+import os
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-# What schedulers, a closed terminal and Ctrl-C send before they kill.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGXCPU)
+from vae_lab.errors import Preempted
+
+log = logging.getLogger(__name__)
+
+# What schedulers, a closed terminal and Ctrl-C send before they kill; Windows has SIGINT, SIGTERM and SIGBREAK.
+_NAMES = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGXCPU", "SIGBREAK")
+SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+# Schedulers and `timeout` send the same signal to a process and to its group: within so many seconds it is one request.
+SAME_REQUEST = 0.5
 
 
 def heeded() -> list[signal.Signals]:
     """Those that this process heeds: all, but for SIGHUP under nohup."""
-    ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [number for number in SIGNALS if not (number == signal.SIGHUP and ignores_hangup)]
+    return [n for n in SIGNALS if not (n.name == "SIGHUP" and signal.getsignal(n) == signal.SIG_IGN)]
+
+
+class Preemption:
+    """Turns the signals that announce an end into a `Preempted` exception; a context manager around everything.
+
+    While `training` is true the first signal is only noted, for `StopAtSignal` to save a checkpoint at the next place
+    from which a run continues exactly. A second signal half a second later, or one outside training, stops at once.
+    """
+
+    def __init__(self):
+        self.signum: int | None = None
+        self.training = False
+        self.interrupted = False
+
+    def __enter__(self):
+        self.process = os.getpid()
+        self.previous = {number: signal.getsignal(number) for number in heeded()}
+        self.listen()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+    def listen(self) -> None:
+        """Put our handlers in front, where Lightning has put its own, which would end the run with exit code 0."""
+        for number in self.previous:
+            signal.signal(number, self._handle)
+
+    def _handle(self, signum: int, frame) -> None:
+        if os.getpid() != self.process:
+            return  # a worker, to which a signal to the whole group came too: the main process ends it
+        again, now = self.signum is not None, time.monotonic()
+        if again and now - self.asked_at < SAME_REQUEST:
+            return
+        self.signum, self.asked_at = signum, now
+        if again or not self.training:
+            self.interrupted = True
+            raise Preempted(128 + signum)
+        log.warning("%s: saving a checkpoint, then stopping", signal.Signals(signum).name)
+
+    def end_if_asked(self) -> None:
+        """Raise what somebody swallowed.
+
+        Raises:
+            Preempted: if a signal came.
+        """
+        if self.signum is not None:
+            raise Preempted(128 + self.signum)
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """Raise `Preempted` for whatever the block raises after a signal interrupted it.
+
+        An interruption may come anywhere, and many a library makes an error of its own of what passes through it.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not self.interrupted:
+                raise
+            raise Preempted(128 + self.signum) from error

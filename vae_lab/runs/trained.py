@@ -1,19 +1,32 @@
-"""A trained model, from the folder of its run or from an export of it."""
+"""A trained model, from the folder of its run or from an export of it, `model.safetensors` and `config.json`.
 
+Whoever made the files, reading them executes nothing. The two of an export are checked against hashes, the text by
+one of its own, the weights by that of the parameters.
+"""
+
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import safetensors.torch
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from vae_lab.config.instantiate import build_vae
-from vae_lab.config.saved import check_links, load_saved, one_line
-from vae_lab.errors import RunError
+from vae_lab.config.nested import ABSENT, walk
+from vae_lab.config.roles import PLACES, Role, keys
+from vae_lab.config.saved import check_links, load_saved
+from vae_lab.errors import RunError, one_line
 from vae_lab.models.vae import VAE
-from vae_lab.runs.bundle import WEIGHTS, is_bundle, located, read_bundle
 from vae_lab.runs.checkpoints import load_checkpoint
-from vae_lab.runs.result import parameters_sha256
+from vae_lab.runs.measure import parameters_sha256
+
+FORMAT, FORMAT_VERSION = "vae_lab", 1  # of an export
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+MAX_BYTES = 1_000_000  # of config.json
+FACTS = {"checkpoint": str, "epoch": int, "images": str, "parameters_sha256": str, "config": dict, "metrics": dict}
 
 # What must be in a checkpoint of ours.
 CHECKPOINT = {
@@ -67,14 +80,7 @@ def read_stored(folder: str | Path, checkpoint: str) -> Stored:
         RunError, ValueError: as `load_run`.
     """
     folder = Path(folder)
-    if not is_bundle(folder):
-        return read_run(folder, checkpoint)
-    check_links(folder)
-    content, weights = read_bundle(folder)
-    if checkpoint not in ("best", content["checkpoint"]):
-        raise RunError(f"{folder} holds the {content['checkpoint']} checkpoint, not the {checkpoint} one")
-    facts = (content[key] for key in ("checkpoint", "epoch", "images"))
-    return Stored(located(content["config"], folder), weights, *facts, folder / WEIGHTS, content["parameters_sha256"])
+    return read_export(folder, checkpoint) if is_export(folder) else read_run(folder, checkpoint)
 
 
 def read_run(folder: Path, checkpoint: str) -> Stored:
@@ -90,6 +96,73 @@ def read_run(folder: Path, checkpoint: str) -> Stored:
     return Stored(cfg, weights, checkpoint, facts["epoch"], facts["images"], path, None)
 
 
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds a shared model, not a run."""
+    return (folder / CONFIG).is_file() and not (folder / ".hydra").exists()
+
+
+def read_export(folder: Path, checkpoint: str) -> Stored:
+    """Read an export; whether the weights are those of its hash is for the model to say.
+
+    Raises:
+        RunError: if a file is missing, damaged, of another kind, or holds what no export does.
+    """
+    check_links(folder)
+    content, path = read_content(folder / CONFIG), folder / WEIGHTS
+    if checkpoint not in ("best", content["checkpoint"]):
+        raise RunError(f"{folder} holds the {content['checkpoint']} checkpoint, not the {checkpoint} one")
+    if not path.is_file():
+        raise RunError(f"{folder} is not a whole export: there is no {path}")
+    try:
+        weights = safetensors.torch.load_file(path)
+    except Exception as error:  # a damaged file raises the library's own error or one of half a dozen others
+        raise RunError(f"{path} is damaged: {one_line(error)}; get it again") from error
+    cfg = OmegaConf.create({"data_root": None, "run_dir": str(folder), **content["config"]})
+    for key, place in PLACES.items():
+        if OmegaConf.select(cfg, key, default=ABSENT) is not ABSENT:
+            OmegaConf.update(cfg, key, place)  # this machine's, whatever the file says
+    facts = (content[key] for key in ("checkpoint", "epoch", "images"))
+    return Stored(cfg, weights, *facts, path, content["parameters_sha256"])
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Read `config.json`.
+
+    Raises:
+        RunError: if it is damaged, of another kind, or holds what no export does.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RunError(f"{path} is no export: it has more than {MAX_BYTES:,} bytes")
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise RunError(f"{path} is no export of vae-lab")
+        if content.get("format_version") != FORMAT_VERSION:
+            raise RunError(f"{path} has format {content.get('format_version')!r}, this program reads {FORMAT_VERSION}")
+        if content.pop("sha256", None) != content_sha256(content):
+            raise RunError(f"{path} is damaged or was changed: its checksum is wrong; get it again")
+        for key, value in walk(content):  # an interpolation would take something from this machine
+            if isinstance(value, str) and ("${" in value or value == "???"):
+                raise RunError(f"{path}: {key} must not be left to be filled in, got {value[:200]!r}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} is damaged: {error}; get it again") from error
+    for key, kind in FACTS.items():
+        if not isinstance(content.get(key), kind):
+            raise RunError(f"{path} is damaged: {key} is not a {kind.__name__}")
+    config = content["config"]
+    kinds = {key: int if key in ("seed", "latent_dim") else dict for key in keys(Role.SHARED)}
+    if set(config) != set(kinds) or not all(isinstance(config[key], kind) for key, kind in kinds.items()):
+        raise RunError(f"{path} is no export: config must hold {', '.join(kinds)}, each of its kind")
+    if not isinstance(config["dataset"].get("source"), dict):
+        raise RunError(f"{path} is no export: config.dataset.source is not a dict")
+    return content
+
+
+def content_sha256(content: dict[str, Any]) -> str:
+    """Hash of JSON content, however it is laid out."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def split_checkpoint(content: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights of the model in a checkpoint, by their names there, and what we added to it.
 
@@ -103,7 +176,10 @@ def split_checkpoint(content: dict[str, Any], path: Path) -> tuple[dict[str, Ten
         value = found.get(key)
         if not isinstance(value, kind) or kind is int and value < (-1 if key == "vae_lab.validated_at" else 0):
             raise RunError(f"{path} is not a checkpoint of vae-lab: {key} is missing or not what it must be")
-    return {str(name).removeprefix("vae."): weight for name, weight in content["state_dict"].items()}, facts
+    own = {
+        str(name): weight for name, weight in content["state_dict"].items() if not str(name).startswith("objective.")
+    }
+    return {name.removeprefix("vae."): weight for name, weight in own.items()}, facts
 
 
 def build_stored(stored: Stored) -> VAE:

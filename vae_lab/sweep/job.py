@@ -1,22 +1,76 @@
-"""One job of a sweep, as the sweep sees it: what it is, and how it goes, from the files that its run writes."""
+"""One job of a sweep: what makes it the same job again, and how it goes, from the files that its run writes."""
 
+import hashlib
 import json
+import logging
 import math
 import os
+import re
 import signal
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from vae_lab.config.nested import leaves
+from vae_lab.config.roles import is_identity
 from vae_lab.config.saved import load_saved
+from vae_lab.config.secrets import redact
 from vae_lab.errors import RunError
-from vae_lab.runs.files import locked, read_json, write_json
+from vae_lab.runs.files import cannot_write, locked, read_json, write_json
+from vae_lab.runs.folder import folder_name
 from vae_lab.runs.resume import has_limits_of
+from vae_lab.runs.signals import SIGNALS
 
+JOURNAL = "sweep.jsonl"  # in the sweep's folder: one JSON object for every start and end, lines are only ever added
+OUTPUT = "output.log"  # in the job's folder: what it printed
+MAX_TITLE = 80  # characters of a folder's name that say what the job is
 TAIL = 8192  # bytes of a file that are read for its last lines
-OUTPUT = "output.log"  # what a job printed
+log = logging.getLogger(__name__)
+
+
+def identity(cfg: DictConfig) -> str:
+    """Eight hexadecimal digits: the hash of the resolved config without what leaves the trained model as it is.
+
+    Paths below `data_root` count as they are written, so that a moved data folder changes nothing.
+
+    Args:
+        cfg: a composed config, with or without Hydra's own node.
+
+    Returns:
+        The same for two configs that train the same model.
+    """
+    kept = OmegaConf.masked_copy(cfg, [key for key in cfg if is_identity(key)])
+    kept.data_root = "data_root"
+    settings = leaves(OmegaConf.to_container(kept, resolve=True))
+    content = {key: value for key, value in settings.items() if is_identity(key)}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def job_folder(overrides: list[str] | None = None, *, _root_: DictConfig) -> str:
+    """The name of a job's folder in that of its sweep: the one that has its identity, else `OVERRIDES_IDENTITY`.
+
+    Args:
+        overrides: that say what the job is; None is all that it has.
+        _root_: its composed config, with Hydra's own node.
+
+    Returns:
+        The name, which is fit for every file system.
+    """
+    key = identity(_root_)
+    if existing := next(Path(_root_.hydra.sweep.dir).glob(f"*_{key}"), None):
+        return existing.name
+    shown = ",".join(o for o in overrides or _root_.hydra.overrides.task if is_identity(key_of(o)))
+    name = folder_name(None, re.sub(r"[\s'\"\\]", "", shown)[:MAX_TITLE] or "defaults")
+    return f"{name}_{key}"
+
+
+def key_of(argument: str) -> str:
+    """What an override sets; another argument is itself."""
+    return argument.lstrip("+~").partition("=")[0]
 
 
 class Job:
@@ -32,9 +86,10 @@ class Job:
         self.number = number
         self.overrides = overrides
         self.distinctive = [o for o in overrides if o not in common and not o.startswith("+callbacks.pruning.")]
-        self.title = " ".join(self.distinctive)
+        self.title = re.sub(r"-?\d+\.\d{5,}(e-?\d+)?", lambda n: f"{float(n[0]):.4g}", " ".join(self.distinctive))
         self.state = "pending"
         self.reason = ""
+        self.value: float | None = None  # the best one of the monitored metric, of a completed job
         self.config: DictConfig | None = None
         self.folder: Path | None = None
         self.started = self.seconds = math.nan
@@ -43,29 +98,30 @@ class Job:
         self.printed = 0  # bytes in its output then
 
     def place(self, config: DictConfig) -> None:
-        """Set the config and the folder it says, and look what is there."""
+        """Set the config, and the folder that it says."""
         self.config = config
         self.folder = Path(config.hydra.runtime.output_dir)
-        if self.status.get("state") == "completed":
-            kept = has_limits_of(config, load_saved(self.folder))
-            self.state = "completed" if kept else "failed"
-            self.reason = "" if kept else "its folder was continued to other limits of training; use another sweep.name"
+
+    def is_done(self) -> bool:
+        """Whether the folder needs nothing more, so that the job is skipped; it fails if it was continued by hand."""
+        if self.status.get("state") != "completed":
+            return False
+        kept = has_limits_of(self.config, load_saved(self.folder))
+        self.state, self.value = ("completed", self._best_value()) if kept else ("failed", None)
+        self.reason = "" if kept else "its folder was continued to other limits of training; use another sweep.name"
+        return True
 
     @property
     def status(self) -> dict:
         """What `status.json` says; empty where there is nothing that can be read."""
-        try:
-            return read_json(self.folder / "status.json") if self.folder else {}
-        except RunError:
-            return {}
+        with suppress(RunError):
+            return read_json(self.folder / "status.json")
+        return {}
 
-    @property
-    def value(self) -> float | None:
-        """The best value of the monitored metric, of a completed job."""
-        try:
+    def _best_value(self) -> float | None:
+        with suppress(RunError):
             return read_json(self.folder / "result.json").get("best_value")
-        except RunError:
-            return None
+        return None
 
     @property
     def monitor(self) -> str:
@@ -73,7 +129,7 @@ class Job:
         return OmegaConf.select(self.config, "callbacks.checkpoints.monitor") or "val/loss"
 
     def begin(self) -> None:
-        """Note that its process has been started."""
+        """Note that its process is started."""
         self.state, self.reason, self.started = "running", "", time.monotonic()
         self.before, output = self.status, self.folder / OUTPUT
         self.printed = output.stat().st_size if output.exists() else 0
@@ -85,36 +141,25 @@ class Job:
             exit_code: of the process; minus the signal's number if one killed it.
         """
         self.seconds = time.monotonic() - self.started
-        said = self.status
-        said = {} if said == self.before else said  # of an earlier start
+        said = {} if self.status == self.before else self.status  # of an earlier start
+        number = -exit_code if -exit_code in SIGNALS else exit_code - 128  # of the signal that asked it to stop
         if said.get("state") == "completed":
-            self.state = "completed"
-        elif 128 < exit_code < 160 and said.get("state") != "failed":
-            self.state, self.reason = "preempted", said.get("reason") or f"signal {exit_code - 128}"
+            self.state, self.value = "completed", self._best_value()
+        elif 0 < number < 32 and said.get("state") != "failed":
+            self.state, self.reason = "preempted", said.get("reason") or f"signal {number}"
         else:
             self.state = "failed"
             words = self._last_words() or said.get("reason") or ""
             self.reason = words if words and exit_code >= 0 else ended_by(exit_code)
-        if self.state == "failed" or said.get("state") == "running":
-            self._mark()
-
-    def _mark(self) -> None:
-        """Say in `status.json` how it ended, unless it did so itself, or another process has the folder."""
-        with suppress(RunError), locked(self.folder / ".lock"):
-            said = self.status
-            if said == self.before or said.get("state") != self.state:
-                write_json(self.folder / "status.json", {**said, "state": self.state, "reason": self.reason})
-
-    def copy(self, twin: "Job") -> None:
-        """Take over the end of another job that is the same, in the same folder."""
-        self.state, self.reason = twin.state, twin.reason
+        if self.state != said.get("state") and (self.state == "failed" or said):
+            with suppress(RunError), locked(self.folder / ".lock"):  # unless another process has the folder
+                write_json(self.folder / "status.json", {**self.status, "state": self.state, "reason": self.reason})
 
     @property
     def outcome(self) -> dict:
         """How it ended, for the journal."""
-        seconds = round(self.seconds, 3)
-        return {"job": self.number, "folder": self.folder.name, "state": self.state, "reason": self.reason,
-                "seconds": seconds}  # fmt: skip
+        ended = {"state": self.state, "reason": self.reason, "seconds": round(self.seconds, 3)}
+        return {"job": self.number, "folder": self.folder.name, **ended}
 
     def _last_words(self) -> str:
         lines = tail(self.folder / OUTPUT, self.printed)
@@ -124,21 +169,17 @@ class Job:
         """The epoch it is in, from 1, the monitored metric's last value, and the seconds left (or NaN)."""
         epoch = value = None
         for line in tail(self.folder / "metrics.jsonl"):
-            try:
+            with suppress(ValueError):  # cut by the reading, or being written
                 event = json.loads(line)
-            except ValueError:  # cut by the reading, or being written
-                continue
-            epoch = event["epoch"] + 1 if "epoch" in event else epoch
-            value = event.get(self.monitor, value)
+                epoch = event["epoch"] + 1 if "epoch" in event else epoch
+                value = event.get(self.monitor, value)
         total = OmegaConf.select(self.config, "trainer.max_epochs")
-        if epoch is None or self.state != "running":
-            return epoch, value, math.nan
-        if self.first_epoch is None:
-            self.first_epoch = epoch
+        if epoch is None:
+            return None, value, math.nan
+        self.first_epoch = epoch if self.first_epoch is None else self.first_epoch
         done = epoch - self.first_epoch
-        elapsed = time.monotonic() - self.started
         known = done > 0 and total not in (None, -1)
-        return epoch, value, elapsed / done * (total - epoch) if known else math.nan
+        return epoch, value, (time.monotonic() - self.started) / done * (total - epoch) if known else math.nan
 
 
 def tail(path: Path, start: int = 0) -> list[str]:
@@ -156,3 +197,37 @@ def ended_by(exit_code: int) -> str:
     if exit_code < 0:
         return f"killed by {signal.Signals(-exit_code).name}"
     return f"ended with exit code {exit_code}" if exit_code else "ended without a result"
+
+
+def read_journal(folder: Path) -> list[dict]:
+    """All events of a sweep, in order; a line that a kill has torn is left out with a warning."""
+    path, events = folder / JOURNAL, []
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if isinstance(event, dict) and "event" in event:
+            events.append(event)
+        else:
+            log.warning("%s: line %d is torn, going on without it", path, number)
+    return events
+
+
+def append_event(sweep: Path, event: str, **fields: Any) -> None:
+    """Add one event with its time to the journal of a sweep's folder; secrets are replaced.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    path = sweep / JOURNAL
+    line = json.dumps(redact({"event": event, "time": datetime.now(UTC).isoformat(timespec="seconds"), **fields}))
+    try:
+        with open(path, "ab+") as file:
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                file.write(b"\n")  # after a torn line
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise RunError(cannot_write(path, error)) from error

@@ -5,7 +5,7 @@ import os
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from vae_lab.sweep.study import STORAGE, open_storage
+from vae_lab.sweep.search import STORAGE, open_storage
 
 log = logging.getLogger(__name__)
 

@@ -16,22 +16,27 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.config.instantiate import build_vae, instantiate
+from vae_lab.config.check import check_settings
+from vae_lab.config.instantiate import build_objective, build_vae, check_needs, instantiate
 from vae_lab.config.secrets import redact
-from vae_lab.config.settings import check_settings
-from vae_lab.data.batches import ImageData
-from vae_lab.loggers.copies import Copy
-from vae_lab.loggers.wandb import WandbTracker
+from vae_lab.data.batches import Batch, ImageData
+from vae_lab.errors import one_line
+from vae_lab.loggers.harmless import HarmlessLogger
+from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.models.vae import VAE
-from vae_lab.runs.checkpoints import DurableCheckpointIO
+from vae_lab.objectives import Context
+from vae_lab.runs.checkpoints import DurableCheckpointIO, StopAtSignal
+from vae_lab.runs.measure import MetricsLogger, Stopwatch
 from vae_lab.runs.metrics_file import MetricsFile
-from vae_lab.runs.preemption import Preemption
-from vae_lab.runs.result import Record
+from vae_lab.runs.signals import Preemption
 from vae_lab.training.devices import check_devices, check_trainer, choose_precision
-from vae_lab.training.health import Watch
+from vae_lab.training.health import Health
 from vae_lab.training.module import LitVAE
 
 log = logging.getLogger(__name__)
+# Arguments of the Trainer that Lightning refuses where it does not optimize by itself: `LitVAE` does what they say.
+OURS = {"accumulate_grad_batches": 1, "gradient_clip_val": None, "gradient_clip_algorithm": None}
+READERS = {"dataset": ImageData}  # whose keys are arguments of these classes, see `check_settings`
 
 
 class Experiment(NamedTuple):
@@ -40,7 +45,7 @@ class Experiment(NamedTuple):
     data: ImageData
     lit: LitVAE
     trainer: Trainer
-    record: Record
+    stopwatch: Stopwatch
 
 
 def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
@@ -52,7 +57,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     if not torch.cuda.is_available():
         # Lightning's import sets this to 1, and every step of a fused optimizer then looks for the GPU's driver anew.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    check_settings(cfg)
+    check_settings(cfg, READERS)
     check_trainer(cfg.trainer)
     check_devices(cfg.trainer)
     data = build_data(cfg)
@@ -62,18 +67,18 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     check_folders(cfg, loggers)
     for group in ("callbacks", "logger"):
         check_secrets(cfg[group], group)
-    check_monitors(cfg, callbacks, names_of_metrics(lit.vae, lit.objective))
+    check_monitors(cfg, callbacks, names_of_metrics(lit))
     check_end(cfg.trainer, callbacks, lit.schedule)
-    for tracker in (logger for logger in loggers.values() if isinstance(logger, WandbTracker)):
+    for tracker in (logger for logger in loggers.values() if isinstance(logger, WandbLogger)):
         tracker.check()
     metrics = MetricsFile(cfg.run_dir)
-    record = Record(metrics)
+    stopwatch = Stopwatch(metrics)
     trainer = instantiate(
-        OmegaConf.merge(cfg.trainer, {"precision": choose_precision(cfg)}),
+        OmegaConf.merge(cfg.trainer, {"precision": choose_precision(cfg), **OURS, **strategy_for(cfg, lit)}),
         "trainer",
         default_root_dir=cfg.run_dir,
-        callbacks=[record, Watch(), *callbacks.values(), preemption],
-        logger=[metrics, *copies(loggers)],
+        callbacks=[stopwatch, Health(), *callbacks.values(), StopAtSignal(preemption)],
+        logger=[MetricsLogger(metrics), *copies(loggers)],
         plugins=[DurableCheckpointIO(), LightningEnvironment()],  # not what a launcher's variables say
         enable_checkpointing=True,
         enable_progress_bar=False,
@@ -81,12 +86,13 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     if cfg.compile:
         lit.vae.encoder.compile()
         lit.vae.decoder.compile()
-    return Experiment(data, lit, trainer, record)
+    return Experiment(data, lit, trainer, stopwatch)
 
 
 def copies(loggers: dict[str, Logger]) -> list[Logger]:
-    """The loggers, none of which can fail the run; W&B's tracker sees to that itself."""
-    return [logger if isinstance(logger, WandbTracker) else Copy(name, logger) for name, logger in loggers.items()]
+    """The loggers, none of which can fail the run; W&B's sees to that itself."""
+    guarded = {name: HarmlessLogger(name, logger) for name, logger in loggers.items()}
+    return [logger if isinstance(logger, WandbLogger) else guarded[name] for name, logger in loggers.items()]
 
 
 def check_folders(cfg: DictConfig, loggers: dict[str, Logger]) -> None:
@@ -112,6 +118,12 @@ def check_secrets(group: DictConfig, key: str) -> None:
             raise ValueError(f"{key}.{name} holds a secret, which it would write into the run folder; remove it")
 
 
+def strategy_for(cfg: DictConfig, lit: LitVAE) -> dict[str, str]:
+    """How processes exchange gradients: with an adversary, each loss leaves the other's parameters alone."""
+    both = cfg.trainer.strategy == "ddp" and lit.adversary is not None
+    return {"strategy": "ddp_find_unused_parameters_true"} if both else {}
+
+
 def build_module(cfg: DictConfig) -> LitVAE:
     """Build the model with all that trains it.
 
@@ -121,10 +133,34 @@ def build_module(cfg: DictConfig) -> LitVAE:
     check_seed(cfg.seed)
     seed_everything(cfg.seed, verbose=False)  # the initial weights
     vae = build_vae(cfg)
-    warn_of_unused(cfg.loss, vae)
-    objective = instantiate(cfg.objective, "objective")
+    objective = build_objective(cfg, vae)
+    check_weights(cfg, vae)
+    metrics = build_metrics(cfg, vae)
     schedule = instantiate(cfg.optimizer.schedule, "optimizer.schedule") if cfg.optimizer.schedule else None
-    return LitVAE(vae, objective, build_optimizer(cfg.optimizer, vae), schedule, cfg.optimizer.lr, cfg.seed)
+    return LitVAE(
+        vae,
+        objective,
+        metrics,
+        build_optimizer(cfg.optimizer, vae),
+        schedule,
+        cfg.optimizer.lr,
+        cfg.seed,
+        accumulate=cfg.trainer.accumulate_grad_batches,
+        clip_val=cfg.trainer.gradient_clip_val,
+        clip_algorithm=cfg.trainer.gradient_clip_algorithm or "norm",
+    )
+
+
+def build_metrics(cfg: DictConfig, vae: VAE) -> list[Any]:
+    """Build what an evaluation measures.
+
+    Raises:
+        ValueError: if the model lacks what a metric needs.
+    """
+    metrics = build_members(cfg.metrics, "metrics", ("reset", "update", "compute"))
+    for name, metric in metrics.items():
+        check_needs(f"metrics.{name}", metric, vae)
+    return list(metrics.values())
 
 
 def check_seed(seed: Any) -> None:
@@ -175,43 +211,72 @@ def refusal(build: Callable, vae: VAE) -> Exception | None:
     return None
 
 
-def build_members(group: DictConfig, key: str, kind: type) -> dict[str, Any]:
+def build_members(group: DictConfig, key: str, kind: type | tuple[str, ...]) -> dict[str, Any]:
     """Build every member of a group that is not null.
+
+    Args:
+        group: the config of the members, by name.
+        key: of the group.
+        kind: what each must be: a class of Lightning, or the names of methods.
 
     Raises:
         ValueError: if a member is not what the group is for.
     """
     members = {name: instantiate(group[name], f"{key}.{name}") for name in group if group[name] is not None}
     for name, member in members.items():
-        if not isinstance(member, kind):
+        if isinstance(kind, type) and not isinstance(member, kind):
             raise ValueError(f"{key}.{name} must be a {kind.__name__} of Lightning, got {type(member).__name__}")
+        if isinstance(kind, tuple) and (missing := [method for method in kind if not hasattr(member, method)]):
+            raise ValueError(f"{key}.{name} must be a class with {', '.join(missing)}, got {type(member).__name__}")
     return members
 
 
-def warn_of_unused(loss: DictConfig, vae: VAE) -> None:
-    """Say so if the weight of a KL is set that does not exist."""
+def check_weights(cfg: DictConfig, vae: VAE) -> None:
+    """Refuse a weight of the KL that the objective does not take, and say so if there is no KL to weigh.
+
+    Raises:
+        ValueError: naming the weight, and what the objective takes.
+    """
+    taken = OmegaConf.to_yaml(cfg.objective)
     for key, neutral in (("KLD_weight", 1), ("warmup_steps", 0), ("free_bits", 0)):
-        if not vae.posterior.is_stochastic and key in loss and loss[key] != neutral:
-            log.warning("loss.%s=%s has no effect: a deterministic posterior has no KL", key, loss[key])
+        if cfg.loss.get(key, neutral) == neutral:
+            continue
+        if f"${{loss.{key}}}" not in taken:
+            settings = ", ".join(name for name in cfg.objective if name != "_target_") or "nothing"
+            raise ValueError(
+                f"loss.{key}={cfg.loss[key]} has no effect: {cfg.objective._target_} takes {settings}; "
+                f"leave loss.{key}={neutral}"
+            )
+        if vae.prior is None:
+            log.warning("loss.%s=%s has no effect: a deterministic posterior has no KL", key, cfg.loss[key])
 
 
-def names_of_metrics(vae: VAE, objective: Callable) -> set[str]:
+def names_of_metrics(lit: LitVAE) -> set[str]:
     """The keys of what an epoch logs, found by evaluating the untrained model on two black images.
 
     Raises:
         ValueError: if that fails, because the parts do not fit each other.
     """
+    vae, objective = lit.vae, lit.objective
+    batch = Batch(torch.zeros(2, *vae.image_shape))
+    context = Context(0, 1, "val")
+    lit.eval()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            terms = objective(vae.eval(), torch.zeros(2, *vae.image_shape), None)
+            terms = dict(objective(vae, batch, context))
+            if lit.adversary is not None:
+                terms |= objective.adversary_loss(vae, batch, context)
+            q = vae.encode(batch.x, batch.y)
+            for metric in lit.metrics:
+                metric.reset()
+                metric.update(vae, batch, q, terms)
+            measured = {key for metric in lit.metrics for key in metric.compute(lambda total: total)}
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         parts = (objective, vae.posterior, vae.likelihood, vae.encoder, vae.decoder)
         names = ", ".join(type(part).__name__ for part in parts)
-        message = " ".join(str(error).split())
-        raise ValueError(f"the model of {names} cannot be evaluated: {message}") from error
-    vae.train()
-    evaluation = ("mse", "active_units") if vae.posterior.is_stochastic else ("mse",)  # what LitVAE adds
-    return {f"{stage}/{key}" for stage in ("train", "val") for key in terms} | {f"val/{key}" for key in evaluation}
+        raise ValueError(f"the model of {names} cannot be evaluated: {one_line(error)}") from error
+    lit.train()
+    return {f"train/{key}" for key in terms} | {f"val/{key}" for key in measured}
 
 
 def check_monitors(cfg: DictConfig, callbacks: dict[str, Callback], metrics: set[str]) -> None:

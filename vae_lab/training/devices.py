@@ -1,6 +1,6 @@
 """What the arguments of Lightning's Trainer may be here: limits, device, precision.
 
-`vae_lab.config.signatures` has checked what each argument is; here is what they mean together, and on this machine.
+`vae_lab.config.check` has checked what each argument is; here is what they mean together, and on this machine.
 """
 
 import os

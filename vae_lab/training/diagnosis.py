@@ -24,7 +24,8 @@ def diagnosed(cfg: DictConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises wherever a dead worker is noticed
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises wherever a dead worker is noticed
         found = diagnose(error, cfg)
         if found is error:
             raise

@@ -1,28 +1,33 @@
 """The training, validation and test steps. No maths, no config.
 
-Metrics are named `{stage}/{key}` with the keys of the objective, in nats per image, and are means over all images of
-the epoch. `train_step/{key}` is one batch, every `trainer.log_every_n_steps`. Evaluation adds `mse` (per pixel, of the
-reconstruction from the posterior mean) and `active_units`.
+Metrics are named `{stage}/{key}` with the keys of the objective and of the metric objects, and are means over all
+images of the epoch. `train_step/{key}` is one batch, every `trainer.log_every_n_steps`.
 
-Shapes: B batch, C channels, H height, W width, D latent_dim.
+Optimization is manual, because an objective may own an adversary with an optimizer of its own: the model's step, then
+the adversary's. `global_step` counts the steps of the model. Clipping and accumulation are done here, as Lightning
+does them where it optimizes by itself.
+
+Shapes: B batch, C channels, H height, W width.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from vae_lab.data.batches import LENGTH_0_1, ImageData, fingerprint_0_1
+from vae_lab.data.batches import Batch, ImageData
 from vae_lab.data.seeds import TRAIN, VALIDATION, derive_seed, seed_generators
 from vae_lab.errors import DataError, NumericsError
-from vae_lab.metrics.means import Means
+from vae_lab.metrics.standard import Means
 from vae_lab.models.vae import VAE
+from vae_lab.objectives import Context
 from vae_lab.runs.checkpoints import set_position
-
-ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2: a unit is active if Var_x(E[z given x]) exceeds this
 
 
 class LitVAE(LightningModule):
@@ -30,109 +35,195 @@ class LitVAE(LightningModule):
 
     Args:
         vae: the model.
-        objective: (vae, x, step) -> dict of 0-dim tensors with at least `loss`; see `vae_lab.objectives.elbo`.
-        optimizer: (parameters, lr=...) -> optimizer.
+        objective: see `vae_lab.objectives`.
+        metrics: what an evaluation measures; see `vae_lab.metrics`.
+        optimizer: (parameters, lr=...) -> optimizer; of the model, and of the adversary if there is one.
         schedule: (step, total_steps) -> factor on the learning rate, or None for a constant one.
         lr: learning rate, > 0.
         seed: of the run, >= 0.
+        accumulate: batches whose gradients make one optimizer step, >= 1.
+        clip_val: largest norm of the gradient, or largest value of one of its elements; None or 0 clips nothing.
+        clip_algorithm: `norm` or `value`.
 
     Raises:
         ValueError: if lr is out of range.
     """
 
-    def __init__(self, vae: VAE, objective: Callable, optimizer: Callable, schedule, lr: float, seed: int):
+    def __init__(
+        self,
+        vae: VAE,
+        objective: nn.Module,
+        metrics: Sequence[Any],
+        optimizer: Callable | None,
+        schedule: Callable | None,
+        lr: float,
+        seed: int,
+        accumulate: int = 1,
+        clip_val: float | None = None,
+        clip_algorithm: str = "norm",
+    ):
         super().__init__()
         if not isinstance(lr, float | int) or not 0 < lr < float("inf"):
             raise ValueError(f"optimizer.lr must be > 0 and finite, got {lr!r}")
+        self.automatic_optimization = False
         self.vae = vae
         self.objective = objective
+        self.metrics = metrics
         self.optimizer = optimizer
         self.schedule = schedule
         self.lr = lr
         self.seed = seed
+        self.accumulate = accumulate
+        self.clip_val = clip_val
+        self.clip_algorithm = clip_algorithm
         self.batches_seen = 0
         self.validated_at = -1  # the step of the last validation
         self.means = Means()
         self.example_input_array = torch.zeros(2, *vae.image_shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstruct images (B, C, H, W) from their posterior means."""
+        """Reconstruct images (B, C, H, W) from their codes."""
         return self.vae(x)
 
-    def configure_optimizers(self):
-        """One optimizer over all parameters and, if there is a schedule, its scheduler, stepped at every update."""
-        optimizer = self.optimizer(self.parameters(), lr=self.lr)
-        if self.schedule is None:
-            return optimizer
-        total_steps = self.trainer.estimated_stepping_batches
-        scheduler = LambdaLR(optimizer, lambda step: self.schedule(step, total_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    @property
+    def adversary(self) -> nn.Module | None:
+        """The network that the objective trains against the model, if it has one."""
+        return getattr(self.objective, "adversary", None)
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """The loss of a batch of bytes (B, C, H, W)."""
+    def new_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One for the model and, if there is an adversary, one for that."""
+        rival = list(self.adversary.parameters()) if self.adversary is not None else []
+        of_rival = set(rival)
+        own = [parameter for parameter in self.parameters() if parameter not in of_rival]
+        return [self.optimizer(group, lr=self.lr) for group in (own, rival) if group]
+
+    def configure_optimizers(self) -> tuple[list, list]:
+        """The optimizers and, if there is a schedule, a scheduler for each of them."""
+        optimizers = self.new_optimizers()
+        if self.schedule is None:
+            return optimizers, []
+        total_steps = self.total_steps()
+        return optimizers, [LambdaLR(o, lambda step: self.schedule(step, total_steps)) for o in optimizers]
+
+    def total_steps(self) -> float:
+        """Optimizer steps of the whole training; infinite where only time or early stopping end it."""
+        self.trainer.fit_loop.setup_data()  # the number of batches is known only then
+        epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
+        limit = math.inf if steps == -1 else steps
+        if epochs in (None, -1):
+            return limit
+        return min(limit, math.ceil(self.trainer.num_training_batches / self.accumulate) * max(epochs, 1))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Learn from a batch of bytes (B, C, H, W)."""
         # Seeded at every batch, so that a resumed run draws the same noise from here on.
-        seed_generators(batch.device, derive_seed(self.seed, TRAIN, self.batches_seen, self.global_rank))
-        x = self.trainer.datamodule.to_pixels(batch, training=True)
+        seed_generators(batch.x.device, derive_seed(self.seed, TRAIN, self.batches_seen, self.global_rank))
+        batch = self.trainer.datamodule.to_pixels(batch, training=True)
         if batch_idx == 0:
-            self.vae.likelihood.check(x)
-        terms = self.objective(self.vae, x, self.global_step)
+            self.vae.likelihood.check(batch.x)
+        context = Context(self.global_step, len(self.trainer.datamodule.splits["train"]), "train")
+        optimizers = self.trainer.strategy.optimizers
+        opens_window = batch_idx % self.accumulate == 0
+        closes_window = (batch_idx + 1) % self.accumulate == 0 or batch_idx + 1 == self.trainer.num_training_batches
+        if self.adversary is not None:
+            self.adversary.requires_grad_(False)  # its gradients come from its own loss only
+        terms = self.objective(self.vae, batch, context)
         self._check_finite(terms, "train")
-        self.means.add(terms, len(x))
         self.batches_seen += 1
-        opens_window = batch_idx % self.trainer.accumulate_grad_batches == 0
-        if opens_window and self.global_step % self.trainer.log_every_n_steps == 0:
-            self._log_step(terms)
-        return terms["loss"]
+        if self.automatic_optimization:  # Lightning's search for a learning rate steps by itself
+            return terms["loss"]
+        if opens_window:
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+        lr = optimizers[0].param_groups[0]["lr"]
+        self._backward(terms["loss"], closes_window)
+        if closes_window:
+            with self._full_precision():
+                counted = self.optimizers()  # by Lightning, whose global_step is the number of its steps
+                (counted[0] if isinstance(counted, list) else counted).step()
+        if self.adversary is not None:
+            self.adversary.requires_grad_(True)
+            judged = self.objective.adversary_loss(self.vae, batch, context)
+            self._backward(judged["discriminator_loss"], closes_window)
+            if closes_window:
+                with self._full_precision():  # past Lightning's wrapper, which would count the step
+                    self.trainer.strategy.optimizer_step(optimizers[1], lambda: None, model=self)
+            terms = {**terms, **judged}
+        if closes_window:
+            for config in self.trainer.lr_scheduler_configs:
+                config.scheduler.step()
+        self.means.add(terms, len(batch.x))
+        if opens_window and context.step % self.trainer.log_every_n_steps == 0:
+            self._log_step(terms, context.step, lr)
+        return None
+
+    def _backward(self, loss: Tensor, closes_window: bool) -> None:
+        """Add the gradients of a batch; processes exchange them once for each optimizer step."""
+        strategy = self.trainer.strategy
+        waits = not closes_window and isinstance(strategy, ParallelStrategy)
+        with self._full_precision(), strategy.block_backward_sync() if waits else nullcontext():
+            self.manual_backward(loss / self.accumulate)
+
+    def _full_precision(self) -> AbstractContextManager:
+        """What surrounds all but the forward pass: autocast is for that alone."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip the gradients, which are no longer scaled for float16."""
+        if not self.clip_val or self.automatic_optimization:
+            return
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if self.clip_algorithm == "value":
+            nn.utils.clip_grad_value_(parameters, self.clip_val)
+        else:
+            nn.utils.clip_grad_norm_(parameters, self.clip_val)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means."""
         self._log_means("train")
 
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Add a batch of bytes (B, C, H, W) to the validation means."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch of bytes (B, C, H, W) of the validation split."""
         self._evaluate(batch, batch_idx, "val")
 
-    def test_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Add a batch of bytes (B, C, H, W) to the test means."""
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure a batch of bytes (B, C, H, W) of the test split."""
         self._evaluate(batch, batch_idx, "test")
 
     def on_validation_epoch_start(self) -> None:
-        """Start new means; those of a training epoch under way are kept apart."""
-        self.evaluation, self.codes = Means(), Means()
+        """Start every metric anew."""
+        for metric in self.metrics:
+            metric.reset()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation means."""
+        """Log what was measured."""
         self._log_evaluation("val")
         self.validated_at = self.global_step
 
     on_test_epoch_start = on_validation_epoch_start
 
     def on_test_epoch_end(self) -> None:
-        """Log the test means."""
+        """Log what was measured."""
         self._log_evaluation("test")
 
-    def _evaluate(self, batch: Tensor, batch_idx: int, stage: str) -> None:
+    def _evaluate(self, batch: Batch, batch_idx: int, stage: str) -> None:
         # The same noise at every evaluation, so that epochs and runs differ by their weights only.
-        seed_generators(batch.device, derive_seed(self.seed, VALIDATION, batch_idx, self.global_rank))
-        x = self.trainer.datamodule.to_pixels(batch, training=False)
+        seed_generators(batch.x.device, derive_seed(self.seed, VALIDATION, batch_idx, self.global_rank))
+        batch = self.trainer.datamodule.to_pixels(batch, training=False)
         if batch_idx == 0:
-            self.vae.likelihood.check(x)
-        terms = self.objective(self.vae, x, None)
+            self.vae.likelihood.check(batch.x)
+        context = Context(self.global_step, len(self.trainer.datamodule.splits["train"]), stage)
+        terms = self.objective(self.vae, batch, context)
+        if self.adversary is not None:
+            terms = {**terms, **self.objective.adversary_loss(self.vae, batch, context)}
         self._check_finite(terms, stage)
-        code = self.vae.encode(x).mean
-        mse = (self.vae.generate(code) - x).square().mean()
-        self.evaluation.add({**terms, "mse": mse}, len(x))
-        # float64, because a variance is the small difference of two sums.
-        code = code.cpu().double()
-        self.codes.add({"mean": code.mean(0), "square": code.square().mean(0)}, len(x))
+        q = self.vae.encode(batch.x, batch.y)
+        for metric in self.metrics:
+            metric.update(self.vae, batch, q, terms)
 
     def _log_evaluation(self, stage: str) -> None:
-        metrics = self.evaluation.compute(self._sum_over_processes)
-        codes = self.codes.compute(self._sum_over_processes)
-        if self.vae.posterior.is_stochastic:
-            variance = codes["square"] - codes["mean"].square()  # (D,)
-            metrics["active_units"] = (variance > ACTIVE_VARIANCE).sum()
-        self._log(metrics, stage)
+        values = [metric.compute(self._sum_over_processes) for metric in self.metrics]
+        self._log({key: value for found in values for key, value in found.items()}, stage)
 
     def _log_means(self, stage: str) -> None:
         self._log(self.means.compute(self._sum_over_processes), stage)
@@ -144,16 +235,16 @@ class LitVAE(LightningModule):
     def _log(self, metrics: dict[str, Tensor], stage: str) -> None:
         named = {f"{stage}/{key}": float(value) for key, value in metrics.items()}
         self.log_dict(named, logger=False)  # for early stopping; the record gets the true step below
-        self._record(named)
+        self._record(named, self.global_step)
 
-    def _log_step(self, terms: dict[str, Tensor]) -> None:
+    def _log_step(self, terms: dict[str, Tensor], step: int, lr: float) -> None:
         named = {f"train_step/{key}": value.item() for key, value in terms.items()}
-        self._record({**named, "train_step/lr": self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]})
+        self._record({**named, "train_step/lr": lr}, step)
 
-    def _record(self, metrics: dict[str, float]) -> None:
+    def _record(self, metrics: dict[str, float], step: int) -> None:
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for logger in self.trainer.loggers:
-                logger.log_metrics({**metrics, "epoch": self.current_epoch}, step=self.global_step)
+                logger.log_metrics({**metrics, "epoch": self.current_epoch}, step=step)
 
     def _check_finite(self, terms: dict[str, Tensor], stage: str) -> None:
         loss = terms["loss"].item()
@@ -212,8 +303,7 @@ def check_same_images(data: ImageData, known: str) -> None:
     Raises:
         DataError: if the images or their splits differ.
     """
-    found = fingerprint_0_1(data.splits) if len(known) == LENGTH_0_1 else data.fingerprint
-    if found != known:
+    if data.fingerprint != known:
         raise DataError(
             "the images or their splits are not those that the run was trained on; "
             "point data_root (or dataset.root) to the same images, or start a new run"

@@ -1,54 +1,86 @@
-"""One progress bar for the whole run; where there is no terminal, one line for each epoch."""
+"""What a terminal shows of a run: a bar, the latest validation below it, and one lasting line for each epoch above."""
 
 import logging
+import sys
 import time
 
-from lightning.pytorch import Callback
-from rich.console import Console
+from lightning.pytorch.callbacks import Checkpoint
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
+
+from vae_lab.metrics.catalogue import CATALOGUE, HEADLINE
 
 log = logging.getLogger(__name__)
 REFRESH_SECONDS = 0.2
-SHOWN = ("loss", "elbo", "reconstruction", "kl", "mse", "active_units")
 
 
-def show(metrics: dict, stage: str) -> str:
-    """Format the metrics of one stage: 'val  loss 104.2  kl 25.1'."""
-    values = [f"{key} {float(metrics[f'{stage}/{key}']):.4g}" for key in SHOWN if f"{stage}/{key}" in metrics]
-    return "  ".join([stage, *values]) if values else ""
+def show(metrics: dict, stage: str, keys=tuple(CATALOGUE), width: float = float("inf")) -> str:
+    """The metrics of one stage on a line, as many whole ones as fit: 'val  loss 104.2  kl 25.1'; empty if none."""
+    line = stage
+    for key in keys:
+        if f"{stage}/{key}" in metrics:
+            item = f"  {key} {short(float(metrics[f'{stage}/{key}']))}"
+            line += item if len(line) + len(item) <= width else ""
+    return line if line != stage else ""
 
 
-class Progress(Callback):
-    """Shows epoch, step, time left and the latest validation metrics on stderr."""
+def short(value: float) -> str:
+    """A value with four digits, or all those before the point."""
+    if value.is_integer() or 1e4 <= abs(value) < 1e7:
+        return f"{value:.0f}" if abs(value) < 1e7 else f"{value:.4g}"
+    return f"{value:#.4g}".rstrip(".")
+
+
+class Progress(Checkpoint):  # Lightning calls checkpoints last, when the means of the epoch are logged
+    """Shows epoch, time left and metrics on stderr; the log gets one line for each epoch.
+
+    A value is shown with the step or the epoch that it was measured at: an epoch without a validation shows the means
+    of its training.
+    """
+
+    def __init__(self):
+        self.live: Live | None = None
+        self.latest = ""
 
     def on_train_start(self, trainer, lit) -> None:
-        self.bar = None
+        self.epochs = trainer.max_epochs if trainer.max_epochs not in (None, -1) else float("inf")
         console = Console(stderr=True)
         if not trainer.is_global_zero or not console.is_terminal:
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("batches"))
-        times = (TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn(), TextColumn("{task.fields[metrics]}"))
-        self.bar = Bar(*columns, *times, console=console, auto_refresh=False)
-        epochs = trainer.max_epochs if trainer.max_epochs not in (None, -1) else float("inf")
-        total = min(epochs * trainer.num_training_batches, self._limit_by_steps(trainer))
-        self.task = self.bar.add_task("", total=total if total < float("inf") else None, metrics="")
-        self.shown_at = 0.0
-        self.bar.start()
+        steps = trainer.max_steps * lit.accumulate if trainer.max_steps != -1 else float("inf")
+        total = min(self.epochs * trainer.num_training_batches, steps)
+        left = (TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("batches"))
+        self.bar = Bar(*columns, *left, expand=True)
+        self.bar.add_task("", total=total if total < float("inf") else None, completed=lit.batches_seen)
+        self.refreshed_at = 0.0
+        self.live = Live(console=console, auto_refresh=False, transient=True)
+        self.handlers = [h for h in logging.getLogger().handlers if getattr(h, "stream", None) is sys.stderr]
+        self.live.start()
+        for handler in self.handlers:
+            handler.setStream(sys.stderr)  # now one that writes above the bar
 
     def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
-        if self.bar is None or time.monotonic() - self.shown_at < REFRESH_SECONDS:
-            return
-        self.shown_at = time.monotonic()
-        self._refresh(trainer, lit)
+        if self.live is not None and time.monotonic() - self.refreshed_at > REFRESH_SECONDS:
+            self._refresh(trainer, lit)
+
+    def on_validation_end(self, trainer, lit) -> None:
+        if self.live is not None and not trainer.sanity_checking:
+            width = self.live.console.width
+            self.latest = show(trainer.callback_metrics, "val", width=width - 15)
+            self.latest = f"step {trainer.global_step}  {self.latest}"[:width]
+            self._refresh(trainer, lit)
+        elif trainer.state.fn == "validate":  # of a run that ended within an epoch, whose line came before
+            self._log_epoch(trainer, trainer.current_epoch, "val")
 
     def on_train_epoch_end(self, trainer, lit) -> None:
-        metrics = show(trainer.callback_metrics, "val") or show(trainer.callback_metrics, "train")
-        if self.bar is not None:
-            self.bar.update(self.task, metrics=metrics)
+        is_validated = lit.validated_at == trainer.global_step
+        self._log_epoch(trainer, trainer.current_epoch + 1, "val" if is_validated else "train")
+        if self.live is not None:
             self._refresh(trainer, lit)
-        elif trainer.is_global_zero:
-            log.info("epoch %d  step %d  %s", trainer.current_epoch + 1, trainer.global_step, metrics)
 
     def on_train_end(self, trainer, lit) -> None:
         self._stop()
@@ -56,15 +88,23 @@ class Progress(Callback):
     def on_exception(self, trainer, lit, exception) -> None:
         self._stop()
 
+    def _log_epoch(self, trainer, epoch: int, stage: str) -> None:
+        if trainer.is_global_zero:
+            metrics = show(trainer.callback_metrics, stage, HEADLINE)
+            log.info("%s  step %d  %s", self._of_epochs(epoch), trainer.global_step, metrics)
+
+    def _of_epochs(self, epoch: int) -> str:
+        return f"epoch {epoch}/{self.epochs}" if self.epochs < float("inf") else f"epoch {epoch}"
+
     def _refresh(self, trainer, lit) -> None:
-        self.bar.update(self.task, completed=lit.batches_seen, description=f"epoch {trainer.current_epoch + 1}")
-        self.bar.refresh()
+        self.refreshed_at = time.monotonic()
+        description = self._of_epochs(min(trainer.current_epoch + 1, self.epochs))
+        self.bar.update(self.bar.task_ids[0], completed=lit.batches_seen, description=description)
+        self.live.update(Group(self.bar, Text(self.latest, no_wrap=True)), refresh=True)
 
     def _stop(self) -> None:
-        if getattr(self, "bar", None) is not None:
-            self.bar.stop()
-            self.bar = None
-
-    @staticmethod
-    def _limit_by_steps(trainer) -> float:
-        return trainer.max_steps * trainer.accumulate_grad_batches if trainer.max_steps != -1 else float("inf")
+        if self.live is not None:
+            self.live.stop()
+            for handler in self.handlers:
+                handler.setStream(sys.stderr)
+            self.live = None

@@ -8,18 +8,19 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.tuner import Tuner
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from vae_lab.config.check import check_settings
 from vae_lab.config.instantiate import targets
-from vae_lab.config.settings import check_settings
-from vae_lab.loggers.wandb import WandbTracker
+from vae_lab.config.secrets import refuse_written_secrets
+from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.runs.checkpoints import Checkpoints, check_finite, load_checkpoint, newest_checkpoint
 from vae_lab.runs.continuation import check_continuation
 from vae_lab.runs.folder import Run
-from vae_lab.runs.preemption import Preemption
-from vae_lab.runs.result import print_result
 from vae_lab.runs.resume import continues_run, is_complete
+from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import split_checkpoint
-from vae_lab.training.build import Experiment, build
+from vae_lab.training.build import OURS, READERS, Experiment, build
 from vae_lab.training.diagnosis import diagnosed
+from vae_lab.training.result import next_commands, print_result
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def train(cfg: DictConfig) -> float | None:
         DataError, NumericsError, RunError, Preempted: see `vae_lab.errors`.
     """
     quiet_lightning()
+    refuse_written_secrets(OmegaConf.to_container(cfg))
     run = Run(cfg.run_dir)
     continues = continues_run(cfg)
     if continues and is_complete(cfg):
@@ -52,12 +54,13 @@ def train(cfg: DictConfig) -> float | None:
             run.write_config(**composition(cfg, continues))
             experiment = build(cfg, preemption)
             if checkpoint is None:
-                experiment.record.metrics.truncate(0)
+                experiment.stopwatch.truncate(0)
             else:
-                check_continuation(experiment, checkpoint)
+                check_continuation(experiment.lit, experiment.trainer, checkpoint)
+            experiment.data.setup("fit")  # before W&B hears of a run that has no images
             result = fit_tracked(run, cfg, experiment, checkpoint)
     if experiment.trainer.is_global_zero:
-        print_result(run.folder, result)
+        print_result(run.folder, result, next_commands(run.folder, cfg.trainer))
     return result.get("best_value")
 
 
@@ -72,7 +75,7 @@ def composition(cfg: DictConfig, continues: bool) -> dict[str, DictConfig | List
 
 def fit_tracked(run: Run, cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> dict:
     """Train and record the result; the trackers learn of it, and of a failure."""
-    trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbTracker)]
+    trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbLogger)]
     exit_code = 1
     try:
         for tracker in trackers:
@@ -96,7 +99,7 @@ def find_checkpoint(run: Run, cfg: DictConfig) -> Path | None:
         ValueError: naming a setting that is wrong.
         RunError: if the checkpoints are damaged or gone.
     """
-    check_settings(cfg)
+    check_settings(cfg, READERS)
     checkpoint = newest_checkpoint(run.folder / "checkpoints")
     if checkpoint is not None:
         check_goes_on(cfg, checkpoint)
@@ -124,7 +127,7 @@ def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> Non
     """Train, from a checkpoint if there is one, and make sure that the last weights are validated."""
     data, lit, trainer, _ = experiment
     if cfg.find_lr and checkpoint is None:
-        found = Tuner(trainer).lr_find(lit, datamodule=data, update_attr=False).suggestion()
+        found = find_lr(cfg, experiment)
         if found is None:
             raise ValueError("find_lr found nothing: it needs about 100 batches; raise trainer.max_epochs")
         lit.lr = found
@@ -136,10 +139,24 @@ def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> Non
     check_finite(trainer, lit)  # where nothing was saved or validated, nobody has looked
 
 
+def find_lr(cfg: DictConfig, experiment: Experiment) -> float | None:
+    """Lightning's search for a learning rate, in which it optimizes by itself."""
+    data, lit, trainer, _ = experiment
+    lit.automatic_optimization = True
+    for key in OURS:
+        setattr(trainer, key, cfg.trainer[key])
+    try:
+        return Tuner(trainer).lr_find(lit, datamodule=data, update_attr=False).suggestion()
+    finally:
+        lit.automatic_optimization = False
+        for key, value in OURS.items():
+            setattr(trainer, key, value)
+
+
 def collect_result(experiment: Experiment) -> dict:
     """Final values: the metrics of the best checkpoint, or the last ones where none was kept."""
     trainer = experiment.trainer
-    result = experiment.record.result(trainer, experiment.lit)
+    result = experiment.stopwatch.result(trainer, experiment.lit)
     best = next((c.best for c in trainer.callbacks if isinstance(c, Checkpoints)), {})
     if best:
         result |= {"best_value": best["value"], "best_step": best["step"], "best_epoch": best["epoch"]}

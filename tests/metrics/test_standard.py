@@ -1,0 +1,79 @@
+import torch
+from torch._subclasses import FakeTensorMode
+
+from vae_lab.metrics.standard import Means
+
+
+def alone(values: torch.Tensor) -> torch.Tensor:
+    return values
+
+
+def filled(images: torch.Tensor, sizes: list[int]) -> Means:
+    means = Means()
+    for part in images.split(sizes):
+        means.add({"a": part[:, 0].mean(), "b": part[:, 1].mean()}, len(part))
+    return means
+
+
+def test_unequal_batches_give_the_mean_over_all_images():
+    torch.manual_seed(0)
+    images = torch.rand(100, 2)
+    images[96:] += 10  # the last, small batch is what a mean of batch means would get wrong
+    means = filled(images, [32, 32, 32, 4]).compute(alone)
+    assert list(means) == ["a", "b"]
+    torch.testing.assert_close(torch.stack([*means.values()]), images.mean(0), rtol=1e-5, atol=0)  # float32 sums
+
+
+def test_vectors_keep_their_shape():
+    means = Means()
+    means.add({"code": torch.tensor([1.0, 2.0])}, 3)
+    means.add({"code": torch.tensor([5.0, 6.0])}, 1)
+    assert means.compute(alone)["code"].tolist() == [2, 3]
+
+
+def test_processes_are_weighted_by_their_images():
+    images = torch.tensor([[1.0, 2.0], [3.0, 4.0], [8.0, 0.0]])
+    first, second = filled(images[:2], [2]), filled(images[2:], [1])
+    others = iter([second.sums, torch.tensor(float(second.count))])
+    means = first.compute(lambda values: values + next(others))
+    torch.testing.assert_close(torch.stack([*means.values()]), images.mean(0))
+
+
+def test_nothing_added_gives_nothing():
+    assert Means().compute(alone) == {}
+
+
+def test_gradients_are_not_kept():
+    weight = torch.ones((), requires_grad=True)
+    means = Means()
+    means.add({"a": 2 * weight}, 5)
+    assert not means.compute(alone)["a"].requires_grad
+
+
+def test_a_saved_state_continues_exactly(tmp_path):
+    torch.manual_seed(0)
+    images = torch.rand(50, 2)
+    whole = filled(images, [20, 20, 10]).compute(alone)
+    torch.save(filled(images[:20], [20]).state_dict(), tmp_path / "means")
+    resumed = Means()
+    resumed.load_state_dict(torch.load(tmp_path / "means", weights_only=True))
+    for part in images[20:].split([20, 10]):
+        resumed.add({"a": part[:, 0].mean(), "b": part[:, 1].mean()}, len(part))
+    assert resumed.compute(alone) == whole
+
+
+def test_an_empty_state_continues():
+    resumed = Means()
+    resumed.load_state_dict(Means().state_dict())
+    resumed.add({"a": torch.tensor(2.0)}, 3)
+    assert resumed.compute(alone) == {"a": 2}
+
+
+def test_a_state_that_was_loaded_on_the_cpu_continues_on_a_gpu():
+    # A checkpoint is read to the CPU; a run that resumes within an epoch then adds terms that live on its device.
+    with FakeTensorMode():  # follows devices as they are, without a GPU
+        state = filled(torch.rand(4, 2), [4]).state_dict()
+        resumed = Means()
+        resumed.load_state_dict(state)
+        resumed.add({"a": torch.zeros((), device="cuda"), "b": torch.zeros((), device="cuda")}, 4)
+        assert resumed.sums.device.type == "cuda"

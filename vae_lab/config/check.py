@@ -1,0 +1,355 @@
+"""Every setting of a config is read by something, and is of the kind that its reader asks for.
+
+The constructor is the schema: what a config gives to a class must fit the names and annotations of its arguments.
+Ranges are left to the constructors, except a few of Lightning's. Nothing is built here, and nothing is imported that is
+not trusted.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, get_type_hints
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema
+
+from vae_lab.config.explain import did_you_mean, setting_names
+from vae_lab.config.instantiate import check_target
+from vae_lab.config.nested import ABSENT, lookup, walk
+
+# What names a class, each in a group of its own name.
+PARTS = (
+    *("dataset.source", "model.encoder", "model.decoder", "posterior", "prior", "loss.likelihood", "objective"),
+    *("optimizer", "optimizer.schedule", "trainer"),
+)
+COLLECTIONS = ("logger", "callbacks", "metrics")  # each member names a class
+# Keys that the program reads, but no constructor takes, or takes as another kind.
+OWN: dict[str, Any] = {
+    "seed": int,
+    "latent_dim": int,
+    "data_root": str,
+    "compile": bool,
+    "find_lr": bool,
+    "resume": str | None,
+    "run_name": str | None,
+    "run_dir": str,
+    "sweep.name": str | None,
+    "sweep.default_name": str,
+    "sweep.n_jobs": int | None,
+    "sweep.jobs_per_device": int,
+    "sweep.on_failure": str,
+    "dataset.channels": int,
+    "dataset.image_size": int,
+    "dataset.fit": str,
+    "loss.KLD_weight": float,
+    "loss.warmup_steps": int,
+    "loss.free_bits": float,
+    "trainer.precision": Any,  # `mixed` is ours
+}
+# Arguments that the program gives to a class itself.
+GIVEN = {
+    "dataset": ("source", "seed"),
+    "model.encoder": ("image_shape", "out_features"),
+    "model.decoder": ("latent_dim", "image_shape"),
+    "prior": ("latent_shape",),
+    "objective.adversary": ("image_shape", "out_features"),
+    "trainer": (
+        *("default_root_dir", "callbacks", "logger", "plugins"),
+        *("enable_checkpointing", "enable_progress_bar"),
+    ),
+}
+# Lower bounds that Lightning does not check, or only after the images were read.
+LEAST = {
+    ("Trainer", "min_epochs"): 0,
+    ("Trainer", "min_steps"): 0,
+    ("Trainer", "check_val_every_n_epoch"): 1,
+    ("Trainer", "num_sanity_val_steps"): -1,
+    ("Trainer", "log_every_n_steps"): 1,
+    ("Trainer", "accumulate_grad_batches"): 1,
+    ("Trainer", "gradient_clip_val"): 0,
+    ("EarlyStopping", "patience"): 0,
+    ("EarlyStopping", "min_delta"): 0,
+    ("RichModelSummary", "max_depth"): -1,
+}
+LARGEST_INT = 2**63 - 1
+LARGEST_FLOAT = 3.4028234e38  # of float32, in which models compute
+WORDS = {  # of JSON schema -> ours
+    "integer": "a whole number",
+    "number": "a finite number",
+    "boolean": "true or false",
+    "string": "text",
+    "object": "a dict",
+    "null": "null",
+}
+
+
+def check_settings(cfg: DictConfig, readers: Mapping[str, type]) -> None:
+    """Refuse what is missing, what nothing reads, and what is not of its reader's kind.
+
+    Args:
+        cfg: the composed config.
+        readers: the classes that the program builds itself, by the group whose keys they take.
+
+    Raises:
+        ValueError: naming the setting by its full key, and its value.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    raw = OmegaConf.to_container(cfg)
+    check_not_empty(raw, plain)
+    check_parts(plain)
+    for group in COLLECTIONS:
+        check_members(plain, group)
+    own = own_kinds(readers)
+    if cfg.resume in (None, "auto"):  # what continues was accepted when it began
+        check_read(cfg, plain, own)
+    check_own(raw, plain, readers)
+    for path, node in walk(plain):
+        if isinstance(node, dict) and "_target_" in node:
+            check_arguments(raw, path, node, {*own, *PARTS})
+
+
+def check_own(raw: dict, plain: dict, readers: Mapping[str, type]) -> None:
+    """Refuse a value of the wrong kind of a key that the program reads itself.
+
+    Args:
+        raw: the config, not resolved, to find the setting that a value comes from; {} names where the value is.
+        plain: the same, resolved.
+        readers: as for `check_settings`.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    for key, kind in own_kinds(readers).items():
+        check_kind(raw, key, kind, lookup(plain, key))
+
+
+def own_kinds(readers: Mapping[str, type]) -> dict[str, Any]:
+    """The keys that the program reads itself, with their annotations."""
+    taken = {f"{group}.{name}": kind for group, found in readers.items() for name, kind in arguments(found)[0].items()}
+    given = {f"{group}.{name}" for group, names in GIVEN.items() for name in names}
+    return OWN | {key: kind for key, kind in taken.items() if key not in given}
+
+
+def check_not_empty(raw: dict, plain: dict) -> None:
+    """Refuse `key=`, which a shell leaves of a variable that is not set.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    for key, value in walk(plain):
+        is_folder = re.fullmatch(r"logger\.\w+\.version", key)  # empty: Lightning's loggers make none of their own
+        if value == "" and not is_folder:
+            key = origin(raw, key)
+            raise ValueError(f"{key} is empty; write {key}=VALUE, or {key}=null for none")
+
+
+def check_parts(plain: dict, paths: Sequence[str] = PARTS) -> None:
+    """Refuse a part that is missing or names no class.
+
+    Args:
+        plain: the config.
+        paths: of the parts in it.
+
+    Raises:
+        ValueError: naming the part.
+    """
+    for path in paths:
+        node = lookup(plain, path)
+        if path == "optimizer.schedule" and node in (None, {}):
+            continue
+        if not isinstance(node, dict) or "_target_" not in node:
+            got = "nothing" if node is ABSENT else repr(node)
+            choice = "optimizer/schedule" if path == "optimizer.schedule" else path.split(".")[0]
+            raise ValueError(f"{path} must name a class (_target_), got {got}; choose one with {choice}=OPTION")
+        is_partial = node.get("_partial_", False)
+        if is_partial is not (path == "optimizer"):  # which waits for the parameters
+            raise ValueError(f"{path}._partial_ must be {str(path == 'optimizer').lower()}, got {is_partial!r}")
+
+
+def check_members(plain: dict, group: str) -> None:
+    """Refuse a member of a collection that names no class; null is none.
+
+    Raises:
+        ValueError: naming the member.
+    """
+    members = plain.get(group, "nothing")
+    if not isinstance(members, dict):
+        raise ValueError(f"{group} must be a dict of classes, got {members}; choose one with {group}=OPTION")
+    for name, member in members.items():
+        if isinstance(member, dict) and "_target_" not in member:
+            raise ValueError(f"{group}.{name} has settings, but the chosen {group}= option has no {name}, got {member}")
+        if member is not None and not isinstance(member, dict):
+            raise ValueError(f"{group}.{name} must name a class (_target_) or be null, got {member!r}")
+
+
+def check_read(cfg: DictConfig, plain: dict, own: Mapping[str, Any]) -> None:
+    """Refuse settings that nothing reads, such as a mistyped one, or one that an experiment sets for another model.
+
+    A setting is read by the program, by a class that it is an argument of, or by another setting as `${key}`.
+
+    Raises:
+        ValueError: naming the settings.
+    """
+    text = OmegaConf.to_yaml(cfg)
+    if HydraConfig.initialized():  # the name of a run's folder
+        text += OmegaConf.to_yaml(HydraConfig.get())
+    referred = references(text)
+    ours = {*own, *PARTS, *COLLECTIONS, *(key.split(".")[0] for key in (*own, *PARTS))}
+    unread = [key for key in own_keys(plain) if key not in ours and not any(is_same(key, other) for other in referred)]
+    if unread:
+        meant = did_you_mean(unread[0], (name for name in setting_names(cfg) if name not in unread))
+        group = unread[0].partition(".")[0]
+        other = f" (perhaps another option of {group}= does)" if "." in unread[0] else ""
+        raise ValueError(
+            f"nothing reads {', '.join(unread)}{other}{meant or ';'} "
+            f"remove it, or refer to it from another setting as ${{{unread[0]}}}"
+        )
+
+
+def own_keys(plain: dict) -> Iterator[str]:
+    """The keys that are not arguments of a class, without those that an argument of a part has been set instead of."""
+    yield from plain
+    for group in ("dataset", "model", "loss", "sweep"):
+        parts = [part for part in PARTS if part.startswith(f"{group}.")]
+        yield from (
+            f"{group}.{k}" for k in plain.get(group, {}) if all(lookup(plain, f"{p}.{k}") is ABSENT for p in parts)
+        )
+
+
+def references(text: str) -> set[str]:
+    """The dotted names inside every `${...}`."""
+    insides = " ".join(re.findall(r"\$\{([^}]*)", text))
+    return set(re.findall(r"[\w.]+", re.sub(r"\[[\"']?(\w+)[\"']?\]", r".\1", insides)))
+
+
+def is_same(key: str, reference: str) -> bool:
+    """Whether a reference reaches a key: by its name, by that of its group or of a part, or relative to its place."""
+    if reference.startswith("."):
+        return f".{key}".endswith(f".{reference.lstrip('.')}")
+    return f"{key}.".startswith(f"{reference}.") or reference.startswith(f"{key}.")
+
+
+def check_arguments(raw: dict, path: str, node: dict, own: set[str]) -> None:
+    """Refuse what the constructor of a node's class does not take.
+
+    Args:
+        raw: the config, not resolved, to find the setting that a value comes from.
+        path: the dotted key of the node.
+        node: plain, with `_target_`.
+        own: dotted keys that the program reads itself.
+
+    Raises:
+        ValueError: naming the key and the value.
+    """
+    found = check_target(path, node["_target_"])
+    kinds, takes_any = arguments(found)
+    for name, value in node.items():
+        key = f"{path}.{name}"
+        if name.startswith("_") or key in own:
+            continue
+        if name in GIVEN.get(path, ()):
+            raise ValueError(f"{key} is set by the program; remove it")
+        if name not in kinds and not takes_any:
+            meant = did_you_mean(name, kinds) or f"; remove it (~{key})"
+            raise ValueError(f"there is no {key}, because {node['_target_']} takes no {name}{meant}")
+        check_kind(raw, key, kinds.get(name, Any), value)
+        least = LEAST.get((found.__name__, name))
+        if least is not None and isinstance(value, int | float) and value < least:
+            raise ValueError(f"{key} must be >= {least}, got {value}")
+
+
+def arguments(found: type) -> tuple[dict[str, Any], bool]:
+    """The annotations of a constructor's arguments by name, and whether it takes arguments of any name besides."""
+    try:
+        parameters = inspect.signature(found).parameters.values()
+        hints = get_type_hints(found.__init__)
+    except (ValueError, NameError):  # not written in Python, or annotated for a type checker only
+        return {}, True
+    # None as a default says that it is allowed, whatever the annotation says.
+    kinds = {p.name: hints.get(p.name, Any) | None if p.default is None else hints.get(p.name, Any) for p in parameters}
+    return kinds, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def check_kind(raw: dict, key: str, kind: Any, value: Any) -> None:
+    """Refuse a value that an annotation does not allow.
+
+    Args:
+        raw: the config, not resolved, to find the setting that the value comes from.
+        key: where the value is.
+        kind: the annotation. What it says of things that YAML cannot express counts for nothing.
+        value: plain. ABSENT, and what is still to be built (`_target_`), are of every kind.
+
+    Raises:
+        ValueError: naming the setting that the value comes from.
+    """
+    inside = [node for _, node in walk(value)]
+    if value is ABSENT or any(isinstance(node, dict) and "_target_" in node for node in inside):
+        return
+    has_large = any(is_large(node) for node in inside)
+    if not has_large and fits(kind, value) or not (wanted := describe(kind)):
+        return
+    key = origin(raw, key)
+    if has_large and "number" in wanted:
+        raise ValueError(f"{key} is too large: {value}")
+    if not fits(kind, value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        quoted = f""" (as text: "{key}='{value}'")""" if is_number and "text" in wanted else ""
+        raise ValueError(f"{key} must be {wanted}, got {value!r}{quoted}")
+
+
+def origin(raw: dict, key: str) -> str:
+    """The dotted key that a value comes from: another one, where the config there says `${other}`."""
+    while isinstance(source := lookup(raw, key), str) and (found := re.fullmatch(r"\$\{([A-Za-z_][\w.]*)\}", source)):
+        key = found[1]
+    return key
+
+
+def is_large(value: Any) -> bool:
+    """Whether a value is a number that 64 bits, or float32, cannot hold; infinity is no number here."""
+    largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
+    return isinstance(value, int | float) and largest < abs(value) < float("inf")
+
+
+def fits(kind: Any, value: Any) -> bool:
+    """Whether a plain value is what an annotation asks for: as JSON, in which a list may stand for a tuple."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        adapter(kind).validate_json(text.encode(errors="replace"))
+    except ValidationError:
+        return False
+    return True
+
+
+@cache
+def adapter(kind: Any) -> TypeAdapter:
+    """What checks values of a kind; of one that pydantic does not know, it allows everything."""
+    try:
+        return TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True))
+    except PydanticUserError:
+        return TypeAdapter(Any)
+
+
+def describe(kind: Any) -> str:
+    """What an annotation asks for, in words: `a whole number or null`; empty where YAML cannot express it."""
+    try:
+        return in_words(adapter(kind).json_schema())
+    except PydanticInvalidForJsonSchema:
+        return ""
+
+
+def in_words(schema: dict[str, Any]) -> str:
+    """As `describe`, for a JSON schema."""
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(map(in_words, schema["anyOf"])))
+    if "enum" in schema or "const" in schema:
+        return " or ".join(map(str, schema.get("enum") or [schema["const"]]))
+    if schema.get("type") != "array":
+        return WORDS.get(schema.get("type", ""), "")
+    number = f"{schema['maxItems']} " if "maxItems" in schema else ""
+    element = in_words(schema["prefixItems"][0] if "prefixItems" in schema else schema.get("items", {}))
+    elements = f"{element.removeprefix('a ')}s" if element.startswith("a ") else element
+    return f"a list of {number}{elements}" if elements else "a list"

@@ -1,0 +1,378 @@
+"""Hydra's sweeper `optuna`: a search in which each trial is a job of the sweep. Optuna is imported only when it begins.
+
+    vae-lab -m hydra/sweeper=optuna 'latent_dim=int(interval(2,64))'
+
+Its keys are those of Hydra's own Optuna plugin.
+"""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Transformer
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab.config.secrets import redact
+from vae_lab.errors import RunError, SweepError
+from vae_lab.runs.files import durable_open, read_json
+from vae_lab.runs.resume import quote
+from vae_lab.sweep.table import next_command
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import BaseStorage
+
+STORAGE = "VAE_LAB_STUDY"  # the variable in which a trial finds its study; a URL may hold a password
+IN_FOLDER = (None, "journal", "sqlite")  # storages that are files in the sweep's folder
+JOURNAL_URL = "journal://"  # how the URL of a file begins that is not a database
+OTHER = "begin another with another sweep.name or hydra.sweeper.study_name"
+
+
+class OptunaSweeper(Sweeper):
+    """Draws the jobs of a sweep from an Optuna study, until it has so many trials.
+
+    The study is kept in the sweep's folder. The same command goes on where it was: trials that a kill has interrupted
+    continue in their folders, and the rest up to `n_trials` is drawn.
+
+    Args:
+        sampler: config of a class of `optuna.samplers`; its seed moves on with the trials that there are.
+        pruner: config of a class of `optuna.pruners`; None ends no trial early.
+        direction: "minimize" or "maximize", or one of them for each metric.
+        metrics: keys of `result.json`; None is the monitored metric's best value.
+        n_trials: in all, >= 1.
+        n_jobs: at a time; None is as many as the launcher runs.
+        max_failure_rate: of a batch; a larger share of failed trials ends the search.
+        storage: see `storage_url`.
+        study_name: None is the name of the sweep, or "search" where the storage is in the sweep's folder.
+        params: overrides to draw from, as a dict.
+
+    Raises:
+        ValueError: if one of these is something else, or Optuna is not installed.
+    """
+
+    def __init__(
+        self,
+        sampler: DictConfig,
+        pruner: DictConfig | None,
+        direction: str | list[str],
+        metrics: list[str] | None,
+        n_trials: int,
+        n_jobs: int | None,
+        max_failure_rate: float,
+        storage: str | None,
+        study_name: str | None,
+        params: DictConfig | None,
+    ):
+        try:
+            import optuna
+        except ImportError as error:
+            raise ValueError(f"hydra/sweeper=optuna needs the package optuna ({error}): pip install optuna") from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.directions = [direction] if isinstance(direction, str) else list(direction)
+        if wrong := [d for d in self.directions if d not in ("minimize", "maximize")]:
+            raise ValueError(f"hydra.sweeper.direction must be minimize or maximize, got {wrong[0]!r}")
+        self.metrics = list(metrics) if metrics else None
+        if len(self.directions) != len(self.metrics or [None]):
+            raise ValueError(
+                f"hydra.sweeper.direction must have an entry for each of hydra.sweeper.metrics, got {direction}"
+            )
+        if pruner and len(self.directions) > 1:
+            raise ValueError("hydra/sweeper/pruner must be none where there are several metrics")
+        if not (isinstance(n_trials, int) and n_trials >= 1):
+            raise ValueError(f"hydra.sweeper.n_trials must be a whole number >= 1, got {n_trials!r}")
+        self.sampler, self.pruner = sampler, pruner
+        self.n_trials, self.n_jobs = n_trials, n_jobs
+        self.max_failure_rate = max_failure_rate
+        self.storage, self.study_name = storage, study_name
+        self.params = params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Take what Hydra gives, and build the launcher."""
+        self.config = config
+        self.parser = OverridesParser.create(config_loader=hydra_context.config_loader)
+        self.folder = Path(config.hydra.sweep.dir).resolve()
+        self.owns_storage = self.storage in IN_FOLDER
+        self.study_name = self.study_name or ("search" if self.owns_storage else self.folder.name)
+        os.environ[STORAGE] = storage_url(self.storage, self.folder)  # before the launcher starts processes
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        self.n_jobs = self.n_jobs or getattr(self.launcher, "room", 1)
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Search.
+
+        Args:
+            arguments: of the command, fixed ones and those to draw from.
+
+        Raises:
+            SweepError: if too many trials of a batch failed, or none was completed.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        given = self.parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+        overrides = {override.get_key_element(): override for override in given}  # the command has the last word
+        space = {key: distribution(override) for key, override in overrides.items() if override.is_sweep_override()}
+        fixed = [override.input_line for key, override in overrides.items() if key not in space]
+        if not space:
+            raise ValueError(
+                "a search needs something to vary: hydra.sweeper.params, or key=interval(0,1) and the like"
+            )
+        study = self._open_study()
+        check_space(study, space)
+        while batch := self._next_trials(study, space):
+            jobs = [[*fixed, *(f"{k}={v}" for k, v in trial.params.items()), *self._watched(trial)] for trial in batch]
+            returns = self.launcher.launch(jobs, initial_job_idx=batch[0].number)
+            ended = [pair for pair in zip(batch, returns, strict=True) if pair[1].cfg is not None]  # the others wait
+            failed = [self._tell(study, trial, returned) for trial, returned in ended].count(False)
+            if failed and self.config.sweep.on_failure == "stop":
+                raise SweepError("a trial failed, and sweep.on_failure=stop; the same command goes on")
+            if failed > self.max_failure_rate * len(batch):
+                raise SweepError(
+                    f"{failed} of {len(batch)} trials of a batch failed, more than "
+                    f"hydra.sweeper.max_failure_rate={self.max_failure_rate} allows"
+                )
+        self._report(study)
+
+    def _open_study(self) -> "Study":
+        """Make the study, or go on with it.
+
+        Raises:
+            ValueError: if its storage is no URL, or it is there with other directions or metrics, which Optuna would
+                keep without a word.
+            RunError: if its storage is damaged.
+        """
+        import optuna
+        from optuna.trial import TrialState
+
+        sampler, pruner = (OmegaConf.to_container(part) if part else {} for part in (self.sampler, self.pruner))
+        pruner = build_part("pruners", pruner, "hydra.sweeper.pruner") if pruner else optuna.pruners.NopPruner()
+        storage = open_storage(os.environ[STORAGE])
+        with storage_errors(os.environ[STORAGE]):
+            study = optuna.create_study(
+                study_name=self.study_name,
+                storage=storage,
+                directions=self.directions,
+                load_if_exists=True,
+                pruner=pruner,
+            )
+            trials = study.get_trials(deepcopy=False)
+        metrics = self.metrics or [f"best_value of {OmegaConf.select(self.config, 'callbacks.checkpoints.monitor')}"]
+        told = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+        before = (
+            [d.name.lower() for d in study.directions],
+            study.user_attrs.get("metrics", metrics) if told else metrics,
+        )
+        if before != (self.directions, metrics):
+            was, now = (
+                ", ".join(map(" ".join, zip(*aims, strict=False))) for aims in (before, (self.directions, metrics))
+            )
+            raise ValueError(f"the study {study.study_name} is there, to {was}, and cannot go on to {now}: {OTHER}")
+        study.set_user_attr("metrics", metrics)
+        moved = {} if sampler.get("seed") is None else {"seed": sampler["seed"] + len(trials)}
+        study.sampler = build_part("samplers", sampler | moved, "hydra.sweeper.sampler")
+        return study
+
+    def _next_trials(self, study: "Study", space: "dict[str, BaseDistribution]") -> "list[Trial]":
+        """Those that a kill has interrupted, then new ones."""
+        import optuna
+
+        trials = study.get_trials(deepcopy=False)
+        name = self.folder.name
+        mine = [trial for trial in trials if self.owns_storage or trial.user_attrs.get("sweep") == name]
+        unfinished = [optuna.Trial(study, trial._trial_id) for trial in mine if not trial.state.is_finished()]
+        batch = unfinished[: self.n_jobs]
+        for _ in range(min(self.n_jobs - len(batch), self.n_trials - len(trials))):
+            trial = study.ask(space)
+            trial.set_user_attr("sweep", name)
+            batch.append(trial)
+        return batch
+
+    def _watched(self, trial: "Trial") -> list[str]:
+        """Overrides that let the pruner look at a trial while it trains."""
+        settings = {
+            "_target_": "vae_lab.sweep.pruning.Pruning",
+            "trial": trial.number,
+            "study_name": quote(self.study_name),
+            "monitor": OmegaConf.select(self.config, "callbacks.checkpoints.monitor"),
+        }
+        return [f"+callbacks.pruning.{key}={value}" for key, value in settings.items()] if self.pruner else []
+
+    def _tell(self, study: "Study", trial: "Trial", returned: JobReturn) -> bool:
+        """Record how a trial ended; whether it did well."""
+        from optuna.trial import TrialState
+
+        values = self._values(returned)
+        if study.get_trials(deepcopy=False)[trial.number].user_attrs.get("pruned"):
+            study.tell(trial.number, state=TrialState.PRUNED)
+        else:
+            study.tell(trial.number, values, state=TrialState.FAIL if values is None else None)
+        return values is not None
+
+    def _values(self, returned: JobReturn) -> list[float] | None:
+        if returned.status != JobStatus.COMPLETED:
+            return None
+        result = read_json(Path(returned.hydra_cfg.hydra.runtime.output_dir) / "result.json")
+        metrics = self.metrics or ["best_value"]
+        if missing := [metric for metric in metrics if metric not in result]:
+            raise ValueError(f"hydra.sweeper.metrics: result.json has no {missing[0]}, only {', '.join(result)}")
+        values = [result[metric] for metric in metrics]
+        return values if all(value is not None and math.isfinite(value) for value in values) else None
+
+    def _report(self, study: "Study") -> None:
+        """Write `optimization_results.yaml`, as Hydra's own plugin does: the best trial, or the Pareto set."""
+        from optuna.trial import TrialState
+
+        counts = {state.name.lower(): len(study.get_trials(deepcopy=False, states=(state,))) for state in TrialState}
+        told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        if not counts["complete"]:
+            raise SweepError(f"no trial was completed: {told}")
+        if len(self.directions) == 1:
+            content = {"name": "optuna", "best_params": study.best_params, "best_value": study.best_value}
+            params = " ".join(
+                f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in study.best_params.items()
+            )
+            line = f"best of {told}: trial {study.best_trial.number}, {study.best_value:.6g}, {params}"
+        else:
+            solutions = [{"params": trial.params, "values": trial.values} for trial in study.best_trials]
+            content = {"name": "optuna", "solutions": solutions}
+            line = f"{len(solutions)} trials on the Pareto front, of {told}"
+        with durable_open(self.folder / "optimization_results.yaml") as file:
+            file.write(OmegaConf.to_yaml(OmegaConf.create(content)).encode())
+        print(f"{line} ({self.folder / 'optimization_results.yaml'})\n{next_command(self.folder)}", file=sys.stderr)
+
+
+def storage_url(storage: str | None, folder: Path) -> str:
+    """The URL of a study's storage: a journal or an sqlite database in the sweep's folder, or what the user says."""
+    if storage not in IN_FOLDER:
+        return storage
+    return f"sqlite:///{folder / 'optuna.db'}" if storage == "sqlite" else f"{JOURNAL_URL}{folder / 'optuna.journal'}"
+
+
+def open_storage(url: str) -> "BaseStorage":
+    """Open what `storage_url` names; raises what `storage_errors` raises."""
+    import optuna
+
+    with storage_errors(url):
+        if url.startswith(JOURNAL_URL):
+            from optuna.storages.journal import JournalFileBackend
+
+            return optuna.storages.JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL_URL)))
+        return optuna.storages.RDBStorage(url)
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Say which storage it was that could not be opened or read, without its password.
+
+    Raises:
+        ValueError: if the URL is wrong.
+        RunError: if what it names is damaged, or does not answer.
+    """
+    try:
+        yield
+    except OSError:  # names its file
+        raise
+    except Exception as error:  # SQLAlchemy's; of a damaged journal all kinds
+        from sqlalchemy.exc import ArgumentError
+
+        reason = redact(next(iter(str(error).splitlines()), type(error).__name__))
+        if not url.startswith(JOURNAL_URL) and isinstance(error, ArgumentError | ImportError | ValueError):
+            raise ValueError(
+                f"hydra.sweeper.storage must be journal, sqlite or a URL such as sqlite:///FILE, got {redact(url)}: "
+                f"{reason}"
+            ) from error
+        raise RunError(
+            f"cannot read the study in {redact(url.removeprefix(JOURNAL_URL).removeprefix('sqlite:///'))}: {reason}; "
+            "put a copy in its place, or begin another with another sweep.name or hydra.sweeper.storage"
+        ) from error
+
+
+def build_part(module: str, settings: dict, key: str) -> Any:
+    """Build a sampler or a pruner of Optuna by the name in its config.
+
+    Args:
+        module: "samplers" or "pruners".
+        settings: `_target_` and arguments.
+        key: of the settings, for messages.
+
+    Returns:
+        The sampler or pruner.
+
+    Raises:
+        ValueError: if there is no such class, or it takes other arguments.
+    """
+    import optuna
+
+    package = getattr(optuna, module)
+    prefix, _, name = str(settings.get("_target_")).rpartition(".")
+    if prefix != package.__name__ or name not in package.__all__:
+        raise ValueError(f"{key}._target_ must be a class of {package.__name__}, got {settings.get('_target_')!r}")
+    try:
+        return getattr(package, name)(**{k: value for k, value in settings.items() if k != "_target_"})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def distribution(override: Override) -> "BaseDistribution":
+    """What Optuna draws an override from, as Hydra's own Optuna plugin reads it.
+
+    `choice` and a plain list are categories, `range(a, b, step)` includes both ends, `interval(a, b)` is continuous,
+    whole numbers with `int(interval(a, b))`, and logarithmic with `tag(log, ...)`.
+
+    Args:
+        override: with more than one value.
+
+    Returns:
+        Optuna's distribution.
+
+    Raises:
+        ValueError: if nothing can be drawn from it, naming the key.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    value = override.value()
+    try:
+        if override.is_interval_sweep():
+            whole = isinstance(value.start, int) and isinstance(value.end, int)
+            kind = IntDistribution if whole else FloatDistribution
+            return kind(value.start, value.end, log="log" in value.tags)
+        if override.is_range_sweep() and not value.shuffle:
+            whole = all(isinstance(x, int) for x in (value.start, value.stop, value.step))
+            return (IntDistribution if whole else FloatDistribution)(value.start, value.stop, step=value.step)
+        return CategoricalDistribution(list(override.sweep_iterator(transformer=Transformer.encode)))
+    except ValueError as error:
+        raise ValueError(f"{override.get_key_element()}: {error}") from error
+
+
+def check_space(study: "Study", space: "dict[str, BaseDistribution]") -> None:
+    """Refuse a space that a study cannot go on with, before it draws a trial that would never run.
+
+    Args:
+        study: that is there.
+        space: key -> distribution.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    from optuna.distributions import check_distribution_compatibility
+
+    for trial in study.get_trials(deepcopy=False):
+        for key in trial.distributions.keys() & space.keys():
+            try:
+                check_distribution_compatibility(trial.distributions[key], space[key])
+            except ValueError as error:
+                raise ValueError(
+                    f"{key}: {error} The study {study.study_name} has drawn it from {trial.distributions[key]}, not "
+                    f"from {space[key]}: {OTHER}"
+                ) from error
