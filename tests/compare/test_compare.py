@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from compared import CONV, GAUSSIAN, write_run, write_sweep
 from plotly.offline import get_plotlyjs
+from rich.console import Console
 from scipy import stats
 from tracking import alone, go_online
 from wandb_server import WandbServer
 
+from vae_lab.compare import figures
 from vae_lab.compare.command import DEFAULTS, USAGE, as_settings, compare_runs, default_out, markdown
 from vae_lab.compare.comparison import compare
 from vae_lab.compare.figures import pareto
@@ -27,7 +29,7 @@ from vae_lab.compare.images import draw_groups
 from vae_lab.compare.report import page
 from vae_lab.compare.runs import find_runs
 from vae_lab.compare.statistics import adjust, difference, smallest_p_values, spread
-from vae_lab.compare.table import groups_table, harmless, runs_table, to_csv
+from vae_lab.compare.table import groups_table, harmless, runs_table, to_csv, to_html, to_terminal
 from vae_lab.compare.wandb import online_runs, read_online, save_view
 from vae_lab.errors import RunError
 from vae_lab.training.train import train
@@ -653,7 +655,8 @@ def test_the_browser_has_no_complaints(sweep, tmp_path):
                "--disable-background-networking", "--virtual-time-budget=60000",
                f"--user-data-dir={tmp_path / 'profile'}"]  # fmt: skip
     done = subprocess.run([browser, *options, path.as_uri()], capture_output=True, text=True, timeout=120, check=False)
-    assert "CONSOLE" not in done.stderr, done.stderr
+    told = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not [line for line in told if "WebGL" not in line], told  # a machine without a GPU is slow, and says so
     assert 'data-members="[' in done.stdout  # the buttons of the legend
     assert 'data-drawn="true"' in done.stdout
     assert done.stdout.count('class="plot-container') > 10

@@ -103,7 +103,8 @@ def groups_table(comparison: Comparison) -> Table:
         mark = " †" if metric in comparison.apart else ""
         title = (metric if len(stages) > 1 else key_of(metric)).replace("_", " ")
         decides = metric == comparison.sort
-        return Column(f"{title}{mark}", f"{arrow}{known.unit}", "metric", not is_higher_better(metric), decides)
+        unit = "" if known.unit == title else known.unit
+        return Column(f"{title}{mark}", f"{arrow}{unit}".strip(), "metric", not is_higher_better(metric), decides)
 
     settings = [
         Column(name(key), "" if name(key) == key else key.rpartition(".")[0], "setting") for key in comparison.keys
