@@ -519,6 +519,6 @@ def finish(traces: list[dict], title: str, x: dict, y: dict, menus: list[dict], 
     look = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "font": {"size": 11}, "bgcolor": "rgba(0,0,0,0)",
             "bordercolor": FAINT, "showactive": True}  # fmt: skip
     menus = [own for own in menus if len(own["buttons"]) > 1]
-    menus = [{**own, **look, "pad": {"l": 80 * i, "b": 4}} for i, own in enumerate(menus)]
+    menus = [{**own, **look, "pad": {"l": 84 * i, "b": 4}} for i, own in enumerate(menus)]
     own = {"template": TEMPLATE, "title": {"text": title}, "xaxis": x, "yaxis": y, "updatemenus": menus, "height": 400}
     return go.Figure(traces, own | layout)
