@@ -865,3 +865,15 @@ def test_online_failures_are_one_line():
         online_runs("me/project", SimpleNamespace(runs=lambda path, filters: []))
     with pytest.raises(ValueError, match="ENTITY/PROJECT"):
         online_runs("project", SimpleNamespace())
+
+
+def test_wrong_settings_are_refused(tmp_path):
+    for key in DEFAULTS:
+        assert f"  {key}=" in USAGE or f" {key}=" in USAGE, key
+    with pytest.raises(ValueError, match="sort must be METRIC or -METRIC"):
+        compare_runs([str(tmp_path), "sort=-"])
+    for wrong in (["--what"], ["x=1"], [], ["max_images=0", "a"], ["spread=x", "a"], ["sort=", "a"]):
+        with pytest.raises(ValueError, match=r"\w"):
+            compare_runs(wrong)
+    assert default_out([tmp_path], None) != default_out([tmp_path / "b"], None)
+    assert default_out([tmp_path], None).parent == Path("outputs/compare")
