@@ -22,7 +22,7 @@ from tracking import alone, go_online
 from wandb_server import WandbServer
 
 from vae_lab.compare import figures
-from vae_lab.compare.command import compare_runs, markdown
+from vae_lab.compare.command import DEFAULTS, USAGE, compare_runs, default_out, markdown
 from vae_lab.compare.comparison import compare
 from vae_lab.compare.figures import pareto
 from vae_lab.compare.images import draw_groups
