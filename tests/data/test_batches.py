@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vae_lab.data.batches import BINARIZE_MODES, Batch, EpochSampler, ImageData, count
+from vae_lab.data.batches import BINARIZE_MODES, Batch, EpochSampler, ImageData
 from vae_lab.data.decoding import Images
 from vae_lab.errors import DataError
 from vae_lab.training.module import check_same_images
@@ -323,19 +323,6 @@ def test_examples_are_the_same_at_every_call(binarize):
 
 
 # Ranges
-
-
-def test_count_takes_numbers_and_fractions():
-    assert count("val_size", 7, 100) == 7
-    assert count("val_size", 0.07, 100) == 7
-    assert count("val_size", 0, 100) == count("val_size", 0.0, 100) == 0
-    assert count("val_size", 99, 100) == 99
-
-
-@pytest.mark.parametrize(("size", "total"), [(100, 100), (101, 100), (-1, 100), (0.999, 100), (0, 0)])
-def test_count_leaves_at_least_one(size, total):
-    with pytest.raises(ValueError, match=rf"dataset\.val_size must leave at least one of {total} images, got {size}"):
-        count("val_size", size, total)
 
 
 def test_splits_that_leave_nothing_name_their_key():

@@ -63,7 +63,7 @@ def files(folder: Path) -> list[str]:
 
 
 def fetch(server, path: Path, *modes: str) -> None:
-    with obtaining("Some data", path.parent, path.parent, [path.name]) as missing:
+    with obtaining("Some data", path.parent, path.parent.name, [path.name]) as missing:
         if missing:
             download([server.url(mode) + "file" for mode in modes], path, MD5)
 
