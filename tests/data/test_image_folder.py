@@ -101,13 +101,6 @@ def test_decoding_is_announced_once_in_the_log(tmp_path, caplog):
     assert [record.message for record in caplog.records] == [f"decoding 1 pictures of {tmp_path / 'in'}"]
 
 
-def test_the_cache_begins_with_the_pixels(tmp_path):
-    draw(tmp_path / "in" / "1.png", 1)
-    images = read(tmp_path)
-    (file,) = (tmp_path / "cache").glob("*.pixels")
-    assert file.read_bytes()[: images.pixels.numel()] == images.pixels.numpy().tobytes()
-
-
 def test_what_is_wrong_with_a_folder_is_said(tmp_path):
     with pytest.raises(DataError, match=r"cannot read .*/in .*set dataset.root to a folder of pictures .\.jpg .*\.pgm"):
         read(tmp_path)

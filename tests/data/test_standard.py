@@ -1,5 +1,4 @@
 import hashlib
-import pickle
 from pathlib import Path
 from urllib.error import URLError
 
@@ -43,24 +42,6 @@ def test_mnist_is_the_known_data(data_root: Path, capfd):
     assert images.labels[:5, 0].tolist() == [5, 0, 4, 1, 9]
     assert images.labels[60_000:60_005, 0].tolist() == [7, 2, 1, 0, 4]
     assert capfd.readouterr() == ("", "")
-
-
-def test_cifar10_splits_and_channel_order(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    batches = [f"data_batch_{index}" for index in range(1, 6)] + ["test_batch"]
-    contents = {name: rng.integers(0, 256, (2, 3072), dtype=np.uint8) for name in batches}
-    for index, (name, data) in enumerate(contents.items()):
-        (folder / name).write_bytes(pickle.dumps({"data": data, "labels": [index, 9]}))
-    checksums = [[name, hashlib.md5((folder / name).read_bytes()).hexdigest()] for name in batches]
-    monkeypatch.setattr(torchvision_datasets.CIFAR10, "train_list", checksums[:5])
-    monkeypatch.setattr(torchvision_datasets.CIFAR10, "test_list", checksums[5:])
-    images = CIFAR10(str(tmp_path), (3, 32, 32), "resize").read()
-    assert images.num_test == 2
-    assert images.factors == ("class",)
-    np.testing.assert_array_equal(images.pixels.flatten(1), np.concatenate(list(contents.values())))
-    assert images.labels[:, 0].tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9, 5, 9]
 
 
 def test_celeba_keeps_the_official_partition(tmp_path, monkeypatch: pytest.MonkeyPatch):

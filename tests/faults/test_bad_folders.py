@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from picture_folder import draw, draw_many, flipped, read, values
 
 from vae_lab.data.image_folder import ImageFolder
 from vae_lab.errors import DataError
-from vae_lab.training.build import build_data
 from vae_lab.training.train import train
 
 pytestmark = pytest.mark.fault
@@ -261,17 +259,3 @@ def test_b11_few_pictures_are_trained_on(number: int, override: str, few, tmp_pa
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 2
     assert np.isfinite(next(value for key, value in result.items() if key.endswith("/loss")))
-
-
-def test_b11_a_split_that_takes_everything_is_refused(few):
-    for key in ("val_size", "test_size"):
-        with pytest.raises(ValueError, match=f"dataset.{key} must leave at least one of 3 images, got 3"):
-            build_data(few(3, f"dataset.{key}=3")).setup("fit")
-
-
-def test_b11_fewer_validation_images_than_processes_are_refused(few):
-    data = build_data(few(3, "dataset.val_size=1"))
-    data.trainer = SimpleNamespace(global_rank=0, world_size=2)
-    data.setup("fit")
-    with pytest.raises(ValueError, match="1 images of the val split are too few for 2 processes: raise dataset.val_"):
-        data.val_dataloader()

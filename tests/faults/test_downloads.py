@@ -182,6 +182,8 @@ def test_b2_cifar10_is_unpacked_without_what_does_not_belong(server, tmp_path, m
     root = tmp_path / "root"
     images = CIFAR10(str(root), (3, 32, 32), "resize").read()
     np.testing.assert_array_equal(images.pixels.flatten(1), np.concatenate(list(data.values())))
+    assert images.labels[:, 0].tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9, 5, 9]
+    assert (images.factors, images.num_test) == (("class",), 2)
     assert files(root / "cifar-10-batches-py") == names
     assert files(tmp_path) == sorted([*names, "cifar.tar.gz"])
     shutil.rmtree(root / "cifar-10-batches-py")

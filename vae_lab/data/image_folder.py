@@ -134,9 +134,8 @@ class ImageCache:
             if (found := self._load(path, files)) is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with FileLock(self.folder / "lock"):
-                    if (found := self._load(path, files)) is None:  # another process may have made it meanwhile
-                        self._make(path, files)
-                        found = self._load(path, files)
+                    # Another process may have made it meanwhile.
+                    found = self._load(path, files) or self._make(path, files)
         except OSError as error:
             size = len(files) * math.prod(self.image_shape)
             reason = f"cannot keep {size:,} bytes of decoded pictures in {printable(self.folder)} ({one_line(error)})"
@@ -161,8 +160,8 @@ class ImageCache:
         errors = {index: error for index, error in again.items() if isinstance(error, str)}
         return (torch.from_numpy(pixels).view(-1, *self.image_shape), errors) if len(errors) == len(again) else None
 
-    def _make(self, path: Path, files: list[File]) -> None:
-        """Decodes all files into a cache file. Nobody else writes to the folder meanwhile."""
+    def _make(self, path: Path, files: list[File]) -> tuple[Tensor, dict[int, str]] | None:
+        """Decodes all files into a cache file, and maps that. Nobody else writes to the folder meanwhile."""
         for leftover in self.folder.glob("*.part"):  # of killed processes
             leftover.unlink(missing_ok=True)
         console = Console(stderr=True)
@@ -182,6 +181,7 @@ class ImageCache:
             self._judge(errors, len(files))
             is_kept = bytes(index not in errors for index in range(len(files)))
             part.write(is_kept + zlib.crc32(is_kept, checksum).to_bytes(4, "little"))
+        return self._load(path, files)
 
     def _decode(self, file: File) -> Tensor | str:
         """Returns uint8 (C, size, size), or what is wrong with the picture."""
