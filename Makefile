@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FAULTS ?= fault or slow
 
 .PHONY: help install demo test test-faults lint format clean
 
@@ -20,18 +21,19 @@ demo: $(STAMP)  ## train the default experiment on the bundled digits, less than
 	$(BIN)/vae-lab
 
 test: $(STAMP)  ## run the tests, a few minutes
-	$(BIN)/python -m pytest -n 2 -q -m 'not slow'
+	$(BIN)/python -m pytest -n 2 -q --dist worksteal -m 'not slow'
 
 test-faults: $(STAMP)  ## kill, corrupt and starve real runs in every way we know (docs/reliability.md), some minutes
-	$(BIN)/python -m pytest -n 2 -q -m 'fault or slow'
+	$(BIN)/python -m pytest -n 2 -q --dist worksteal -m '$(FAULTS)'
 
-lint: $(STAMP)  ## check style
+lint: $(STAMP)  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(STAMP)  ## apply style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## remove .venv and caches; outputs/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info

@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-STATUS = {"error": 500, "unauthorized": 401, "forbidden": 403, "reject": 404, "busy": 429}
+STATUS = {"error": 500, "unauthorized": 401}
 PAGES = {"garbage": b"\x00\xff{]" * 100, "html": b"<html><body>Please log in to the hotel's network</body></html>"}
 
 
@@ -29,9 +29,8 @@ class Run:
 class WandbServer:
     """Serves on a free port until the `with` block ends.
 
-    The modes are "ok", those of `STATUS`, "hang" (no answer), "slow" (one byte a second), "reset" (the connection is
-    cut), "garbage" and "html" (answers that are not W&B's). `after_start` is the mode from the moment on when a run was
-    started.
+    The modes are "ok", those of `STATUS`, "hang" (no answer), "reset" (the connection is cut), "garbage" and "html"
+    (answers that are not W&B's). `after_start` is the mode from the moment on when a run was started.
     """
 
     def __init__(self, mode: str = "ok", after_start: str = "ok"):
@@ -144,20 +143,13 @@ class _Handler(BaseHTTPRequestHandler):
             linger = struct.pack("ii", 1, 0)  # a reset instead of an orderly end
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             return
-        is_ours = mode in ("ok", "slow")
-        answer = json.dumps(self.wandb.answer(self.path, body, self.headers["Host"]) if is_ours else {}).encode()
+        answer = json.dumps(self.wandb.answer(self.path, body, self.headers["Host"]) if mode == "ok" else {}).encode()
         data = PAGES.get(mode, answer)
         self.send_response(STATUS.get(mode, 200))
         self.send_header("Content-Type", "text/html" if mode == "html" else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if mode != "slow":
-            self.wfile.write(data)
-            return
-        for number in data:
-            self.wfile.write(bytes([number]))
-            if self.wandb.closing.wait(1):
-                return
+        self.wfile.write(data)
 
     do_GET = do_POST = do_PUT = _reply  # noqa: N815
 

@@ -13,7 +13,10 @@ from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
 from vae_lab.training.train import train
 
-GROUPS = ("dataset", "model", "posterior", "loss", "objective", "optimizer", "optimizer/schedule", "trainer", "logger")
+GROUPS = (
+    *("dataset", "model", "posterior", "prior", "loss", "objective", "optimizer", "optimizer/schedule", "trainer"),
+    *("logger", "metrics"),
+)
 OPTIONS = [
     (group, path.stem)
     for group in (*GROUPS, "callbacks", "experiment")

@@ -1,7 +1,6 @@
 """What was probably meant. How whole command lines are answered is in `faults/test_config.py`."""
 
 import pytest
-from omegaconf import OmegaConf
 
 from vae_lab.config.explain import did_you_mean, nearest, refuse_flags, setting_names
 
@@ -33,8 +32,8 @@ def test_at_most_three_are_named():
 
 
 def test_settings_that_only_hand_on_another_are_not_suggested():
-    cfg = OmegaConf.create({"a": 1, "b": {"_target_": "x", "c": "${a}", "d": {"e": None}}, "f": "???"})
-    assert list(setting_names(cfg)) == ["a", "b", "b.d", "b.d.e", "f"]
+    raw = {"a": 1, "b": {"_target_": "x", "c": "${a}", "d": {"e": None}}, "f": "???"}
+    assert list(setting_names(raw)) == ["a", "b", "b.d", "b.d.e", "f"]
 
 
 @pytest.mark.parametrize("argument", ["--latent-dim=8", "--epochs", "hydra.run.dir="])

@@ -42,4 +42,6 @@ def test_a_key_has_the_roles_of_what_it_lies_in(of, key, expected):
 
 
 def test_an_export_holds_what_rebuilds_the_model_and_its_images():
-    assert keys(Role.SHARED) == ("seed", "latent_dim", "dataset", "model", "posterior", "loss", "objective")
+    shared = keys(Role.SHARED)
+    assert {"latent_dim", "dataset", "model", "posterior", "prior", "loss", "objective"} <= set(shared)
+    assert not {"data_root", "trainer", "optimizer", "logger", "run_dir"} & set(shared)

@@ -179,7 +179,7 @@ def test_redact_replaces_values_everywhere_and_leaves_the_original_alone():
     }
     assert redact(config) == {
         "a": ["***", "x***y", 1.5, None, True],
-        "b": {"url": "postgres://me:***@host/db", "api_key": "***", "token": None, "tokens": "abc"},
+        "b": {"url": "postgres://***@host/db", "api_key": "***", "token": None, "tokens": "abc"},
         "c": ["true", "https://example.org"],
     }
     assert config["a"][0] == SECRET

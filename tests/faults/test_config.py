@@ -78,12 +78,14 @@ A4 = {
     "+foo=1": "nothing reads foo; remove it, or refer to it from another setting as ${foo}",
     "+sede=1": "nothing reads sede; did you mean seed? remove it",
     "+dataset.foo=1": "nothing reads dataset.foo",
+    "+dataset.seed=1": "nothing reads dataset.seed",  # the run's is meant
     "+dataset.root=x": "nothing reads dataset.root",  # the bundled digits have none
     "+loss.foo=1": "nothing reads loss.foo",
     "+model.strides=[2]": "nothing reads model.strides (perhaps another option of model= does)",
     "+model.hiden_dims=[2]": "nothing reads model.hiden_dims (perhaps another option of model= does); "
     "did you mean model.hidden_dims?",
-    "+model.encoder.foo=1": "there is no model.encoder.foo, because vae_lab.models.networks.mlp.MLPEncoder takes no foo",
+    "+model.encoder.foo=1": "there is no model.encoder.foo, because vae_lab.models.networks.mlp.MLPEncoder takes no "
+    "foo",
     "+model.encoder.out_features=1": "model.encoder.out_features is set by the program; remove it",
     "+posterior.foo=1": "there is no posterior.foo, because vae_lab.models.posteriors.Gaussian takes no foo",
     "+objective.freebits=1": "there is no objective.freebits, because vae_lab.objectives.elbo.ELBO takes no freebits; "
@@ -94,7 +96,7 @@ A4 = {
     "did you mean max_epochs?",
     "+trainer.callbacks=[]": "trainer.callbacks is set by the program; remove it",
     "+trainer.enable_progress_bar=true": "trainer.enable_progress_bar is set by the program; remove it",
-    "+callbacks.checkpoints.foo=1": "there is no callbacks.checkpoints.foo, because vae_lab.runs.checkpoints.Checkpoints",
+    "+callbacks.checkpoints.foo=1": "there is no callbacks.checkpoints.foo, because vae_lab.runs.checkpoints.Checkp",
     "+callbacks.picture.num_images=1": "callbacks.picture has settings, but the chosen callbacks= option",
 }
 

@@ -57,7 +57,8 @@ HIDDEN = {
     "nested": "{_target_: vae_lab.training.progress.Progress, x: {y: [{_target_: hostile_module.Thing}]}}",
     "partial": "{_target_: hostile_module.Thing, _partial_: true}",
     "arguments": "{_target_: vae_lab.training.progress.Progress, _args_: [{_target_: hostile_module.Thing}]}",
-    "not recursive": "{_target_: vae_lab.training.progress.Progress, _recursive_: false, x: {_target_: hostile_module.Thing}}",
+    "not recursive": "{_target_: vae_lab.training.progress.Progress, _recursive_: false, "
+    "x: {_target_: hostile_module.Thing}}",
     "not converted": "{_target_: hostile_module.Thing, _convert_: none}",
     "interpolated": "{name: hostile_module.Thing, x: {_target_: '${callbacks.guest.name}'}}",
     "from the environment": "{_target_: '${oc.env:HOSTILE}'}",
@@ -110,6 +111,15 @@ def of_hydra(key: str) -> dict:
     for name in reversed(key.split(".")):
         node = {name: node}
     return node
+
+
+def test_g3_a_hostile_target_in_a_config_file_is_refused(tmp_path, marker, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    content = "# @package _global_\ncallbacks: {guest: {_target_: hostile_module.Thing}}\n"
+    (tmp_path / "conf" / "experiment" / "evil.yaml").write_text(content)
+    folder = f"--config-dir={tmp_path / 'conf'}"
+    refused(*command("vae-lab", folder, *TINY, "experiment=evil"), "callbacks.guest", marker)
 
 
 @pytest.mark.parametrize("name", [".hydra", "checkpoints", "../outside"])

@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from refusals import composed, refused
 
+from vae_lab.config.nested import leaves
 from vae_lab.errors import DataError, NumericsError, RunError
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
@@ -36,11 +37,6 @@ BASES = {
     ],
     "wandb": ["dataset=image_folder", "logger.wandb.mode=disabled", "callbacks=none", *FAST],
 }
-
-
-def leaves(node, path=""):
-    for key, value in node.items():
-        yield from leaves(value, f"{path}{key}.") if isinstance(value, dict) and value else [f"{path}{key}"]
 
 
 def every_key():
@@ -112,6 +108,8 @@ A3 = {
     "loss.KLD_weight=much": "loss.KLD_weight must be a finite number, got 'much'",
     "loss.warmup_steps=0.5": "loss.warmup_steps must be a whole number, got 0.5",
     "dataset.flip=1": "dataset.flip must be true or false, got 1",
+    "dataset.batch_size=x": "dataset.batch_size must be a whole number, got 'x'",
+    "dataset.val_size=x": "dataset.val_size must be a finite number, got 'x'",
     "dataset.channels=x": "dataset.channels must be a whole number, got 'x'",
     "dataset.image_shape=[1,8]": "dataset.image_shape must be a list of 3 whole numbers, got [1, 8]",
     "model.hidden_dims=16": "model.hidden_dims must be a list of whole numbers, got 16",
@@ -128,14 +126,17 @@ A3 = {
     "optimizer/schedule=OPTION",
     "+optimizer.schedule.warmup_steps=5": "optimizer.schedule must name a class (_target_), got {'warmup_steps': 5}",
     "loss.likelihood=mse": "loss.likelihood must name a class (_target_), got 'mse'; choose one with loss=OPTION",
-    "posterior._target_=vae_lab.models.likelihoods.Gaussian": "posterior must be a class with params_per_latent, got Gaussian",
-    "loss.likelihood._target_=vae_lab.models.posteriors.Gaussian": "loss.likelihood must be a class with params_per_channel",
+    "posterior._target_=vae_lab.models.likelihoods.Gaussian": "posterior must be a class with params_per_latent, got "
+    "Gaussian",
+    "loss.likelihood._target_=vae_lab.models.posteriors.Gaussian": "loss.likelihood must be a class with "
+    "params_per_channel",
     "optimizer._target_=torch.optim.SGD": "there is no optimizer.betas, because torch.optim.SGD takes no betas; "
     "remove it (~optimizer.betas)",
     "~posterior": "posterior must name a class (_target_), got nothing; choose one with posterior=OPTION",
     "~logger": "logger must be a dict of classes, got nothing; choose one with logger=OPTION",
     "callbacks.progress=false": "callbacks.progress must name a class (_target_) or be null, got False",
-    "+callbacks.x={_target_:vae_lab.models.posteriors.Gaussian}": "callbacks.x must be a Callback of Lightning, got Gaussian",
+    "+callbacks.x={_target_:vae_lab.models.posteriors.Gaussian}": "callbacks.x must be a Callback of Lightning, got "
+    "Gaussian",
     "callbacks.checkpoints.every_n_minutes=x": "callbacks.checkpoints.every_n_minutes must be a finite number, got 'x'",
     "trainer.max_steps=null": "trainer.max_steps must be a whole number, got None",
     "trainer.min_epochs=x": "trainer.min_epochs must be a whole number or null, got 'x'",

@@ -190,7 +190,8 @@ def test_what_is_no_run_is_refused(tmp_path, make_run):
 
 
 def test_the_help_names_every_setting(capsys):
-    export_run(["--help"])
+    with pytest.raises(SystemExit):
+        export_run(["--help"])
     text = capsys.readouterr().out
     for word in ("RUN_DIR", "out=", "checkpoint=", "load_run"):
         assert word in text

@@ -5,14 +5,13 @@ import re
 import shutil
 import webbrowser
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from vae_lab.compare.comparison import Comparison, compare, conclusion
 from vae_lab.compare.runs import SWEEP, find_runs
 from vae_lab.compare.table import groups_table, plain, runs_table, to_csv, to_markdown, to_terminal, unfinished_table
-from vae_lab.config.arguments import check_choice, read_arguments
+from vae_lab.config.arguments import read_arguments
 from vae_lab.metrics.catalogue import find
 from vae_lab.runs.files import durable_open
 
@@ -48,6 +47,7 @@ DEFAULTS = {
     "wandb": None,
     "wandb_view": None,
 }
+ALLOWED = {"spread": ("sd", "ci"), "max_images": range(1, 10**6)}
 LISTS = ("metrics", "by")
 
 
@@ -61,11 +61,14 @@ def compare_runs(arguments: list[str]) -> None:
         ValueError: if a setting is wrong.
         RunError: if there is no run, or the report cannot be written.
     """
-    if "--help" in arguments or "-h" in arguments:
-        print(USAGE)
-        return
-    folders, settings = read_arguments(as_settings(arguments), DEFAULTS)
-    check(folders, settings)
+    folders, settings = read_arguments(arguments, DEFAULTS, USAGE, ALLOWED)
+    if not folders and not settings["wandb"]:
+        raise ValueError("no folder given; usage: vae-lab-compare DIR... [key=value], or --help")
+    if settings["sort"] == "-":
+        raise ValueError("sort must be METRIC or -METRIC, got '-'")
+    for key in LISTS:
+        words = (settings[key] or "").strip("[]()").split(",")
+        settings[key] = [word.strip() for word in words if word.strip()]
     entries, notes = find_runs(folders)
     title = ", ".join(dict.fromkeys(entry.source for entry in entries)) or "runs"
     if settings["wandb"]:
@@ -94,55 +97,6 @@ def compare_runs(arguments: list[str]) -> None:
         print(f"view      {save_view(comparison, settings['wandb_view'])}")
     if settings["open"]:
         webbrowser.open(path.resolve().as_uri())
-
-
-def as_settings(arguments: list[str]) -> list[str]:
-    """`--key value` and `--key=value` as `key=value`.
-
-    Raises:
-        ValueError: naming a key that is unknown or has no value.
-    """
-    found, rest = [], list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        key, equals, _ = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--"):
-            found.append(argument)
-        elif key not in DEFAULTS:
-            raise ValueError(f"there is no --{key}; see vae-lab-compare --help")
-        elif equals:
-            found.append(argument[2:])
-        elif isinstance(DEFAULTS[key], bool) and not (rest and rest[0] in ("true", "false")):
-            found.append(f"{key}=true")
-        elif not rest or rest[0].startswith("--") or rest[0].partition("=")[0] in DEFAULTS:
-            raise ValueError(f"--{key} needs a value")
-        else:
-            found.append(f"{key}={rest.pop(0)}")
-    return found
-
-
-def check(folders: list[Path], settings: dict[str, Any]) -> None:
-    """Refuse what is not one of the values in `USAGE`, and make lists of those that are.
-
-    Raises:
-        ValueError: naming the key.
-    """
-    if not folders and not settings["wandb"]:
-        raise ValueError("no folder given; usage: vae-lab-compare DIR... [key=value], or --help")
-    for folder in folders:
-        if "=" in str(folder) and not folder.exists():
-            raise ValueError(f"{folder} is no setting of vae-lab-compare, and no folder; see vae-lab-compare --help")
-    check_choice(settings, "spread", ("sd", "ci"))
-    if settings["sort"] == "-":
-        raise ValueError("sort must be METRIC or -METRIC, got '-'")
-    for key in ("images", "open"):
-        if not isinstance(settings[key], bool):
-            raise ValueError(f"{key} must be true or false, got {settings[key]!r}")
-    if type(settings["max_images"]) is not int or settings["max_images"] < 1:
-        raise ValueError(f"max_images must be a number >= 1, got {settings['max_images']!r}")
-    for key in LISTS:
-        words = (settings[key] or "").strip("[]()").split(",")
-        settings[key] = [word.strip() for word in words if word.strip()]
 
 
 def default_out(folders: list[Path], wandb: str | None) -> Path:

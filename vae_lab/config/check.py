@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -97,15 +97,15 @@ def check_settings(cfg: DictConfig, readers: Mapping[str, type]) -> None:
     Raises:
         ValueError: naming the setting by its full key, and its value.
     """
-    plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    raw = OmegaConf.to_container(cfg)
+    plain = cast(dict, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    raw = cast(dict, OmegaConf.to_container(cfg))
     check_not_empty(raw, plain)
     check_parts(plain)
     for group in COLLECTIONS:
         check_members(plain, group)
     own = own_kinds(readers)
     if cfg.resume in (None, "auto"):  # what continues was accepted when it began
-        check_read(cfg, plain, own)
+        check_read(raw, plain, own)
     check_own(raw, plain, readers)
     for path, node in walk(plain):
         if isinstance(node, dict) and "_target_" in node:
@@ -186,7 +186,7 @@ def check_members(plain: dict, group: str) -> None:
             raise ValueError(f"{group}.{name} must name a class (_target_) or be null, got {member!r}")
 
 
-def check_read(cfg: DictConfig, plain: dict, own: Mapping[str, Any]) -> None:
+def check_read(raw: dict, plain: dict, own: Mapping[str, Any]) -> None:
     """Refuse settings that nothing reads, such as a mistyped one, or one that an experiment sets for another model.
 
     A setting is read by the program, by a class that it is an argument of, or by another setting as `${key}`.
@@ -194,14 +194,12 @@ def check_read(cfg: DictConfig, plain: dict, own: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming the settings.
     """
-    text = OmegaConf.to_yaml(cfg)
-    if HydraConfig.initialized():  # the name of a run's folder
-        text += OmegaConf.to_yaml(HydraConfig.get())
-    referred = references(text)
+    hydra = OmegaConf.to_container(HydraConfig.get()) if HydraConfig.initialized() else {}  # the name of a run's folder
+    referred = references("\n".join(text for _, text in walk([raw, hydra]) if isinstance(text, str)))
     ours = {*own, *PARTS, *COLLECTIONS, *(key.split(".")[0] for key in (*own, *PARTS))}
     unread = [key for key in own_keys(plain) if key not in ours and not any(is_same(key, other) for other in referred)]
     if unread:
-        meant = did_you_mean(unread[0], (name for name in setting_names(cfg) if name not in unread))
+        meant = did_you_mean(unread[0], (name for name in setting_names(raw) if name not in unread))
         group = unread[0].partition(".")[0]
         other = f" (perhaps another option of {group}= does)" if "." in unread[0] else ""
         raise ValueError(
@@ -266,7 +264,7 @@ def arguments(found: type) -> tuple[dict[str, Any], bool]:
     """The annotations of a constructor's arguments by name, and whether it takes arguments of any name besides."""
     try:
         parameters = inspect.signature(found).parameters.values()
-        hints = get_type_hints(found.__init__)
+        hints = get_type_hints(found.__init__)  # type: ignore[misc]
     except (ValueError, NameError):  # not written in Python, or annotated for a type checker only
         return {}, True
     # None as a default says that it is allowed, whatever the annotation says.
@@ -289,13 +287,13 @@ def check_kind(raw: dict, key: str, kind: Any, value: Any) -> None:
     inside = [node for _, node in walk(value)]
     if value is ABSENT or any(isinstance(node, dict) and "_target_" in node for node in inside):
         return
-    has_large = any(is_large(node) for node in inside)
-    if not has_large and fits(kind, value) or not (wanted := describe(kind)):
+    is_fit, has_large = fits(kind, value), any(is_large(node) for node in inside)
+    if is_fit and not has_large:
         return
-    key = origin(raw, key)
+    wanted, key = describe(kind), origin(raw, key)
     if has_large and "number" in wanted:
         raise ValueError(f"{key} is too large: {value}")
-    if not fits(kind, value):
+    if wanted and not is_fit:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         quoted = f""" (as text: "{key}='{value}'")""" if is_number and "text" in wanted else ""
         raise ValueError(f"{key} must be {wanted}, got {value!r}{quoted}")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import cast
 
 import yaml
 from hydra.errors import (
@@ -12,7 +13,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from vae_lab.config.nested import ABSENT, lookup, walk
@@ -52,9 +53,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
-def setting_names(cfg: DictConfig) -> Iterator[str]:
+def setting_names(raw: dict) -> Iterator[str]:
     """The dotted name of every group and setting, without Hydra's and those that only hand on another (`${...}`)."""
-    for key, value in walk({name: node for name, node in OmegaConf.to_container(cfg).items() if name != "hydra"}):
+    for key, value in walk({name: node for name, node in raw.items() if name != "hydra"}):
         if re.fullmatch(r"(.*\.)?[a-zA-Z]\w*", key) and not (isinstance(value, str) and "${" in value):
             yield key
 
@@ -97,7 +98,7 @@ def explain_option(error: MissingConfigException) -> str:
     """A group has no such option."""
     if not error.options:
         return str(error).splitlines()[0]
-    group, _, option = error.missing_cfg_file.rpartition("/")
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
     return (
         f"there is no {group}={option}{did_you_mean(option, error.options)} "
         f"(options of {group}: {', '.join(error.options)})"
@@ -109,8 +110,8 @@ def explain_key(error: ConfigAttributeError | ConfigKeyError, conf: Path | None)
     key, parent = str(error.full_key), error.parent_node
     root = OmegaConf.create() if parent is None else parent._get_root()
     dotted = key.replace("/", ".")
-    meant = did_you_mean(dotted, [*groups(conf), *setting_names(root)])
-    if options := options_with(dotted, conf):
+    meant = did_you_mean(dotted, [*groups(conf), *setting_names(cast(dict, OmegaConf.to_container(root)))])
+    if conf and (options := options_with(dotted, conf)):
         meant = f"; it belongs to {' or '.join(options)}"
     if "/" in key:
         meant = meant.replace(".", "/")
@@ -120,10 +121,10 @@ def explain_key(error: ConfigAttributeError | ConfigKeyError, conf: Path | None)
     return f"there is no key {key}{meant}{hint}"
 
 
-def options_with(key: str, conf: Path | None) -> list[str]:
+def options_with(key: str, conf: Path) -> list[str]:
     """The options, as `group=option`, that would bring a dotted key."""
     parts, found = key.split("."), []
-    for depth in range(1, len(parts) if conf else 1):
+    for depth in range(1, len(parts)):
         for path in sorted(conf.joinpath(*parts[:depth]).glob("*.yaml")):
             if lookup(OmegaConf.to_container(OmegaConf.load(path)), ".".join(parts[depth:])) is not ABSENT:
                 found.append(f"{'/'.join(parts[:depth])}={path.stem}")

@@ -6,6 +6,8 @@ from textwrap import fill
 
 import yaml
 
+PACKAGE = Path(__file__).parent.parent
+CONF = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 USAGE = """\
 vae-lab trains a variational autoencoder from a config composed of groups.
 

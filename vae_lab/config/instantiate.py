@@ -110,7 +110,7 @@ def instantiate(config: DictConfig | ListConfig, key: str, **kwargs: Any) -> Any
     Raises:
         ValueError: if a target is not trusted or a constructor refuses its arguments.
     """
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain: Any = OmegaConf.to_container(config, resolve=True)
     check_resolved(key, plain)
     found = targets(plain, key)
     for path, target in found:
@@ -124,7 +124,7 @@ def instantiate(config: DictConfig | ListConfig, key: str, **kwargs: Any) -> Any
         raise ValueError(refusal(key, plain, cause)) from cause  # Hydra would quote it once more
 
 
-def refusal(key: str, plain: dict | list, cause: BaseException) -> str:
+def refusal(key: str, plain: Any, cause: BaseException) -> str:
     """One line on why a constructor refused its arguments."""
     message = one_line(cause)
     target = plain.get("_target_", "") if isinstance(plain, dict) else ""
@@ -176,7 +176,8 @@ def build_objective(cfg: DictConfig, vae: VAE) -> nn.Module:
     Raises:
         ValueError: if the model lacks what the objective needs.
     """
-    settings, networks = OmegaConf.to_container(cfg.objective, resolve=True), {}
+    settings: Any = OmegaConf.to_container(cfg.objective, resolve=True)
+    networks = {}
     if "adversary" in settings:
         judges = getattr(check_target("objective", cfg.objective._target_), "judges", "images")
         image_shape = vae.image_shape if judges == "images" else (math.prod(vae.latent_shape), 1, 1)

@@ -33,7 +33,7 @@ _VARIABLE = re.compile(
 _IS = r"[\"']?\s*[=:]\s*[\"']?(?:Basic\s+|Bearer\s+)?(?!null\b|none\b|\$\{)"
 # In text, group 1 stays. A number after `token` counts tokens.
 _ASSIGNED = re.compile(rf"((?:{_NAMES}){_IS}|token{_IS}(?![\d.]+\b))[^\s\"',;&}}]+", re.IGNORECASE)
-_IN_URL = re.compile(r"(https?:/{1,2}|\w:/{1,2}[^/\s:@]*:)[^/\s@]+(?=@)", re.IGNORECASE)
+_IN_URL = re.compile(r"(https?:/{1,2}|\w:/{1,2}(?=[^/\s:@]*:))[^/\s@]+(?=@)", re.IGNORECASE)
 
 
 def refuse_secrets(argv: list[str]) -> None:

@@ -3,7 +3,6 @@
 Shapes: N images, C channels (1 grey or 3 RGB), H height, W width, F label columns.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -42,7 +41,7 @@ class Images(NamedTuple):
     num_skipped: int = 0
 
 
-def check_fit(image_shape: Sequence[int], fit: str, source_size: int = 0) -> tuple[int, int, int]:
+def check_fit(image_shape: tuple[int, int, int], fit: str, source_size: int = 0) -> tuple[int, int, int]:
     """Checks how a user wants images fitted, before any file is touched.
 
     Args:
@@ -70,7 +69,7 @@ def check_fit(image_shape: Sequence[int], fit: str, source_size: int = 0) -> tup
     return channels, height, width
 
 
-def fit_pixels(pixels: Tensor, image_shape: Sequence[int], fit: str) -> Tensor:
+def fit_pixels(pixels: Tensor, image_shape: tuple[int, int, int], fit: str) -> Tensor:
     """Converts the channels of images and brings them to one size.
 
     Args:
@@ -109,7 +108,7 @@ def fit_pixels(pixels: Tensor, image_shape: Sequence[int], fit: str) -> Tensor:
     return fitted
 
 
-def decode(path: Path, image_shape: Sequence[int], fit: str, background: tuple[int, ...]) -> Tensor:
+def decode(path: Path, image_shape: tuple[int, int, int], fit: str, background: tuple[int, ...]) -> Tensor:
     """Decodes one picture file: upright by its EXIF tag, 16 bits scaled to 8, transparency over a background.
 
     Args:

@@ -225,7 +225,7 @@ class ImageFolder:
     def __init__(
         self,
         root: str,
-        image_shape: Sequence[int],
+        image_shape: tuple[int, int, int],
         fit: str,
         cache_dir: str | None = None,
         background: int | Sequence[int] = 0,

@@ -5,7 +5,6 @@ symmetry, so that no two labels share an image.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ class Sprites:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, image_shape: Sequence[int], scales: int, orientations: int, positions: int):
+    def __init__(self, image_shape: tuple[int, int, int], scales: int, orientations: int, positions: int):
         self.image_shape = check_fit(image_shape, "resize")
         if self.image_shape[1] < MIN_SIZE:
             raise ValueError(f"image_size must be >= {MIN_SIZE} for sprites, got {self.image_shape[1]}")

@@ -149,7 +149,7 @@ class Digits:
         fit: See `vae_lab.data.decoding.fit_pixels`.
     """
 
-    def __init__(self, image_shape: Sequence[int], fit: str):
+    def __init__(self, image_shape: tuple[int, int, int], fit: str):
         self.image_shape = check_fit(image_shape, fit, source_size=8)
         self.fit = fit
 
@@ -176,7 +176,7 @@ class MNIST:
     files = MNIST_FILES
     factor = "digit"
 
-    def __init__(self, root: str, image_shape: Sequence[int], fit: str):
+    def __init__(self, root: str, image_shape: tuple[int, int, int], fit: str):
         self.folder = check_root(root) / type(self).__name__ / "raw"
         self.image_shape = check_fit(image_shape, fit, source_size=28)
         self.fit = fit
@@ -215,7 +215,7 @@ class CIFAR10:
         fit: See `vae_lab.data.decoding.fit_pixels`.
     """
 
-    def __init__(self, root: str, image_shape: Sequence[int], fit: str):
+    def __init__(self, root: str, image_shape: tuple[int, int, int], fit: str):
         self.folder = check_root(root) / "cifar-10-batches-py"
         self.image_shape = check_fit(image_shape, fit, source_size=32)
         self.fit = fit
@@ -256,7 +256,12 @@ class CelebA:
     """
 
     def __init__(
-        self, root: str, image_shape: Sequence[int], fit: str, cache_dir: str | None = None, on_bad: str = "error"
+        self,
+        root: str,
+        image_shape: tuple[int, int, int],
+        fit: str,
+        cache_dir: str | None = None,
+        on_bad: str = "error",
     ):
         self.folder = check_root(root) / "celeba"
         self.pictures = self.folder / "img_align_celeba"

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from vae_lab.config.arguments import check_choice, read_arguments
+from vae_lab.config.arguments import read_arguments
 from vae_lab.config.check import check_own, check_parts
 from vae_lab.config.instantiate import build_objective
 from vae_lab.data.batches import ImageData
@@ -45,7 +45,6 @@ USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are ad
 
   data_root=DIR and dataset.root=DIR say where the images are now."""
 CHUNK = 256  # samples at a time
-MAX_SAMPLES = 999_999  # their names have six digits
 PARTS = ("dataset.source", "objective")  # what is built besides the model
 DEFAULTS = {
     "split": "test",
@@ -56,6 +55,12 @@ DEFAULTS = {
     "accelerator": "auto",
     "data_root": None,
     "dataset.root": None,
+}
+ALLOWED = {
+    "split": ("train", "val", "test"),
+    "checkpoint": ("best", "last"),
+    "batch_size": range(1, 10**9 + 1),
+    "samples": range(1_000_000),  # their names have six digits
 }
 
 
@@ -69,13 +74,10 @@ def evaluate_runs(arguments: list[str]) -> None:
         ValueError: if a setting is wrong.
         RunError: if a folder is neither a run nor an export that can be loaded.
     """
-    if "--help" in arguments or "-h" in arguments:
-        print(USAGE)
-        return
-    folders, settings = read_arguments(arguments, DEFAULTS)
+    allowed = ALLOWED | {"accelerator": accelerators()}
+    folders, settings = read_arguments(arguments, DEFAULTS, USAGE, allowed)
     if not folders:
         raise ValueError("no run folder given; usage: vae-lab-eval RUN_DIR... [key=value], or --help")
-    check(settings)
     quiet_lightning()
     for folder in folders:
         with preemptible(folder):
@@ -99,22 +101,6 @@ def preemptible(folder: Path) -> Iterator[None]:
         name = signal.Signals(stop.code - 128).name
         print(f"vae-lab: {name} stopped the evaluation of {folder}, whose result is as it was", file=sys.stderr)
         raise
-
-
-def check(settings: dict) -> None:
-    """Refuse what is not one of the values in `USAGE`.
-
-    Raises:
-        ValueError: naming the key.
-    """
-    check_choice(settings, "split", ("train", "val", "test"))
-    check_choice(settings, "checkpoint", ("best", "last"))
-    for key, least, most in (("batch_size", 1, 10**9), ("samples", 0, MAX_SAMPLES)):
-        if type(settings[key]) is not int or not least <= settings[key] <= most:
-            raise ValueError(f"{key} must be a whole number in [{least}, {most}], got {settings[key]!r}")
-    check_choice(settings, "accelerator", accelerators())
-    if not isinstance(settings["pictures"], bool):
-        raise ValueError(f"pictures must be true or false, got {settings['pictures']!r}")
 
 
 def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:

@@ -23,8 +23,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import psutil
-
 from vae_lab.config.secrets import redact
 from vae_lab.errors import one_line
 from vae_lab.runs.signals import SIGNALS
@@ -82,8 +80,10 @@ class WandbProcess:
         """Give the first order of a run, "start", or of none, "check".
 
         Args:
-            order: see `serve`.
-            value: see `start_run`.
+            order: "start" or "check".
+            value: of "start": mode ("online", "offline", or "auto": online if there is an API key), folder (for
+                `wandb/`), run_id (one that exists is continued), name, labels (project, entity, group, job_type, tags),
+                init_timeout and upload_timeout (seconds).
             patience: seconds until W&B should have started, > 0.
         """
         self.is_over = self._has_reported = False
@@ -138,13 +138,9 @@ class WandbProcess:
         self.is_over = True
         self._orders.put(None)
         self._process.join(timeout)
-        with suppress(psutil.NoSuchProcess):
-            if self._process.is_alive():
-                parent = psutil.Process(self._process.pid)
-                for process in (*parent.children(recursive=True), parent):
-                    with suppress(psutil.NoSuchProcess):
-                        process.kill()
-        self._process.join(1)
+        if self._process.is_alive():
+            kill(self._process.pid)
+            self._process.join(1)
 
 
 def feed(orders: queue.SimpleQueue, pipe: Connection) -> None:
@@ -152,6 +148,17 @@ def feed(orders: queue.SimpleQueue, pipe: Connection) -> None:
     with pipe, suppress(OSError):
         while (order := orders.get()) is not None:
             pipe.send_bytes(order)
+
+
+def kill(pid: int) -> None:
+    """End a process, and those that it has started, at once."""
+    import psutil  # only here: the process itself is to start quickly
+
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        for process in (*parent.children(recursive=True), parent):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @contextmanager

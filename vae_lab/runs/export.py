@@ -10,7 +10,7 @@ import safetensors.torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from vae_lab.config.arguments import check_choice, read_arguments
+from vae_lab.config.arguments import read_arguments
 from vae_lab.config.nested import leaves
 from vae_lab.config.roles import PLACES, Role, keys
 from vae_lab.config.secrets import redact
@@ -51,11 +51,7 @@ def export_run(arguments: list[str]) -> None:
         RunError: if the folder is not a run that can be loaded, or the files cannot be written.
         NumericsError: if a weight is not finite.
     """
-    if "--help" in arguments or "-h" in arguments:
-        print(USAGE)
-        return
-    folders, settings = read_arguments(arguments, DEFAULTS)
-    check_choice(settings, "checkpoint", ("best", "last"))
+    folders, settings = read_arguments(arguments, DEFAULTS, USAGE, {"checkpoint": ("best", "last")})
     if len(folders) != 1:
         raise ValueError(
             f"expected one run folder, got {len(folders)}; usage: vae-lab-export RUN_DIR [key=value], or --help"

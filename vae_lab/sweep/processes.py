@@ -25,6 +25,7 @@ from omegaconf import DictConfig, open_dict
 
 from vae_lab.config.secrets import print_redacted
 from vae_lab.runs.files import wait_for
+from vae_lab.runs.process import one_line_errors
 from vae_lab.runs.resume import continue_if_begun
 from vae_lab.runs.signals import SIGNALS
 from vae_lab.sweep.command_line import config_flags
@@ -42,8 +43,10 @@ PRELOADED = [
     "vae_lab.models.networks.conv",
     "vae_lab.models.networks.mlp",
     "vae_lab.models.posteriors",
+    "vae_lab.models.priors",
     "vae_lab.models.likelihoods",
     "vae_lab.objectives.elbo",
+    "vae_lab.metrics.standard",
     "sklearn.datasets",
 ]
 # How long a job waits for its process of a sweep that was killed, which may still be saving.
@@ -174,7 +177,6 @@ def work(config: DictConfig, arguments: list[str], slot: Slot, asked: Connection
 
     import torch
 
-    from vae_lab.__main__ import one_line_errors
     from vae_lab.runs.signals import Preemption
     from vae_lab.training.train import train
 

@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
 from vae_lab.data.batches import Batch, ImageData
@@ -113,6 +114,12 @@ class LitVAE(LightningModule):
         if epochs in (None, -1):
             return limit
         return min(limit, math.ceil(self.trainer.num_training_batches / self.accumulate) * max(epochs, 1))
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Begin each optimizer step with the running statistics of the first process, which checkpoints hold."""
+        model = self.trainer.strategy.model
+        if isinstance(model, DistributedDataParallel) and batch_idx % self.accumulate == 0:
+            model.require_forward_param_sync = True  # Lightning clears it under manual optimization
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         """Learn from a batch of bytes (B, C, H, W)."""
