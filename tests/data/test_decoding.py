@@ -77,7 +77,6 @@ def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch):
         ((2, 8, 8), "resize", "channels must be 1 or 3, got 2"),
         ((1, 8, 9), "resize", "image_shape must be square"),
         ((1, 0, 0), "resize", "image_size must be an integer >= 1, got 0"),
-        ((1, 8.5, 8.5), "resize", "image_size must be an integer >= 1, got 8.5"),
         ((1, 8, 8), "stretch", "fit must be one of resize, crop, pad, got stretch"),
         ((1, 16, 16), "pad", "image_size must be >= 28 with fit=pad, got 16"),
     ],

@@ -34,10 +34,7 @@ def test_a_flat_folder_has_no_labels_and_is_sorted(tmp_path):
     (tmp_path / "in" / "notes.txt").write_text("not a picture")
     images = read(tmp_path)
     assert values(images) == [1, 2, 3]
-    assert images.labels.shape == (3, 0)
-    assert images.labels.dtype == torch.int64
-    assert images.factors == ()
-    assert images.num_test == 0
+    assert (images.labels.shape, images.factors, images.num_test) == ((3, 0), (), 0)
 
 
 def test_first_level_folders_are_the_classes(tmp_path):

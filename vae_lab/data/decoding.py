@@ -60,7 +60,7 @@ def check_fit(image_shape: tuple[int, int, int], fit: str, source_size: int = 0)
         raise ValueError(f"channels must be 1 or 3, got {channels}")
     if height != width:
         raise ValueError(f"image_shape must be square, got {list(image_shape)}")
-    if type(height) is not int or height < 1:
+    if height < 1:
         raise ValueError(f"image_size must be an integer >= 1, got {height}")
     if fit not in FITS:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, got {fit}")

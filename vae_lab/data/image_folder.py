@@ -269,11 +269,7 @@ class ImageFolder:
 
 
 def check_root(root: str) -> Path:
-    """Returns the folder that a user named.
-
-    Raises:
-        ValueError: If it is empty.
-    """
+    """Returns the folder that a user named, which must not be empty."""
     if root is None or not str(root).strip():
         raise ValueError(f"dataset.root must be a folder, got {root!r}")
     return Path(str(root)).expanduser()
