@@ -21,7 +21,7 @@ class DiagonalGaussian:
         mean: (B, D), float32.
         log_var: (B, D), float32, already clamped.
         max_log_var: the bound on |log_var| that was applied.
-        terms: of the loss besides the KL, none.
+        terms: further terms of the loss, by name.
     """
 
     mean: Tensor
@@ -63,7 +63,7 @@ class PointMass:
 
     Args:
         mean: (B, D), float32.
-        terms: of the loss, none.
+        terms: further terms of the loss, by name.
     """
 
     mean: Tensor

@@ -13,7 +13,6 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.config.explain import explain
-from vae_lab.config.help import CONF
 from vae_lab.config.secrets import print_redacted
 from vae_lab.errors import DataError, NumericsError, OutOfMemoryError, Preempted, RunError, SweepError
 from vae_lab.runs.files import cannot_write
@@ -92,4 +91,4 @@ def in_one_line(error: Exception) -> str:
     """What an exception says to a user."""
     if isinstance(error, OSError) and isinstance(error.filename, str) and not isinstance(error, SETTING_ERRORS):
         error = RunError(cannot_write(Path(error.filename), error))
-    return explain(error, sys.argv[1:], CONF)
+    return explain(error, sys.argv[1:])
