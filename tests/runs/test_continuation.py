@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vae_lab.config.instantiate import CLASSES
 from vae_lab.errors import RunError
 from vae_lab.objectives.elbo import ELBO
-from vae_lab.runs.continuation import check_form, check_optimizers
+from vae_lab.runs.continuation import check_optimizers
 from vae_lab.runs.folder import Run
 from vae_lab.runs.form import check_form
 from vae_lab.training.train import train

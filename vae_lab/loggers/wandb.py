@@ -9,11 +9,12 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 
+from vae_lab.config.roles import is_identity
 from vae_lab.config.secrets import redact
 from vae_lab.loggers import wandb_process
 from vae_lab.loggers.wandb_process import WandbProcess, obstacle
-from vae_lab.runs.folder import sweep_of, tags_of
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +27,12 @@ class WandbLogger(Logger):
 
     W&B lives in a process of its own, started at the first use, on rank zero only. If the run cannot be online it is
     tracked offline, if that fails too it is not tracked; an error later on ends the tracking. Each of these is one
-    warning. The training never waits; only its end does, for at most 10 seconds, and not before `init_timeout` has
-    passed since the start: a server that is dead, hangs or dies costs at most `init_timeout` + 10 seconds in all. What
-    was not uploaded stays on disk for `wandb sync`.
+    warning. The training never waits; only its end does: a server that is dead, hangs or dies costs at most
+    `init_timeout` + 10 seconds in all. What was not uploaded stays on disk for `wandb sync`.
 
-    Resuming a run folder continues the same W&B run: the id is kept in the file `wandb_id`. An offline run cannot ask
-    the server where it stood, so every start writes a part of its own, `wandb/offline-run-*`, with the same id.
-    `wandb sync RUN_DIR/wandb/offline-run-*` appends the parts in order, also to a run that was online before. Nothing
-    is dropped: W&B counts the log calls itself, and "step" is an ordinary value, declared as the x axis.
+    Resuming a run folder continues the same W&B run, whose id is kept in the file `wandb_id`. Offline every start
+    writes a part of its own, which `wandb sync RUN_DIR/wandb/offline-run-*` appends in order. W&B counts the log calls
+    itself; "step" is an ordinary value, declared as the x axis.
 
     The jobs of a sweep are one group, each tagged with its overrides, in one `wandb/` folder, that of the sweep.
 
@@ -72,10 +71,10 @@ class WandbLogger(Logger):
             raise ValueError(f"logger.wandb.init_timeout must be > 0, got {init_timeout}")
         self._folder = Path(save_dir)
         self._name = redact(name or self._folder.resolve().name)
-        sweep = sweep_of(self._folder)
-        self._parts = sweep or self._folder
-        if sweep:
-            group, tags = group or sweep.name, tags or tags_of(self._folder)
+        self._home = self._folder.resolve()  # of wandb/
+        if (self._home.parent / "multirun.yaml").exists():  # which Hydra writes for a sweep
+            self._home = self._home.parent
+            group, tags = group or self._home.name, tags or tags_of(self._folder)
         labels = {"project": project, "entity": entity, "group": group, "job_type": job_type, "tags": list(tags)}
         self._labels = redact(labels)
         self._mode = mode
@@ -154,7 +153,7 @@ class WandbLogger(Logger):
         if mode == "disabled":
             return None
         settings = {
-            "folder": str(self._parts.resolve()),
+            "folder": str(self._home),
             "run_id": self.version or self._new_id(),
             "name": self._name,
             "labels": self._labels,
@@ -177,6 +176,13 @@ class WandbLogger(Logger):
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "wandb_id").write_text(run_id + "\n")
         return run_id
+
+
+def tags_of(job: Path) -> list[str]:
+    """The overrides of a job that make it what it is, as W&B takes them: at most 64 characters each."""
+    path = job / ".hydra" / "overrides.yaml"
+    overrides = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
+    return [override[:64] for override in overrides if is_identity(override.lstrip("+~").partition("=")[0])]
 
 
 def mode_of_environment() -> str:
