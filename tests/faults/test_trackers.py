@@ -430,21 +430,30 @@ FULL_DISK = """
 mount -t tmpfs -o size=128k tmpfs run/wandb
 "$1" -c "
 import logging
-from pathlib import Path
-from tracking import log_run
 from vae_lab.loggers import wandb_process
 logging.basicConfig(level=logging.INFO)
 wandb_process.FINISH_TIMEOUT = 100
-log_run(Path('run'), metrics=[(step, {'loss': step / 7, 'kl': step / 3}) for step in range(3000)])
+process = wandb_process.WandbProcess()
+process.begin('start', SETTINGS, 15)
+for step in range(3000):
+    process.send('metrics', {'step': step, 'loss': step / 7, 'kl': step / 3})
+process.finish(0)
 "
 """
+
+
+def settings(folder: Path) -> dict:
+    """What W&B's process is told of a run; without a `WandbLogger`, whose import takes long."""
+    texts = {"folder": str(folder), "run_id": folder.name, "name": folder.name, "mode": "offline"}
+    return {**texts, "labels": {}, "init_timeout": 15, "upload_timeout": 8}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="needs unshare -m")
 def test_a_full_disk_under_w_and_b_is_one_line(tmp_path):
     (tmp_path / "run" / "wandb").mkdir(parents=True)
-    command = ["unshare", "-m", "sh", "-c", FULL_DISK, "sh", sys.executable]
+    script = FULL_DISK.replace("SETTINGS", repr(settings(tmp_path / "run")))
+    command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True
@@ -536,25 +545,27 @@ SCRIPT = """
 import sys
 sys.path[:] = [path for path in sys.path if path != sys.path[0]]
 print("once")
-from pathlib import Path
-from tracking import log_run
-from vae_lab.loggers.wandb import WandbLogger
-log_run(Path("run"))
-unfinished = WandbLogger(save_dir="next", project="p", entity=None, group=None, job_type=None, tags=[], name=None,
-                         mode="offline", init_timeout=15)
-unfinished.log_metrics({"loss": 1.0}, 0)
+from vae_lab.loggers.wandb_process import WandbProcess
+finished, unfinished = WandbProcess(), WandbProcess()
+finished.begin("start", RUN, 15)
+unfinished.begin("start", NEXT, 15)
+finished.finish(0)
+finished.close()
+unfinished.send("metrics", {"loss": 1.0})
 """
 
 
 @pytest.mark.slow
 def test_a_script_runs_once_and_ends_even_with_a_run_that_is_not_finished(tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT)
+    script = SCRIPT.replace("RUN", repr(settings(tmp_path / "run"))).replace("NEXT", repr(settings(tmp_path / "next")))
+    (tmp_path / "script.py").write_text(script)
     (tmp_path / "selectors.py").write_text("print('executed')")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "script.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "once\n", "")
     assert parts(tmp_path / "run", "offline-run-*")
+    assert parts(tmp_path / "next", "offline-run-*")
 
 
 def test_a_signal_to_the_whole_group_does_not_reach_the_process_even_as_it_starts(tmp_path, caplog, patient):

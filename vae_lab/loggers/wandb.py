@@ -19,7 +19,6 @@ from vae_lab.loggers.wandb_process import WandbProcess, obstacle
 log = logging.getLogger(__name__)
 
 MODES = ("auto", "online", "offline", "disabled")
-OTHER_NAMES = {"": "auto", "dryrun": "offline", "run": "online", "shared": "online"}  # of modes, in WANDB_MODE
 
 
 class WandbLogger(Logger):
@@ -70,21 +69,20 @@ class WandbLogger(Logger):
         if not init_timeout > 0:
             raise ValueError(f"logger.wandb.init_timeout must be > 0, got {init_timeout}")
         self._folder = Path(save_dir)
-        self._name = redact(name or self._folder.resolve().name)
-        self._home = self._folder.resolve()  # of wandb/
-        if (self._home.parent / "multirun.yaml").exists():  # which Hydra writes for a sweep
-            self._home = self._home.parent
-            group, tags = group or self._home.name, tags or tags_of(self._folder)
+        home = self._folder.resolve()  # of wandb/
+        name = name or home.name
+        if (home.parent / "multirun.yaml").exists():  # which Hydra writes for a sweep
+            home = home.parent
+            group, tags = group or home.name, tags or tags_of(self._folder)
         labels = {"project": project, "entity": entity, "group": group, "job_type": job_type, "tags": list(tags)}
-        self._labels = redact(labels)
-        self._mode = mode
-        self._init_timeout = float(init_timeout)
+        self._settings: dict[str, Any] = {"folder": str(home), "mode": mode, "init_timeout": float(init_timeout)}
+        self._settings |= redact({"name": name, "labels": labels})
         self._process: WandbProcess | None = None
         self._is_over = False
 
     @property
     def name(self) -> str:
-        return self._name
+        return self._settings["name"]
 
     @property
     def version(self) -> str | None:
@@ -104,7 +102,7 @@ class WandbLogger(Logger):
         Raises:
             ValueError: if there is none, or the environment is such that W&B does not start.
         """
-        if self._mode == "online" and (reason := obstacle(self._init_timeout)):
+        if self._settings["mode"] == "online" and (reason := obstacle(self._settings["init_timeout"])):
             raise ValueError(f"logger.wandb.mode=online is not possible: {reason}")
 
     def log_config(self, config: dict) -> None:
@@ -149,24 +147,17 @@ class WandbLogger(Logger):
         self._is_over = self._process is None or self._process.is_over
 
     def _start(self) -> WandbProcess | None:
-        mode = self._mode if self._mode != "auto" else mode_of_environment()
+        mode = self._settings["mode"] if self._settings["mode"] != "auto" else mode_of_environment()
         if mode == "disabled":
             return None
-        settings = {
-            "folder": str(self._home),
-            "run_id": self.version or self._new_id(),
-            "name": self._name,
-            "labels": self._labels,
-            "mode": mode,
-            "init_timeout": self._init_timeout,
-            "upload_timeout": wandb_process.UPLOAD_TIMEOUT,
-        }
+        settings = {**self._settings, "mode": mode, "run_id": self.version or self._new_id()}
+        settings["upload_timeout"] = wandb_process.UPLOAD_TIMEOUT
         try:
             process = WandbProcess()
         except (OSError, AssertionError, RuntimeError) as error:  # as where a process may not have any of its own
             log.warning("W&B does not start, this run is not tracked: %s", error)
             return None
-        process.begin("start", settings, self._init_timeout)
+        process.begin("start", settings, settings["init_timeout"])
         return process
 
     def _new_id(self) -> str:
@@ -189,9 +180,8 @@ def mode_of_environment() -> str:
     """What W&B's own variables say."""
     if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
         return "disabled"
-    named = os.environ.get("WANDB_MODE", "").strip().lower()
-    mode = OTHER_NAMES.get(named, named)
+    mode = os.environ.get("WANDB_MODE", "").strip().lower() or "auto"
     if mode not in MODES:
-        log.warning("WANDB_MODE must be one of %s, got %r: tracking offline", ", ".join(MODES), named)
+        log.warning("WANDB_MODE must be one of %s, got %r: tracking offline", ", ".join(MODES), mode)
         return "offline"
     return mode
