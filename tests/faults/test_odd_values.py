@@ -116,6 +116,7 @@ A3 = {
     "callbacks.checkpoints.monitor=train/loss": "callbacks.checkpoints.monitor must be a validation metric",
     "callbacks.checkpoints.mode=low": "callbacks.checkpoints.mode must be min or max",
     "latent_dim=": "latent_dim is empty; write latent_dim=VALUE",
+    "dataset.channels=": "dataset.channels is empty; write dataset.channels=VALUE",
     "latent_dim=8.0": "latent_dim must be a whole number, got 8.0",
     "latent_dim='8'": "latent_dim must be a whole number, got '8'",
     "latent_dim=true": "latent_dim must be a whole number, got True",
