@@ -110,7 +110,7 @@ A3 = {
     "trainer.max_steps=-2": "trainer.max_steps must be a whole number >= 1, or -1 for no limit, got -2",
     "trainer.log_every_n_steps=0": "trainer.log_every_n_steps must be >= 1, got 0",
     "trainer.accumulate_grad_batches=0": "trainer.accumulate_grad_batches must be >= 1, got 0",
-    "trainer.overfit_batches=2": "trainer.overfit_batches=2 is not supported",
+    "trainer.overfit_batches=2": "trainer.overfit_batches=2: use trainer.limit_train_batches instead",
     "trainer.limit_train_batches=0": "trainer.limit_train_batches must be > 0, got 0",
     "+posterior.max_log_var=100": "posterior.max_log_var must be in (0, 80], got 100",
     "callbacks.checkpoints.monitor=train/loss": "callbacks.checkpoints.monitor must be a validation metric",
