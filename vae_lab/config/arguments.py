@@ -81,6 +81,7 @@ def check_choice(settings: Mapping[str, Any], key: str, allowed: Collection) -> 
         ValueError: naming the key and what is.
     """
     if settings[key] not in allowed:
-        is_range = isinstance(allowed, range)
-        kind = f"a whole number in [{allowed[0]}, {allowed[-1]}]" if is_range else f"one of {', '.join(allowed)}"
+        kind = f"one of {', '.join(map(str, allowed))}"
+        if isinstance(allowed, range):
+            kind = f"a whole number in [{allowed[0]}, {allowed[-1]}]"
         raise ValueError(f"{key} must be {kind}, got {settings[key]!r}")
