@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import yaml
 from hydra.errors import HydraException
@@ -30,7 +30,7 @@ class Lossy(io.FileIO):
     A pipe whose reader has ended (`vae-lab ... | head`) is nothing to speak of.
     """
 
-    def write(self, data) -> int | None:
+    def write(self, data: Any, /) -> Any:
         """Write, or pretend to."""
         try:
             return super().write(data)
