@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import finish, message, record, start, status, vae_lab, wait_until
+from command import finish, message, record, start, status, wait_until
 from windows import on_windows
 
 from vae_lab import __main__ as commands
@@ -88,7 +88,7 @@ def test_d1_d2_d7_a_job_that_ends_badly_ends_alone(tmp_path):
     ends = "model.ends=well,by exit,at once,by segfault,by kill,for memory,by error,by setting,by numbers"
     small = [argument for argument in SMALL if not argument.startswith("model.")]
     settings = ["--config-dir", "conf", "model=bad", "trainer.max_steps=2", "latent_dim=2"]
-    done = vae_lab("-m", *settings, *small, ends, cwd=tmp_path, **environment)
+    done = finish(start("-m", *settings, *small, ends, cwd=tmp_path, env=environment), 240)
     assert done.returncode == 6, done.stderr
     assert message(done) == "vae-lab: 8 of 9 jobs did not complete, see above; the same command tries again"
     runs = {
@@ -150,7 +150,7 @@ def test_d4_kill_9_of_the_sweep_and_the_same_command_again(tmp_path, undisturbed
     settings = [*GRID, *SMALL, EPOCHS]
     folder = tmp_path / "outputs" / "sweeps" / undisturbed[0]
     process = start(*settings, cwd=tmp_path)
-    wait_until(has_started(folder, 2), process)
+    wait_until(has_started(folder, 2), process, 120)
     process.kill()
     assert finish(process).returncode == -signal.SIGKILL
     deadline = time.monotonic() + 30
@@ -174,7 +174,7 @@ def test_d3_a_signal_stops_the_sweep_and_the_same_command_goes_on(tmp_path, undi
     """As `timeout` and Ctrl-C send it: to all processes of the group, and once more to the first."""
     folder = tmp_path / "outputs" / "sweeps" / undisturbed[0]
     process = start(*GRID, *SMALL, EPOCHS, cwd=tmp_path, start_new_session=True)
-    wait_until(has_started(folder, 2), process)
+    wait_until(has_started(folder, 2), process, 120)
     os.killpg(process.pid, number)
     os.kill(process.pid, number)
     done = finish(process)
@@ -232,7 +232,7 @@ def test_d3_a_signal_while_jobs_come_and_go_fails_none(tmp_path, seconds, number
     arguments = ["sweep.name=mine", "sweep.n_jobs=4", *SMALL, "trainer.max_epochs=1"]
     process = start(*GRID, *arguments, cwd=tmp_path, start_new_session=True)
     sweep = tmp_path / "outputs" / "sweeps" / "mine"
-    wait_until(has_started(sweep, 0), process)
+    wait_until(has_started(sweep, 0), process, 120)
     time.sleep(seconds)
     os.killpg(process.pid, number)
     os.kill(process.pid, number)
@@ -247,7 +247,7 @@ def test_d5_two_sweeps_in_the_same_instant(tmp_path, sweep, command):
     first, other = start(*settings, cwd=tmp_path), start(*settings, "latent_dim=2", cwd=tmp_path)
     sweeps = tmp_path / "outputs" / "sweeps"
     try:
-        wait_until(lambda: len(list(sweeps.glob(f"*/{JOURNAL}"))) == 2, first)
+        wait_until(lambda: len(list(sweeps.glob(f"*/{JOURNAL}"))) == 2, first, 120)
         assert sweep(*settings) == 5
         assert f"is locked by process {first.pid}" in command.printed
     finally:
@@ -283,7 +283,7 @@ def test_a_job_that_submitit_preempts_is_started_again_and_ends_the_same(tmp_pat
     slower = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "dataset.num_workers=2"]
     process = start(*one, *slower, cwd=tmp_path)
     sweeps = tmp_path / "outputs" / "sweeps"
-    wait_until(lambda: list(sweeps.glob("*/*/metrics.jsonl")), process)
+    wait_until(lambda: list(sweeps.glob("*/*/metrics.jsonl")), process, 120)
     (run,) = [path.parent for path in sweeps.glob("*/*/metrics.jsonl")]
     os.kill(status(run)["pid"], signal.SIGUSR2)  # as submitit's own time limit does
     done = finish(process)
