@@ -64,7 +64,7 @@ def test_the_position_has_the_form_of_lightnings_own():
 def trainer(num_batches=10, accumulate=1, val_check_batch=10, every_n_epoch=1, total_batch_idx=0):
     return SimpleNamespace(
         num_training_batches=num_batches,
-        accumulate_grad_batches=accumulate,
+        lightning_module=SimpleNamespace(accumulate=accumulate),
         val_check_batch=val_check_batch,
         check_val_every_n_epoch=every_n_epoch,
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=total_batch_idx)),

@@ -43,7 +43,7 @@ TEMPLATE = go.layout.Template(
                   "pad": {"t": 12, "l": 4}},
     }
 )  # fmt: skip
-MAX_GROUPS = 60  # with marks and lines of their own
+MAX_GROUPS = 50  # with marks and lines of their own
 MAX_RUNS = 200  # that have curves of their own
 MAX_POINTS = 120  # of a curve
 MAX_BARS = 40
@@ -104,18 +104,19 @@ def curves(comparison: Comparison, metric: str, groups: list[Group] | None = Non
         groups: to draw.
     """
     groups = (groups or comparable(comparison, metric))[:MAX_GROUPS]
-    colours, figure, axes, stages = colours_of(comparison), go.Figure(), [], []
+    colours, axes, stages = colours_of(comparison), [], []
+    traces: list[dict] = []
     has_runs = sum(len(group.runs) for group in groups) <= MAX_RUNS
     seen, last = [], 0
     for stage, name in (("train", metric.replace("val/", "train/")), ("val", metric)):
         for group in groups:
             lines = [line for run in group.runs if (line := curve(run, name))]
             done = [line for line in lines if line[0].state == "completed"]
-            traces = []
+            found = []
             for run, points in lines if stage == "val" else ():
                 if len(lines) > 1 and (has_runs or run.state != "completed"):
                     style = {"width": 1, "dash": "solid" if run.state == "completed" else "dash"}
-                    traces.append((clock([(run, points)], list(points)), list(points.values()), style,
+                    found.append((clock([(run, points)], list(points)), list(points.values()), style,
                                    {"opacity": 0.4}, about(group, [name], run)))  # fmt: skip
                 seen += points.items()
             among = done or lines[:1]
@@ -126,30 +127,28 @@ def curves(comparison: Comparison, metric: str, groups: list[Group] | None = Non
                 if len(among) > 1 and len(steps) > 1 and stage == "val":
                     there = {unit: [*values, *values[::-1]] for unit, values in x.items()}
                     band = [*map(max, rows), *[min(row) for row in rows[::-1]]]
-                    traces.append((there, band, {"width": 0}, {"fill": "toself"}, ""))
+                    found.append((there, band, {"width": 0}, {"fill": "toself"}, ""))
                 dash = "dot" if stage == "train" else "solid" if done else "dash"
                 style = {"width": 1.4 if stage == "train" else 2.4, "dash": dash}
                 count = f"mean of {len(among)} runs" if len(among) > 1 else among[0][0].name
                 text = f"{about(group, [], None)}<br>{escape(count)}<br>{name} %{{y:.5g}} {find(name).unit}"
                 own = {"showlegend": stage == "val", "mode": "lines" if len(steps) > 1 else "markers"}
-                traces.append((x, [sum(row) / len(row) for row in rows], style, own, text))
-            for x, y, style, own, text in traces:
+                found.append((x, [sum(row) / len(row) for row in rows], style, own, text))
+            for x, y, style, own, text in found:
                 colour, is_band = colours[group.number], "fill" in own
                 label = {"name": named(group), "legendgroup": str(group.number)}
                 hover = {"hoverinfo": "skip"} if is_band else {"hovertemplate": f"{text}<br>%{{x}}<extra></extra>"}
                 fill = {"fillcolor": f"{colour}26"} if is_band else {}
                 values = [float(f"{value:.6g}") for value in y]  # of which the file has many
                 look = {"mode": "lines", "showlegend": False, "line": {"color": colour, **style}} | own
-                figure.add_scatter(
-                    x=x["step"], y=values, meta={"group": group.number}, **look, **label, **hover, **fill
-                )
+                draw(traces, x=x["step"], y=values, meta={"group": group.number}, **look, **label, **hover, **fill)
                 axes.append(x)
                 stages.append(stage)
                 last = max([last, *x["step"]])
     titles = {"step": "step", "epoch": "epoch", "time": "seconds since the start"}
     menus = [menu((unit, {"x": [x[unit] for x in axes]}, {"xaxis.title.text": title, "xaxis.autorange": True})
                   for unit, title in titles.items())]  # fmt: skip
-    is_positive = all(y > 0 for trace in figure.data for y in trace.y)
+    is_positive = all(y > 0 for trace in traces for y in trace["y"])
     menus.append(scales(True, is_positive))
     if len(set(stages)) > 1:
         is_crowded = len(groups) > len(COLOURS)
@@ -158,11 +157,11 @@ def curves(comparison: Comparison, metric: str, groups: list[Group] | None = Non
             for those in (("val", "train"), ("val",), ("train",))
         ]
         menus.append(menu(buttons, active=int(is_crowded)))
-        for trace, stage in zip(figure.data, stages, strict=True):
-            trace.visible = stage == "val" or not is_crowded
+        for trace, stage in zip(traces, stages, strict=True):
+            trace["visible"] = stage == "val" or not is_crowded
     later = [y for x, y in seen if x > BEGIN * last] or [y for _, y in seen]
-    figure.update_yaxes(range=extent(later))
-    return finish(figure, titled(comparison, metric, groups), "step", axis_title(metric), menus)
+    x, y = {"title": "step"}, {"title": axis_title(metric), "range": extent(later)}
+    return finish(traces, titled(comparison, metric, groups), x, y, menus)
 
 
 def plane(comparison: Comparison, distortion: str, groups: list[Group] | None = None) -> go.Figure:
@@ -177,27 +176,27 @@ def plane(comparison: Comparison, distortion: str, groups: list[Group] | None = 
     groups = [g for g in groups or comparable(comparison, distortion) if g.values(rate) and g.values(distortion)]
     done = [run for group in groups for run in group.completed if {rate, distortion} <= run.metrics.keys()]
     (x0, x1), (y0, y1) = (extent([run.metrics[key] for run in done]) for key in (rate, distortion))
-    figure = go.Figure()
+    traces: list[dict] = []
+    notes, room = [], {}
     if key_of(distortion) == "reconstruction":  # lines of equal ELBO, minus the sum of both axes
         step = 10 ** math.floor(math.log10((x1 + y1 - x0 - y0) / 3))
         for i in range(math.ceil((x0 + y0) / step), math.floor((x1 + y1) / step) + 1):
             value = i * step
-            figure.add_scatter(x=[x0, x1], y=[value - x0, value - x1], mode="lines", line={"color": FAINT, "width": 1},
+            draw(traces, x=[x0, x1], y=[value - x0, value - x1], mode="lines", line={"color": FAINT, "width": 1},
                                showlegend=False, hovertemplate=f"elbo {-value:.6g}<extra></extra>")  # fmt: skip
             if y0 < value - x1 < y1:
-                figure.add_annotation(x=x1, y=value - x1, text=f"elbo {-value:.6g}", showarrow=False, xanchor="left",
-                                      font={"size": 10}, opacity=0.7)  # fmt: skip
-        figure.update_layout(margin={"r": 76})
+                notes.append({"x": x1, "y": value - x1, "text": f"elbo {-value:.6g}", "xanchor": "left",
+                              "showarrow": False, "font": {"size": 10}, "opacity": 0.7})  # fmt: skip
+        room = {"r": 76}
     front = pareto([(group.spread(rate).mean, group.spread(distortion).mean) for group in groups])
     if front:
         x, y = zip((front[0][0], y1), *front, (x1, front[-1][1]), strict=True)
-        figure.add_scatter(x=x, y=y, mode="lines", name="Pareto front", hoverinfo="skip",
+        draw(traces, x=x, y=y, mode="lines", name="Pareto front", hoverinfo="skip",
                            line={"shape": "hv", "dash": "dash", "width": 1.2, "color": INK})  # fmt: skip
-    add_marks(figure, comparison, groups, distortion, rate)
-    figure.update_xaxes(range=(x0, x1))
-    figure.update_yaxes(range=(y0, y1))
+    add_marks(traces, comparison, groups, distortion, rate)
+    x, y = ({"title": axis_title(m), "range": ends} for m, ends in ((rate, (x0, x1)), (distortion, (y0, y1))))
     name = titled(comparison, distortion, groups, " against KL")
-    return finish(figure, name, axis_title(rate), axis_title(distortion), [scales(x0 > 0, y0 > 0)])
+    return finish(traces, name, x, y, [scales(x0 > 0, y0 > 0)], annotations=notes, margin=room)
 
 
 def effect(comparison: Comparison, key: str, metric: str, groups: list[Group] | None = None) -> go.Figure:
@@ -222,34 +221,34 @@ def effect(comparison: Comparison, key: str, metric: str, groups: list[Group] | 
         others = tuple(value for name, value in group.settings.items() if name != key)
         chains.setdefault(others, []).append(group)
     joined = [group for chain in chains.values() if len(chain) > 1 for group in (*chain, None)]
-    figure = go.Figure()
-    figure.add_scatter(
+    traces: list[dict] = []
+    draw(
+        traces,
         x=[group and place(group) for group in joined],
         y=[group and group.spread(metric).mean for group in joined],
         mode="lines", line={"color": GREY, "width": 1}, opacity=0.5, hoverinfo="skip", showlegend=False,
     )  # fmt: skip
     parts = [[g.spread(metric).mean for g in groups if comparison.setting(key, g) == value] for value in values]
     places = values if is_number else [safe(as_text(value)) for value in values]
-    figure.add_scatter(
-        x=places, y=[sum(part) / len(part) for part in parts], mode="markers", name="mean over groups",
+    draw(
+        traces, x=places, y=[sum(part) / len(part) for part in parts], mode="markers", name="mean over groups",
         marker={"symbol": "line-ew", "size": 30, "line": {"color": INK, "width": 2.5}},
         text=[f"{safe(short(f'{key}={as_text(value)}'))}<br>mean over groups" for value in values],
         hovertemplate="%{text}<br>%{y:.5g}<extra></extra>",
     )  # fmt: skip
-    add_marks(figure, comparison, groups, metric, place)
+    add_marks(traces, comparison, groups, metric, place)
     is_positive = is_number and min(values) > 0
-    if is_number:
-        named = values if len(values) <= 12 else None
-        is_log = is_positive and max(values) >= WIDE * min(values)
-        figure.update_xaxes(type="log" if is_log else "linear", tickvals=named,
-                            ticktext=named and list(map(as_text, named)))  # fmt: skip
-    else:
-        figure.update_xaxes(type="category", categoryorder="array", categoryarray=places,
-                            ticktext=[safe(short(as_text(value), 24)) for value in values],
-                            tickvals=list(range(len(values))), range=(-0.5, len(values) - 0.5))  # fmt: skip
+    is_log = is_positive and max(values) >= WIDE * min(values)
+    x = {"title": safe(key), "type": "log" if is_log else "linear" if is_number else "category"}
+    if not is_number:
+        texts = [safe(short(as_text(value), 24)) for value in values]
+        x |= {"categoryorder": "array", "categoryarray": places, "range": (-0.5, len(values) - 0.5),
+              "tickvals": list(range(len(values))), "ticktext": texts}  # fmt: skip
+    elif len(values) <= 12:
+        x |= {"tickvals": values, "ticktext": list(map(as_text, values))}
     is_low = min((v for group in groups for v in group.values(metric).values()), default=0) > 0
-    menus = [scales(is_positive, is_low, is_log=is_number and is_log)]
-    return finish(figure, titled(comparison, metric, groups), safe(key), axis_title(metric), menus)
+    menus = [scales(is_positive, is_low, is_log=is_log)]
+    return finish(traces, titled(comparison, metric, groups), x, {"title": axis_title(metric)}, menus)
 
 
 def parallel(comparison: Comparison) -> go.Figure:
@@ -290,41 +289,43 @@ def parallel(comparison: Comparison) -> go.Figure:
     scale = [(i / (n - 1), colours[number]) for i, number in enumerate(numbers)]
     line = {"color": list(range(n)), "colorscale": scale, "cmin": 0, "cmax": n - 1}
     unselected = {"line": {"color": GREY, "opacity": 0.12}}
-    figure = go.Figure(go.Parcoords(dimensions=axes, line=line, unselected=unselected, meta={"groups": numbers}))
-    figure.update_layout(margin={"l": 40, "r": 60, "t": 60, "b": 24}, height=420)
-    return finish(figure, "", "", "", [])
+    traces = [{"type": "parcoords", "dimensions": axes, "line": line, "unselected": unselected,
+               "rangefont": {"color": "rgba(0, 0, 0, 0)"}, "meta": {"groups": numbers}}]  # fmt: skip
+    return finish(traces, "", {}, {}, [], margin={"l": 40, "r": 60, "t": 60, "b": 24}, height=420)
 
 
 def cost(comparison: Comparison, groups: list[Group] | None = None) -> go.Figure:
     """What the time buys: the deciding metric against seconds of training."""
     metric, seconds = comparison.sort, "train_seconds"
     groups = [g for g in groups or comparable(comparison, metric) if g.values(metric) and g.values(seconds)]
-    figure = go.Figure()
-    add_marks(figure, comparison, groups, metric, seconds)
+    traces: list[dict] = []
+    add_marks(traces, comparison, groups, metric, seconds)
     is_positive = all(value > 0 for group in groups for value in group.values(metric).values())
     name = titled(comparison, metric, groups, " against time")
-    return finish(figure, name, "training (seconds per run)", axis_title(metric), [scales(True, is_positive)])
+    x, y = {"title": "training (seconds per run)"}, {"title": axis_title(metric)}
+    return finish(traces, name, x, y, [scales(True, is_positive)])
 
 
 def speed(comparison: Comparison) -> go.Figure:
     """The training speed of every group, the fastest first, with the single runs."""
-    metric, colours, figure = "images_per_second", colours_of(comparison), go.Figure()
+    metric, colours = "images_per_second", colours_of(comparison)
+    traces: list[dict] = []
     groups = sorted((g for g in comparison.groups if g.values(metric)), key=lambda group: group.spread(metric).mean)
     for group in groups[-MAX_BARS:]:
         name = named(group, 40)
-        figure.add_bar(
-            x=[group.spread(metric).mean], y=[name], orientation="h", marker={"color": colours[group.number]},
-            opacity=0.85, name=name, legendgroup=str(group.number), showlegend=False,
+        draw(
+            traces, kind="bar", x=[group.spread(metric).mean], y=[name], orientation="h",
+            marker={"color": colours[group.number]}, opacity=0.85, name=name, showlegend=False,
             hovertemplate=f"{about(group, [metric])}<extra></extra>", meta={"group": group.number},
         )  # fmt: skip
-        figure.add_scatter(
-            x=list(group.values(metric).values()), y=[name] * len(group.values(metric)), mode="markers",
+        draw(
+            traces, x=list(group.values(metric).values()), y=[name] * len(group.values(metric)), mode="markers",
             marker={"size": 5, "color": INK}, showlegend=False, legendgroup=str(group.number),
             hovertemplate="%{x:,.0f} images per second<extra></extra>", meta={"group": group.number, "keeps": True},
         )  # fmt: skip
-    figure.update_layout(barmode="overlay", height=120 + 24 * len(groups[-MAX_BARS:]))
-    figure.update_yaxes(type="category")
-    return finish(figure, "images per second", "training images per second", "", [scales(True, False)])
+    x, height = {"title": "training images per second"}, 120 + 24 * len(groups[-MAX_BARS:])
+    title, menus = "<b>images per second</b>", [scales(True, False)]
+    return finish(traces, title, x, {"type": "category"}, menus, barmode="overlay", height=height)
 
 
 # what they share
@@ -382,12 +383,12 @@ def clock(lines: list[tuple[Entry, dict]], steps: list[int]) -> dict[str, list]:
 
 
 def add_marks(
-    figure: go.Figure, comparison: Comparison, groups: list[Group], metric: str, x: str | Callable[[Group], Any]
+    traces: list[dict], comparison: Comparison, groups: list[Group], metric: str, x: str | Callable[[Group], Any]
 ) -> None:
     """A large mark for each group with its standard deviation, a small one for each of its runs.
 
     Args:
-        figure: to which they are added.
+        traces: of a figure, to which they are added.
         comparison: of the groups.
         groups: those that measured it.
         metric: upwards.
@@ -404,22 +405,22 @@ def add_marks(
         own = {"mode": "markers", "legendgroup": str(group.number), "meta": {"group": group.number}}
         runs = group.completed
         if len(runs) > 1:
-            figure.add_scatter(
-                x=[place(group, run) for run in runs], y=[run.metrics.get(metric) for run in runs], opacity=0.5,
+            draw(
+                traces, x=[place(group, run) for run in runs], y=[run.metrics.get(metric) for run in runs], opacity=0.5,
                 marker={"color": colours[group.number], "size": 5}, showlegend=False,
                 text=[about(group, shown, run) for run in runs], hovertemplate="%{text}<extra></extra>", **own,
             )  # fmt: skip
         errors = {"error_y": error_bar(group.spread(metric).sd)}
         if isinstance(x, str):
             errors["error_x"] = error_bar(group.spread(x).sd)
-        figure.add_scatter(
-            x=[place(group)], y=[group.spread(metric).mean], name=named(group),
+        draw(
+            traces, x=[place(group)], y=[group.spread(metric).mean], name=named(group),
             marker={"color": colours[group.number], "size": 11, "line": {"width": 1, "color": "rgba(255,255,255,0.7)"}},
             hovertemplate=f"{about(group, shown)}<extra></extra>", **errors, **own,
         )  # fmt: skip
     if rest := groups[MAX_GROUPS:]:
-        figure.add_scatter(
-            x=[place(group) for group in rest], y=[group.spread(metric).mean for group in rest], mode="markers",
+        draw(
+            traces, x=[place(group) for group in rest], y=[group.spread(metric).mean for group in rest], mode="markers",
             name=f"{len(rest)} more", marker={"color": GREY, "size": 7}, opacity=0.7,
             text=[about(group, shown) for group in rest], hovertemplate="%{text}<extra></extra>",
         )  # fmt: skip
@@ -508,14 +509,16 @@ def scales(has_x: bool, has_y: bool, is_log: bool = False) -> dict:
     return menu(((label, {}, change(label)) for label in fit), active=list(fit).index("log x") if is_log else 0)
 
 
-def finish(figure: go.Figure, title: str, x_title: str, y_title: str, menus: list[dict]) -> go.Figure:
-    """Titles, and the menus in a row above the axes."""
+def draw(traces: list[dict], kind: str = "scatter", **own) -> None:
+    """Add a trace; plotly checks all of them once, when the figure is finished."""
+    traces.append({"type": kind, **own})
+
+
+def finish(traces: list[dict], title: str, x: dict, y: dict, menus: list[dict], **layout) -> go.Figure:
+    """A figure of its traces, its title, its axes, and its menus in a row above them."""
     look = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "font": {"size": 11}, "bgcolor": "rgba(0,0,0,0)",
             "bordercolor": FAINT, "showactive": True}  # fmt: skip
     menus = [own for own in menus if len(own["buttons"]) > 1]
-    menus = [{**own, **look, "pad": {"l": 86 * i, "b": 4}} for i, own in enumerate(menus)]
-    height = figure.layout.height or 400
-    figure.update_layout(template=TEMPLATE, title_text=title, updatemenus=menus, height=height)
-    figure.update_xaxes(title_text=x_title)
-    figure.update_yaxes(title_text=y_title)
-    return figure
+    menus = [{**own, **look, "pad": {"l": 84 * i, "b": 4}} for i, own in enumerate(menus)]
+    own = {"template": TEMPLATE, "title": {"text": title}, "xaxis": x, "yaxis": y, "updatemenus": menus, "height": 400}
+    return go.Figure(traces, own | layout)

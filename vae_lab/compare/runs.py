@@ -4,7 +4,6 @@ A folder is a run if it holds `status.json` or `.hydra/config.yaml`; nothing is 
 in the files may be a stranger's, or half written: a run that cannot be read is a failed one, with the reason.
 """
 
-import json
 import math
 import os
 import re
@@ -21,11 +20,13 @@ from vae_lab.config.nested import leaves
 from vae_lab.config.saved import MAX_BYTES, check_yaml, saved_config
 from vae_lab.errors import RunError, one_line
 from vae_lab.runs.files import is_alive, read_json
+from vae_lab.runs.metrics_file import read_events
 
 STATES = ("completed", "running", "preempted", "interrupted", "failed")
 SWEEP = "multirun.yaml"  # which Hydra writes into the folder of every sweep
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it was built
 QUIET_SECONDS = 600  # after which a run that should be running is said to be silent
+LOGGED = ("val/", "train/", "step", "epoch", "time")  # what is read of log events
 # The chosen option of every group, the only part of hydra.yaml that is read.
 CHOICES = re.compile(r"^    choices:\n((?:      .*\n)+)", re.MULTILINE)
 
@@ -223,20 +224,14 @@ def visible(value: Any) -> Any:
 
 def read_metrics(path: Path) -> tuple[int | None, History]:
     """The last epoch, from 1, and the history in `metrics.jsonl`; torn lines are left out."""
-    rows = []
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError):
-            continue
-    return history_of(rows)
+    return history_of(read_events(path))
 
 
-def history_of(rows: Iterable[Any]) -> tuple[int | None, History]:
+def history_of(rows: Iterable[dict]) -> tuple[int | None, History]:
     """The last epoch, from 1, and the history in log events; a step that was repeated counts once, the last time."""
     epoch, begun, history = None, None, History()
     for row in rows:
-        found = numbers(row) if isinstance(row, dict) else {}
+        found = numbers({key: value for key, value in row.items() if key.startswith(LOGGED)})
         step, now = found.get("step", math.nan), found.get("time", math.nan)
         begun = now if begun is None and math.isfinite(now) else begun
         if not math.isfinite(step):

@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from vae_lab.compare.comparison import Comparison
-from vae_lab.compare.groups import Group, as_text, is_higher_better, shorten
+from vae_lab.compare.groups import Group, as_text, classes, is_higher_better, shorten
 from vae_lab.compare.runs import Entry
 from vae_lab.metrics.catalogue import find, key_of
 
@@ -103,7 +103,8 @@ def groups_table(comparison: Comparison) -> Table:
         mark = " †" if metric in comparison.apart else ""
         title = (metric if len(stages) > 1 else key_of(metric)).replace("_", " ")
         decides = metric == comparison.sort
-        return Column(f"{title}{mark}", f"{arrow}{known.unit}", "metric", not is_higher_better(metric), decides)
+        unit = "" if known.unit == title else known.unit
+        return Column(f"{title}{mark}", f"{arrow}{unit}".strip(), "metric", not is_higher_better(metric), decides)
 
     settings = [
         Column(name(key), "" if name(key) == key else key.rpartition(".")[0], "setting") for key in comparison.keys
@@ -111,10 +112,12 @@ def groups_table(comparison: Comparison) -> Table:
     metrics = [metric_column(metric) for metric in shown]
     verdict = Column("against the best", "difference ± 95 %", "verdict")
     columns = [Column("#", kind="place"), *settings, Column("n", "seeds", "count"), *metrics[:1], verdict, *metrics[1:]]
+    parts = {metric: classes(comparison.groups, metric) for metric in shown}
+    kinds = {m: {g.number: i for i, members in enumerate(parts[m]) for g in members} for m in shown}
     rows = []
     for group in comparison.groups:
         n, seeds = group.spread(comparison.sort).n, len({seed for seed, *_ in group.units})
-        cells = [value_cell(comparison, group, metric, digits[metric]) for metric in shown]
+        cells = [value_cell(comparison, group, m, digits[m], kinds[m].get(group.number, 0)) for m in shown]
         told = [
             Cell(str(group.number), value=group.number),
             *(Cell(group.settings[key], value=comparison.setting(key, group)) for key in comparison.keys),
@@ -128,7 +131,7 @@ def groups_table(comparison: Comparison) -> Table:
     return Table(columns, rows)
 
 
-def value_cell(comparison: Comparison, group: Group, metric: str, digits: int) -> Cell:
+def value_cell(comparison: Comparison, group: Group, metric: str, digits: int, apart: int) -> Cell:
     """Mean ± deviation; values of unfinished runs are marked, and never mixed with others."""
     found, going = group.spread(metric), group.unfinished(metric)
     if not found.n:
@@ -137,8 +140,6 @@ def value_cell(comparison: Comparison, group: Group, metric: str, digits: int) -
     tip = f"{key_of(metric)}: n={found.n}, mean {found.mean:.6g} {find(metric).unit}".rstrip()
     if found.n > 1:
         tip += f"\nsd {found.sd:.3g}, 95 % interval of the mean ±{found.ci:.3g}"
-    sticks = [other.yardstick(metric) for other in comparison.groups]
-    apart = sticks.index(group.yardstick(metric)) if metric in comparison.apart else 0
     below = "" if math.isnan(half) else f"± {format_number(half, digits)}"
     return Cell(format_number(found.mean, digits), below, tip, found.mean, apart=apart)
 
@@ -282,7 +283,8 @@ def html_head(column: Column) -> str:
         title = f'<button type="button">{title}</button>'
     below = f"<small>{escape(column.below)}</small>" if column.below else ""
     decides = f' aria-sort="{order}"' if column.decides else ""
-    return f'<th class="{"num" if column.is_number else ""}" data-first="{order}"{decides}>{title}{below}</th>'
+    css = f"{column.kind} {'num' if column.is_number else ''}"
+    return f'<th class="{css}" data-first="{order}"{decides}>{title}{below}</th>'
 
 
 def html_cell(cell: Cell, column: Column, group: int | None) -> str:

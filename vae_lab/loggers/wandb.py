@@ -112,7 +112,7 @@ class WandbLogger(Logger):
         """Store the resolved config, a plain nested dict; secrets are replaced."""
         self._tell("config", redact(config))
 
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: `log_config` stores the whole config."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -126,9 +126,6 @@ class WandbLogger(Logger):
     def summarize(self, values: dict) -> None:
         """Set final values in the run's summary."""
         self._tell("summary", redact(values))
-
-    def finalize(self, status: str) -> None:
-        """Nothing to do: pictures and results follow after Lightning is done, see `finish`."""
 
     @rank_zero_only
     def finish(self, exit_code: int) -> None:
@@ -153,7 +150,7 @@ class WandbLogger(Logger):
         self._is_over = self._process is None or self._process.is_over
 
     def _start(self) -> WandbProcess | None:
-        mode = self._wanted_mode()
+        mode = self._mode if self._mode != "auto" else mode_of_environment()
         if mode == "disabled":
             return None
         settings = {
@@ -181,14 +178,14 @@ class WandbLogger(Logger):
         (self._folder / "wandb_id").write_text(run_id + "\n")
         return run_id
 
-    def _wanted_mode(self) -> str:
-        if self._mode != "auto":
-            return self._mode
-        if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
-            return "disabled"
-        named = os.environ.get("WANDB_MODE", "").strip().lower()
-        mode = OTHER_NAMES.get(named, named)
-        if mode not in MODES:
-            log.warning("WANDB_MODE must be one of %s, got %r: tracking offline", ", ".join(MODES), named)
-            return "offline"
-        return mode
+
+def mode_of_environment() -> str:
+    """What W&B's own variables say."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        return "disabled"
+    named = os.environ.get("WANDB_MODE", "").strip().lower()
+    mode = OTHER_NAMES.get(named, named)
+    if mode not in MODES:
+        log.warning("WANDB_MODE must be one of %s, got %r: tracking offline", ", ".join(MODES), named)
+        return "offline"
+    return mode

@@ -51,11 +51,9 @@ class Stopwatch(Callback):
         self.since: float | None = None  # when the clock was started; None while it stands
 
     def state_dict(self) -> dict:
-        """Counts, and the length of the metrics file."""
         return {"metrics_bytes": self.metrics.sync(), "images": self.images, "seconds": self._seconds()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict`."""
         self.truncate(state["metrics_bytes"])
         self.images, self.seconds = state["images"], state["seconds"]
 
@@ -72,27 +70,23 @@ class Stopwatch(Callback):
         self.images += len(batch.x) * trainer.world_size
 
     def on_validation_start(self, trainer, lit) -> None:
-        self._pause()
+        self.seconds, self.since = self._seconds(), None
 
-    def on_train_epoch_end(self, trainer, lit) -> None:
-        self._pause()
+    on_train_epoch_end = on_validation_start
 
     def _seconds(self) -> float:
         return self.seconds + (time.perf_counter() - self.since if self.since is not None else 0.0)
 
-    def _pause(self) -> None:
-        self.seconds, self.since = self._seconds(), None
-
     def result(self, trainer: Trainer, lit: LightningModule) -> dict:
         """What `result.json` says besides the metrics."""
         return {
-            "epochs": trainer.current_epoch,
+            "epochs": lit.epochs_begun,
             "steps": trainer.global_step,
             "images_per_second": round(self.images / self.seconds, 1) if self.seconds else None,
             "train_seconds": round(self.seconds, 3),
             "parameters": sum(p.numel() for p in lit.parameters()),
             "parameters_sha256": parameters_sha256(lit),
-            "peak_memory_mb": round(peak_memory_mb()),
+            "peak_memory_mb": peak_memory_mb(),
         }
 
 
@@ -104,11 +98,11 @@ def parameters_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, in MB."""
+def peak_memory_mb() -> int:
+    """Largest resident size of this process so far."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows, which tells it by psutil; elsewhere psutil knows only the size now
         memory = psutil.Process().memory_info()
-        return getattr(memory, "peak_wset", memory.rss) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if psutil.MACOS else 2**10)
+        return round(getattr(memory, "peak_wset", memory.rss) / 2**20)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if psutil.MACOS else 2**10))

@@ -83,3 +83,16 @@ class Preemption:
             if not self.interrupted:
                 raise
             raise Preempted(128 + self.signum) from error
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Hold signals back while the block starts a process, which inherits that until it says otherwise."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

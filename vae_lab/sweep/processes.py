@@ -10,8 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -26,7 +25,7 @@ from vae_lab.config.secrets import print_redacted
 from vae_lab.runs.files import wait_for
 from vae_lab.runs.process import one_line_errors
 from vae_lab.runs.resume import continue_if_begun
-from vae_lab.runs.signals import SIGNALS, Preemption
+from vae_lab.runs.signals import SIGNALS, Preemption, signals_wait
 from vae_lab.sweep.command_line import config_flags
 from vae_lab.sweep.job import OUTPUT, Job
 
@@ -136,19 +135,6 @@ class Pool:
         for _, _, ask in self.running.values():
             with suppress(OSError):  # it has just ended
                 ask.send(number)
-
-
-@contextmanager
-def signals_wait() -> Iterator[None]:
-    """Hold signals back while the block starts a process, which inherits that until it says otherwise."""
-    if not hasattr(signal, "pthread_sigmask"):  # on Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def work(config: DictConfig, arguments: list[str], slot: Slot, asked: Connection) -> None:
