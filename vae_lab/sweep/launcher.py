@@ -11,8 +11,9 @@ from types import FrameType
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from vae_lab.config.secrets import refuse_written_secrets
 from vae_lab.errors import Preempted, SweepError
 from vae_lab.runs.files import locked
 from vae_lab.runs.signals import heeded
@@ -46,6 +47,7 @@ class LocalLauncher(Launcher):
         """Take what Hydra gives, and share out the machine."""
         if config.hydra.sweeper.get("max_batch_size") is not None:
             raise ValueError("hydra.sweeper.max_batch_size has no meaning with hydra/launcher=local; use sweep.n_jobs")
+        refuse_written_secrets(OmegaConf.to_container(config))  # before the sweep's own files would hold them
         self.config = config
         self.folder = Path(config.hydra.sweep.dir).resolve()
         self.is_grid = config.hydra.sweeper._target_.endswith(".BasicSweeper")  # else a search, of several launches
