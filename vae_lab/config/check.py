@@ -29,25 +29,13 @@ PARTS = (
 COLLECTIONS = ("logger", "callbacks", "metrics")  # each member names a class
 # Keys that the program reads, but no constructor takes, or takes as another kind.
 OWN: dict[str, Any] = {
-    "seed": int,
-    "latent_dim": int,
-    "data_root": str,
-    "compile": bool,
-    "find_lr": bool,
-    "resume": str | None,
-    "run_name": str | None,
-    "run_dir": str,
-    "sweep.name": str | None,
-    "sweep.default_name": str,
+    **dict.fromkeys(("seed", "latent_dim", "dataset.channels", "dataset.image_size", "loss.warmup_steps"), int),
+    **dict.fromkeys(("data_root", "run_dir", "dataset.fit", "sweep.default_name", "sweep.on_failure"), str),
+    **dict.fromkeys(("resume", "run_name", "sweep.name"), str | None),
+    **dict.fromkeys(("loss.KLD_weight", "loss.free_bits"), float),
+    **dict.fromkeys(("compile", "find_lr"), bool),
     "sweep.n_jobs": int | None,
     "sweep.jobs_per_device": int,
-    "sweep.on_failure": str,
-    "dataset.channels": int,
-    "dataset.image_size": int,
-    "dataset.fit": str,
-    "loss.KLD_weight": float,
-    "loss.warmup_steps": int,
-    "loss.free_bits": float,
     "trainer.precision": Any,  # `mixed` is ours
 }
 # Arguments that the program gives to a class itself.
@@ -64,16 +52,9 @@ GIVEN = {
 }
 # Lower bounds that Lightning does not check, or only after the images were read.
 LEAST = {
-    ("Trainer", "min_epochs"): 0,
-    ("Trainer", "min_steps"): 0,
-    ("Trainer", "check_val_every_n_epoch"): 1,
-    ("Trainer", "num_sanity_val_steps"): -1,
-    ("Trainer", "log_every_n_steps"): 1,
-    ("Trainer", "accumulate_grad_batches"): 1,
-    ("Trainer", "gradient_clip_val"): 0,
-    ("EarlyStopping", "patience"): 0,
-    ("EarlyStopping", "min_delta"): 0,
-    ("RichModelSummary", "max_depth"): -1,
+    **dict.fromkeys(("min_epochs", "min_steps", "gradient_clip_val", "patience", "min_delta"), 0),
+    **dict.fromkeys(("check_val_every_n_epoch", "log_every_n_steps", "accumulate_grad_batches"), 1),
+    **dict.fromkeys(("num_sanity_val_steps", "max_depth"), -1),
 }
 LARGEST_INT = 2**63 - 1
 LARGEST_FLOAT = 3.4028234e38  # of float32, in which models compute
@@ -132,8 +113,11 @@ def check_own(raw: dict, plain: dict, readers: Mapping[str, type]) -> None:
 
 def own_kinds(readers: Mapping[str, type]) -> dict[str, Any]:
     """The keys that the program reads itself, with their annotations."""
-    taken = {(group, name): kind for group, found in readers.items() for name, kind in arguments(found)[0].items()}
-    return OWN | {f"{group}.{name}": kind for (group, name), kind in taken.items() if name not in GIVEN[group]}
+    own = dict(OWN)
+    for group, found in readers.items():
+        kinds, given = arguments(found)[0], GIVEN.get(group, ())
+        own |= {f"{group}.{name}": kind for name, kind in kinds.items() if name not in given}
+    return own
 
 
 def check_parts(plain: dict, paths: Sequence[str] = PARTS) -> None:
@@ -217,7 +201,7 @@ def check_arguments(raw: dict, path: str, node: dict, own: set[str]) -> None:
             meant = did_you_mean(name, kinds) or f"; remove it (~{key})"
             raise ValueError(f"there is no {key}, because {node['_target_']} takes no {name}{meant}")
         check_kind(raw, key, kinds.get(name, Any), value)
-        least = LEAST.get((found.__name__, name))
+        least = LEAST.get(name) if found.__module__.startswith("lightning.") else None
         if least is not None and isinstance(value, int | float) and value < least:
             raise ValueError(f"{key} must be >= {least}, got {value}")
 

@@ -44,8 +44,8 @@ OVERRIDES = {
 }
 
 
-def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known names most like a mistyped one, at most three.
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean this or that?`, at most three; nothing where no known name is near.
 
     Dotted names are compared by their last part; those of the same group come alone.
     """
@@ -53,13 +53,8 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     group, _, last = name.lower().rpartition(".")
     best = get_close_matches(OTHER_NAMES.get(last, last), {other for _, _, other in parts.values()}, n=1)
     found = [other for other, (_, _, tail) in parts.items() if tail in best]
-    return ([other for other in found if parts[other][0] == group] or found)[:3]
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean this or that?`, or nothing where no known name is near."""
-    found = nearest(name, known)
-    return f"; did you mean {' or '.join(found)}?" if found else ""
+    found = [other for other in found if parts[other][0] == group] or found
+    return f"; did you mean {' or '.join(found[:3])}?" if found else ""
 
 
 def setting_names(raw: dict) -> Iterator[str]:

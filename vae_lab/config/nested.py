@@ -9,9 +9,8 @@ ABSENT = object()
 def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """A container and everything in it, outermost first, each with its dotted key."""
     yield path, node
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
-    for key, child in children:
-        yield from walk(child, f"{path}.{key}" if path else str(key))
+    for key, child in _children(node):
+        yield from walk(child, f"{path}.{key}" if path else key)
 
 
 def leaves(node: Any, path: str = "") -> dict[str, Any]:
@@ -23,7 +22,12 @@ def leaves(node: Any, path: str = "") -> dict[str, Any]:
 
 
 def lookup(node: Any, key: str) -> Any:
-    """The value at a dotted key of nested dicts, or ABSENT."""
+    """The value at a dotted key of nested dicts and lists, or ABSENT."""
     for part in key.split("."):
-        node = node.get(part, ABSENT) if isinstance(node, dict) else ABSENT
+        node = dict(_children(node)).get(part, ABSENT)
     return node
+
+
+def _children(node: Any) -> list[tuple[str, Any]]:
+    pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
+    return [(str(key), child) for key, child in pairs]  # no dict: 1 and "1" are two keys

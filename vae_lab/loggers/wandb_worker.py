@@ -69,12 +69,8 @@ class Worker:
         self.pipe, self.reports = orders, reports
         self.orders: queue.SimpleQueue = queue.SimpleQueue()
         self.problems: list[str] = []  # of the present run; only the first is reported: the others follow from it
-        complaints = logging.Handler(logging.WARNING)
-        complaints.emit = lambda record: self.problems.append(
-            " ".join(re.sub(r"wandb: (WARNING|ERROR)?", "", record.getMessage()).split())
-        )
-        self.log = logging.Logger("wandb")
-        self.log.addHandler(complaints)
+        self.log = logging.Logger("wandb", logging.WARNING)
+        self.log.addFilter(self._complain)
 
     def serve(self) -> None:
         """Obey until the one who gives the orders is gone."""
@@ -107,6 +103,10 @@ class Worker:
         self.orders.put(None)
         time.sleep(patience)
         os._exit(1)
+
+    def _complain(self, record: logging.LogRecord) -> bool:
+        self.problems.append(" ".join(re.sub(r"wandb: (WARNING|ERROR)?", "", record.getMessage()).split()))
+        return False
 
     def _report(self, what: tuple[int, str] | None) -> None:
         with suppress(OSError):  # the run is gone
@@ -162,7 +162,7 @@ class Worker:
             self.problems.clear()
         return run
 
-    def _init(self, settings: dict[str, Any], mode: str) -> Any:
+    def _init(self, settings: dict[str, Any], mode: Any) -> Any:
         import wandb
 
         own = Path(settings["folder"]) / "wandb"

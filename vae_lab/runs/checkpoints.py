@@ -6,9 +6,11 @@ import time
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
@@ -22,7 +24,7 @@ log = logging.getLogger(__name__)
 # --- when
 
 
-def is_safe_point(trainer, batch_idx: int) -> bool:
+def is_safe_point(trainer: Trainer, batch_idx: int) -> bool:
     """Whether all that belongs to the batches so far is done when a training batch ends.
 
     It is not between two accumulated gradients, nor where a validation or the end of the epoch is still to come.
@@ -70,16 +72,16 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state: dict) -> None:
         self.best = state["best"]
 
-    def on_train_start(self, trainer, lit) -> None:
+    def on_train_start(self, trainer: Trainer, lit: LightningModule) -> None:
         self.saved_at = time.monotonic()
         if trainer.global_step == 0:
             save_last(trainer, lit)  # so that a run that diverges at once leaves finite weights too
 
-    def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer: Trainer, lit: LightningModule, _: Any, batch: Any, batch_idx: int) -> None:
         if time.monotonic() - self.saved_at > self.seconds and is_safe_point(trainer, batch_idx):
             self._save(trainer, lit)
 
-    def on_validation_end(self, trainer, lit) -> None:
+    def on_validation_end(self, trainer: Trainer, lit: LightningModule) -> None:
         if trainer.sanity_checking:
             return
         self._update_best(trainer)
@@ -88,14 +90,14 @@ class Checkpoints(Checkpoint):
             self._save(trainer, lit)
         # else the epoch ends here: on_train_epoch_end saves, after the epoch's metrics are recorded
 
-    def on_train_epoch_end(self, trainer, lit) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, lit: LightningModule) -> None:
         self._save(trainer, lit)
 
-    def on_train_end(self, trainer, lit) -> None:
+    def on_train_end(self, trainer: Trainer, lit: LightningModule) -> None:
         if not self.best and trainer.global_step:
             self._link_best(trainer)
 
-    def _update_best(self, trainer) -> None:
+    def _update_best(self, trainer: Trainer) -> None:
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         if self.monitor not in metrics:
             known = ", ".join(sorted(metrics))
@@ -105,13 +107,13 @@ class Checkpoints(Checkpoint):
             place = {"step": trainer.global_step, "epoch": trainer.current_epoch}
             self.best = {"value": value, **place, "metrics": metrics}
 
-    def _save(self, trainer, lit) -> None:
+    def _save(self, trainer: Trainer, lit: LightningModule) -> None:
         save_last(trainer, lit)
         self.saved_at = time.monotonic()
         if self.best.get("step") == trainer.global_step:
             self._link_best(trainer)
 
-    def _link_best(self, trainer) -> None:
+    def _link_best(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "checkpoints"
             durable_link(folder / "last.ckpt", folder / "best.ckpt")
@@ -127,27 +129,27 @@ class StopAtSignal(Checkpoint):
     def __init__(self, preemption: Preemption):
         self.preemption = preemption
 
-    def on_train_start(self, trainer, lit) -> None:
+    def on_train_start(self, trainer: Trainer, lit: LightningModule) -> None:
         self.preemption.listen()
         self.preemption.training = True
         self.preemption.end_if_asked()  # by a signal whose exception was swallowed
 
-    def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer: Trainer, lit: LightningModule, _: Any, batch: Any, batch_idx: int) -> None:
         if is_safe_point(trainer, batch_idx):
             self._stop_if_asked(trainer, lit)
 
-    def on_validation_end(self, trainer, lit) -> None:
+    def on_validation_end(self, trainer: Trainer, lit: LightningModule) -> None:
         if trainer.state.fn == "fit" and lit.batches_seen % trainer.num_training_batches:
             self._stop_if_asked(trainer, lit)
 
-    def on_train_epoch_end(self, trainer, lit) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, lit: LightningModule) -> None:
         self._stop_if_asked(trainer, lit)
 
-    def on_train_end(self, trainer, lit) -> None:
+    def on_train_end(self, trainer: Trainer, lit: LightningModule) -> None:
         self.preemption.training = False
         self.preemption.end_if_asked()  # after the last save, while the final pictures were drawn
 
-    def _stop_if_asked(self, trainer, lit) -> None:
+    def _stop_if_asked(self, trainer: Trainer, lit: LightningModule) -> None:
         asked = self.preemption.signum is not None
         if trainer.world_size > 1:  # a signal to one process stops all of them, at the same batch
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
@@ -185,7 +187,7 @@ def first_broken(weights: dict[str, Tensor]) -> str | None:
     return next((name for name, value in weights.items() if not value.isfinite().all()), None)
 
 
-def check_finite(trainer, lit) -> None:
+def check_finite(trainer: Trainer, lit: LightningModule) -> None:
     """Refuse weights that are not finite.
 
     Raises:
@@ -198,7 +200,7 @@ def check_finite(trainer, lit) -> None:
         )
 
 
-def save_last(trainer, lit) -> None:
+def save_last(trainer: Trainer, lit: LightningModule) -> None:
     """Write `checkpoints/last.ckpt` in the run folder; the one before becomes `previous.ckpt`.
 
     Raises:
@@ -221,7 +223,7 @@ class DamagedError(RunError):
 class DurableCheckpointIO(CheckpointIO):
     """Writes checkpoints with `durable_open` and reads them without executing anything they contain."""
 
-    def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint.
 
         Raises:
@@ -236,11 +238,11 @@ class DurableCheckpointIO(CheckpointIO):
                     raise error.__context__ from error
                 raise RunError(f"cannot write {path}: {str(error).splitlines()[0]}; is the disk full?") from error
 
-    def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict:
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict:
         """Read a checkpoint; see `load_checkpoint`."""
         return load_checkpoint(Path(path), map_location or "cpu")
 
-    def remove_checkpoint(self, path) -> None:
+    def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint."""
         Path(path).unlink(missing_ok=True)
 

@@ -113,8 +113,8 @@ def write_export(folder: Path, facts: dict[str, Any], weights: dict[str, Tensor]
     """Write both files, each whole or not at all; between the two, the old and the new do not fit and are not read."""
     if (folder / CONFIG).exists() or (folder / WEIGHTS).exists():
         try:
-            is_ours = json.loads((folder / CONFIG).read_bytes()).get("format") == FORMAT
-        except (OSError, ValueError, AttributeError, RecursionError):
+            is_ours = read_json(folder / CONFIG).get("format") == FORMAT
+        except RunError:
             is_ours = False
         if not is_ours:
             held = f"{folder} holds a {CONFIG} or {WEIGHTS} that is no export"

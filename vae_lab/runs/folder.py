@@ -17,7 +17,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from vae_lab.config.roles import is_identity
 from vae_lab.config.secrets import RedactSecrets, redact
 from vae_lab.errors import Preempted, RunError
 from vae_lab.runs.files import durable_open, locked, read_json, remove_leftovers, write_json
@@ -111,7 +110,7 @@ class Run:
         try:
             yield
         except Preempted as stop:
-            self._end("preempted", f"signal {stop.code - 128}")
+            self._end("preempted", f"signal {int(stop.code or 0) - 128}")
             log.warning("stopped by a signal; continue with: vae-lab resume=%s", self.folder)
             raise
         except BaseException as error:
@@ -207,16 +206,3 @@ def folder_name(name: object, otherwise: str, key: str = "run_name") -> str:
     if redact(text) != text:
         raise ValueError(f"{key} holds a secret, and would be the name of a folder")
     return text
-
-
-def sweep_of(run: Path) -> Path | None:
-    """The folder of the sweep that a run folder belongs to, by the file that Hydra writes there."""
-    parent = run.absolute().parent
-    return parent if (parent / "multirun.yaml").exists() else None
-
-
-def tags_of(run: Path) -> list[str]:
-    """The overrides of a job that make it what it is, as W&B takes them: at most 64 characters each."""
-    path = run / ".hydra" / "overrides.yaml"
-    overrides = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
-    return [override[:64] for override in overrides if is_identity(override.lstrip("+~").partition("=")[0])]

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from typing import Any
 
 import psutil
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -25,7 +26,7 @@ class MetricsLogger(Logger):
         super().__init__()
         self.metrics = metrics
 
-    def log_hyperparams(self, *args, **kwargs) -> None:
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The config is in `.hydra/`."""
 
     @rank_zero_only
@@ -62,14 +63,14 @@ class Stopwatch(Callback):
         """Drop what the metrics file holds after its first `size` bytes."""
         self.metrics.truncate(size)
 
-    def on_train_batch_start(self, trainer, lit, batch, batch_idx) -> None:
+    def on_train_batch_start(self, *args: Any) -> None:
         if self.since is None:
             self.since = time.perf_counter()
 
-    def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer: Trainer, lit: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.images += len(batch.x) * trainer.world_size
 
-    def on_validation_start(self, trainer, lit) -> None:
+    def on_validation_start(self, *args: Any) -> None:
         self.seconds, self.since = self._seconds(), None
 
     on_train_epoch_end = on_validation_start

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import yaml
 from hydra.errors import HydraException
@@ -51,7 +51,7 @@ class Lossy(io.FileIO):
     A pipe whose reader has ended (`vae-lab ... | head`) is nothing to speak of.
     """
 
-    def write(self, data) -> int | None:
+    def write(self, data: Any, /) -> Any:
         """Write, or pretend to."""
         try:
             return super().write(data)
@@ -104,8 +104,10 @@ def one_line_errors() -> Iterator[None]:
         raise
     finally:
         os.environ["HYDRA_FULL_ERROR"] = full_error
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream, before in zip((sys.stdout, sys.stderr), streams, strict=True):
+            stream.flush()
+            if before is None:
+                stream.close()
         sys.stdout, sys.stderr = streams
 
 

@@ -123,8 +123,8 @@ def read_export(folder: Path, checkpoint: str) -> Stored:
     for key, place in PLACES.items():
         if OmegaConf.select(cfg, key, default=ABSENT) is not ABSENT:
             OmegaConf.update(cfg, key, place)  # this machine's, whatever the file says
-    facts = (content[key] for key in ("checkpoint", "epoch", "images"))
-    return Stored(cfg, weights, *facts, path, content["parameters_sha256"])
+    facts = {key: content[key] for key in ("checkpoint", "epoch", "images")}
+    return Stored(cfg, weights, **facts, source=path, sha256=content["parameters_sha256"])
 
 
 def read_content(path: Path) -> dict[str, Any]:
