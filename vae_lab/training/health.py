@@ -1,8 +1,9 @@
 """The callback that warns of training that goes on but learns nothing."""
 
 import logging
+from collections.abc import Callable
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 log = logging.getLogger(__name__)
 COLLAPSED_KL = 0.01  # nats for each latent
@@ -30,7 +31,7 @@ class Health(Callback):
         self.told_at: dict[str, int] = {}  # message -> step
         self.kls: list[float] = []  # of the latest validations, as long as none has an active unit
 
-    def on_validation_end(self, trainer, lit) -> None:
+    def on_validation_end(self, trainer: Trainer, lit: LightningModule) -> None:
         if trainer.sanity_checking:
             return
         kl, active = (float(trainer.callback_metrics.get(f"val/{key}", "nan")) for key in ("kl", "active_units"))
@@ -39,10 +40,12 @@ class Health(Callback):
         self.kls = [*self.kls, kl][-NUM_DURING:] if is_warm and is_silent else []
         self._judge(trainer, lit, NUM_DURING, lambda told_at: told_at is None)
 
-    def on_run_end(self, trainer, lit) -> None:
+    def on_run_end(self, trainer: Trainer, lit: LightningModule) -> None:
         self._judge(trainer, lit, NUM_AT_END, lambda told_at: told_at != trainer.global_step)
 
-    def _judge(self, trainer, lit, num_validations: int, is_news) -> None:
+    def _judge(
+        self, trainer: Trainer, lit: LightningModule, num_validations: int, is_news: Callable[[int | None], bool]
+    ) -> None:
         step = trainer.global_step
         is_validated = lit.validated_at == step
         clamped = float(trainer.callback_metrics.get(f"{'val' if is_validated else 'train'}/clamped", "nan"))

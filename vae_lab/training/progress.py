@@ -3,7 +3,9 @@
 import logging
 import sys
 import time
+from typing import Any
 
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console, Group
 from rich.live import Live
@@ -34,12 +36,12 @@ def short(value: float) -> str:
     return f"{value:#.4g}".rstrip(".")
 
 
-def max_epochs(trainer) -> float:
+def max_epochs(trainer: Trainer) -> float:
     """At most so many epochs; infinite where something else ends the training."""
     return trainer.max_epochs if trainer.max_epochs not in (None, -1) else float("inf")
 
 
-def of_epochs(trainer, epoch: int) -> str:
+def of_epochs(trainer: Trainer, epoch: int) -> str:
     """The number of an epoch, and of all if that is known."""
     return f"epoch {epoch}/{trainer.max_epochs}" if max_epochs(trainer) < float("inf") else f"epoch {epoch}"
 
@@ -55,7 +57,7 @@ class Progress(Checkpoint):  # Lightning calls checkpoints last, when the means 
         self.live: Live | None = None
         self.latest = ""
 
-    def on_train_start(self, trainer, lit) -> None:
+    def on_train_start(self, trainer: Trainer, lit: LightningModule) -> None:
         console = Console(stderr=True)
         if not trainer.is_global_zero or not console.is_terminal:
             return
@@ -73,11 +75,11 @@ class Progress(Checkpoint):  # Lightning calls checkpoints last, when the means 
         for handler in self.handlers:
             handler.setStream(sys.stderr)  # now one that writes above the bar
 
-    def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer: Trainer, lit: LightningModule, _: Any, batch: Any, batch_idx: int) -> None:
         if self.live is not None and time.monotonic() - self.refreshed_at > REFRESH_SECONDS:
             self._refresh(trainer, lit)
 
-    def on_validation_end(self, trainer, lit) -> None:
+    def on_validation_end(self, trainer: Trainer, lit: LightningModule) -> None:
         if self.live is not None and not trainer.sanity_checking:
             width = self.live.console.width
             self.latest = show(trainer.callback_metrics, "val", width=width - 15)
@@ -86,24 +88,24 @@ class Progress(Checkpoint):  # Lightning calls checkpoints last, when the means 
         elif trainer.state.fn == "validate":  # of a run that ended within an epoch, whose line came before
             self._log_epoch(trainer, lit.epochs_begun, "val")
 
-    def on_train_epoch_end(self, trainer, lit) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, lit: LightningModule) -> None:
         is_validated = lit.validated_at == trainer.global_step
         self._log_epoch(trainer, trainer.current_epoch + 1, "val" if is_validated else "train")
         if self.live is not None:
             self._refresh(trainer, lit)
 
-    def on_train_end(self, trainer, lit) -> None:
+    def on_train_end(self, trainer: Trainer, lit: LightningModule) -> None:
         self._stop()
 
-    def on_exception(self, trainer, lit, exception) -> None:
+    def on_exception(self, trainer: Trainer, lit: LightningModule, exception: BaseException) -> None:
         self._stop()
 
-    def _log_epoch(self, trainer, epoch: int, stage: str) -> None:
+    def _log_epoch(self, trainer: Trainer, epoch: int, stage: str) -> None:
         if trainer.is_global_zero:
             metrics = show(trainer.callback_metrics, stage, HEADLINE)
             log.info("%s  step %d  %s", of_epochs(trainer, epoch), trainer.global_step, metrics)
 
-    def _refresh(self, trainer, lit) -> None:
+    def _refresh(self, trainer: Trainer, lit: LightningModule) -> None:
         assert self.live is not None
         self.refreshed_at = time.monotonic()
         description = of_epochs(trainer, min(trainer.current_epoch + 1, max_epochs(trainer)))
