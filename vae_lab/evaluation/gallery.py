@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vae_lab.data.batches import ImageData
 from vae_lab.evaluation import pictures
 from vae_lab.models.vae import VAE
 from vae_lab.runs.files import durable_open
@@ -45,7 +46,7 @@ class Painter:
 
     Args:
         vae: the model, on any device.
-        datamodule: has `examples(split, num)` and `factors`.
+        datamodule: the images of the run.
         run_dir: the run folder; its metrics.jsonl gives the curves.
         num_images: originals, and samples, in a picture, >= 1.
         precision: makes the context in which the model runs, such as autocast.
@@ -54,7 +55,7 @@ class Painter:
     def __init__(
         self,
         vae: VAE,
-        datamodule,
+        datamodule: ImageData,
         run_dir: Path,
         num_images: int = 64,
         precision: Callable[[], AbstractContextManager] = nullcontext,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -225,7 +226,7 @@ def write_gif(path: Path, frames: list[np.ndarray]) -> None:
     _write(path, buffer.getvalue())
 
 
-def _label(axes, title: str, x: str, y: str) -> None:
+def _label(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, fontsize=13, loc="left")
     axes.set_xlabel(x, fontsize=11)
     axes.set_ylabel(y, fontsize=11)
