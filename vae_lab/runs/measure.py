@@ -81,7 +81,7 @@ class Stopwatch(Callback):
     def result(self, trainer: Trainer, lit: LightningModule) -> dict:
         """What `result.json` says besides the metrics."""
         return {
-            "epochs": trainer.current_epoch,
+            "epochs": lit.epochs_begun,
             "steps": trainer.global_step,
             "images_per_second": round(self.images / self.seconds, 1) if self.seconds else None,
             "train_seconds": round(self.seconds, 3),

@@ -17,7 +17,6 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.config.explain import explain
-from vae_lab.config.help import CONF
 from vae_lab.config.secrets import print_redacted
 from vae_lab.errors import DataError, NumericsError, OutOfMemoryError, Preempted, RunError, SweepError
 from vae_lab.runs.files import cannot_write
@@ -52,7 +51,7 @@ class Lossy(io.FileIO):
     A pipe whose reader has ended (`vae-lab ... | head`) is nothing to speak of.
     """
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Any, /) -> Any:
         """Write, or pretend to."""
         try:
             return super().write(data)
@@ -105,8 +104,10 @@ def one_line_errors() -> Iterator[None]:
         raise
     finally:
         os.environ["HYDRA_FULL_ERROR"] = full_error
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream, before in zip((sys.stdout, sys.stderr), streams, strict=True):
+            stream.flush()
+            if before is None:
+                stream.close()
         sys.stdout, sys.stderr = streams
 
 
@@ -114,4 +115,4 @@ def in_one_line(error: Exception) -> str:
     """What an exception says to a user."""
     if isinstance(error, OSError) and isinstance(error.filename, str) and not isinstance(error, SETTING_ERRORS):
         error = RunError(cannot_write(Path(error.filename), error))
-    return explain(error, sys.argv[1:], CONF)
+    return explain(error, sys.argv[1:])
