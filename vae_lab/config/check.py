@@ -48,6 +48,7 @@ OWN: dict[str, Any] = {
     "loss.KLD_weight": float,
     "loss.warmup_steps": int,
     "loss.free_bits": float,
+    "loss.measure": str | None,
     "trainer.precision": Any,  # `mixed` is ours
 }
 # Arguments that the program gives to a class itself.
