@@ -38,35 +38,20 @@ SPREADS = {"sd": "the standard deviation between seeds", "ci": "the 95 % confide
 
 @dataclass(eq=False)
 class Comparison:
-    """What every table and figure is made of.
-
-    Attributes:
-        title: of the report.
-        entries: all runs.
-        table: the settings of all of them.
-        by: the columns by which they are grouped.
-        keys: those of them that tables and figures show.
-        differing: the columns in which they differ.
-        groups: best first.
-        metrics: those that are shown.
-        sort: the one that decides.
-        spread: what stands behind ±: "sd" or "ci".
-        apart: metrics in which not all groups can be compared, and why.
-        notes: on what was found and how it was compared, sentences.
-    """
+    """What every table and figure is made of."""
 
     title: str
-    entries: list[Entry]
-    table: Columns
-    by: list[str]
-    keys: list[str]
-    differing: list[str]
-    groups: list[Group]
-    metrics: list[str]
-    sort: str
-    spread: str
-    apart: dict[str, str]
-    notes: list[str] = field(default_factory=list)
+    entries: list[Entry]  # all runs
+    table: Columns  # the settings of all of them
+    by: list[str]  # the columns by which they are grouped
+    keys: list[str]  # those of them that tables and figures show
+    differing: list[str]  # the columns in which they differ
+    groups: list[Group]  # best first
+    metrics: list[str]  # those that are shown
+    sort: str  # the one that decides
+    spread: str  # what stands behind ±: "sd" or "ci"
+    apart: dict[str, str]  # metrics in which not all groups can be compared, and why
+    notes: list[str] = field(default_factory=list)  # what was found and how it was compared, sentences
 
     @property
     def shown(self) -> list[str]:

@@ -52,8 +52,8 @@ Mode = list[tuple[str, list[int], str]]  # a name, the numbers of groups, a colo
 
 @lru_cache(maxsize=1)
 def colour_modes(comparison: Comparison) -> dict[str, Mode]:
-    """What colours can stand for, the most telling first: the groups, or the values of one setting."""
-    groups, sort = comparison.groups, comparison.sort
+    """What colours can stand for: the groups, or the values of a setting, which comes first where groups are many."""
+    groups = comparison.groups
     ranked = [(f"{g.number}  {g.label}", [g.number], c) for g, c in zip(groups, COLOURS, strict=False)]
     rest = [group.number for group in groups[len(COLOURS) :]]
     modes: dict[str, Mode] = {"group": ranked + ([(f"{len(rest)} more", rest, GREY)] if rest else [])}
@@ -65,18 +65,7 @@ def colour_modes(comparison: Comparison) -> dict[str, Mode]:
             colours = shades if is_scale else [*COLOURS, *[GREY] * len(members)]
             numbers = [[group.number for group in own] for own in members.values()]
             modes[key] = list(zip(map(as_text, members), numbers, colours, strict=False))
-    if not rest:
-        return modes
-    gains: dict[int, float] = {}
-    for those in classes(groups, sort):  # what cannot be compared must not count as an effect
-        own = {group.number: group.spread(sort).mean for group in those if group.values(sort)}
-        gains |= {number: value - sum(own.values()) / len(own) for number, value in own.items()}
-
-    def explained(key: str) -> float:
-        parts = [[gains[n] for n in members if n in gains] for _, members, _ in modes[key]]
-        return sum(sum(part) ** 2 / len(part) for part in parts if part) * (key != "group")
-
-    first = max(modes, key=explained)
+    first = list(modes)[1 if rest and len(modes) > 1 else 0]
     return {first: modes[first], **modes}
 
 
@@ -199,10 +188,7 @@ def effect(comparison: Comparison, key: str, metric: str, groups: list[Group] | 
     groups = [group for group in groups or comparable(comparison, metric) if group.values(metric)]
     members = by_value(key, groups)
     is_number = are_numbers(members)
-
-    def place(value: Any) -> Any:
-        return value if is_number else safe(as_text(value))
-
+    place = {value: value if is_number else i for i, value in enumerate(members)}
     chains: dict[tuple, list[Group]] = {}
     for group in (group for own in members.values() for group in own):
         others = tuple(value for name, value in group.settings.items() if name != key)
@@ -210,28 +196,26 @@ def effect(comparison: Comparison, key: str, metric: str, groups: list[Group] | 
     joined = [group for chain in chains.values() if len(chain) > 1 for group in (*chain, None)]
     figure = go.Figure()
     figure.add_scatter(
-        x=[group and place(group.setting(key)) for group in joined],
+        x=[group and place[group.setting(key)] for group in joined],
         y=[group and group.spread(metric).mean for group in joined],
         mode="lines", line={"color": GREY, "width": 1}, opacity=0.5, hoverinfo="skip", showlegend=False,
     )  # fmt: skip
-    places = list(map(place, members))
     figure.add_scatter(
-        x=places, y=[sum(group.spread(metric).mean for group in own) / len(own) for own in members.values()],
+        x=list(place.values()),
+        y=[sum(group.spread(metric).mean for group in own) / len(own) for own in members.values()],
         mode="markers", marker={"symbol": "line-ew", "size": 30, "line": {"color": INK, "width": 2.5}},
         text=[f"{safe(f'{key}={as_text(value)}')}<br>mean over groups" for value in members],
         hovertemplate="%{text}<br>%{y:.5g}<extra></extra>", name="mean over groups",
     )  # fmt: skip
-    add_marks(figure, comparison, groups, metric, lambda group: place(group.setting(key)))
-    texts = [safe(as_text(value), 24) for value in members]
+    add_marks(figure, comparison, groups, metric, lambda group: place[group.setting(key)])
     is_positive = is_number and min(members) > 0
     is_log = is_positive and max(members) >= WIDE * min(members)
+    figure.update_xaxes(type="log" if is_log else "linear")
+    if not is_number or len(members) <= 12:
+        texts = [safe(as_text(value), 24) for value in members]
+        figure.update_xaxes(tickvals=list(place.values()), ticktext=texts)
     if not is_number:
-        figure.update_xaxes(type="category", categoryorder="array", categoryarray=places, ticktext=texts,
-                            tickvals=list(range(len(texts))), range=(-0.5, len(texts) - 0.5))  # fmt: skip
-    elif len(texts) <= 12:
-        figure.update_xaxes(type="log" if is_log else "linear", tickvals=places, ticktext=texts)
-    else:
-        figure.update_xaxes(type="log" if is_log else "linear")
+        figure.update_xaxes(range=(-0.5, len(members) - 0.5))
     menus = [scales(is_positive, is_above_zero(groups, metric), is_log)]
     return finish(figure, titled(comparison, metric, groups), safe(key), axis_title(metric), menus)
 

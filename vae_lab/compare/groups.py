@@ -36,27 +36,16 @@ Columns = dict[str, list[Any]]  # a value for each run
 
 @dataclass(eq=False)
 class Group:
-    """The runs of one configuration.
+    """The runs of one configuration."""
 
-    Attributes:
-        settings: the value of every column it is grouped by, as text.
-        numbers: those of them that are numbers.
-        runs: all of them, also failed and unfinished ones.
-        units: what pairs each run with runs of other groups: its seed, and the settings over which a group pools.
-        number: its place in the table, from 1.
-        verdict: of the comparison with the best one, in words.
-        difference: from the best one, None for the best.
-        hidden: columns that follow from others, and are left out of its name.
-    """
-
-    settings: dict[str, str]
-    numbers: dict[str, float]
-    runs: list[Entry] = field(default_factory=list)
-    units: list[Unit] = field(default_factory=list)
-    number: int = 0
-    verdict: str = ""
-    difference: Difference | None = None
-    hidden: set[str] = field(default_factory=set)
+    settings: dict[str, str]  # the value of every column it is grouped by, as text
+    numbers: dict[str, float]  # those of them that are numbers
+    runs: list[Entry] = field(default_factory=list)  # all of them, also failed and unfinished ones
+    units: list[Unit] = field(default_factory=list)  # what pairs each run with runs of other groups
+    number: int = 0  # its place in the table, from 1
+    verdict: str = ""  # of the comparison with the best one, in words
+    difference: Difference | None = None  # from the best one
+    hidden: set[str] = field(default_factory=set)  # columns that follow from others, and are left out of its name
     _measured: dict[str, tuple[Values, Spread]] = field(default_factory=dict)
     _yardsticks: dict[str, Hashable] = field(default_factory=dict)
 

@@ -46,33 +46,21 @@ class History:
 
 @dataclass
 class Entry:
-    """One run.
+    """One run."""
 
-    Attributes:
-        name: of its folder, or of the W&B run.
-        source: the folder on the command line below which it was found, or the W&B project.
-        location: its folder, or its address.
-        state: one of `STATES`.
-        reason: why it is not completed; empty if it is.
-        settings: every leaf of the config by its dotted key, interpolations as they are written.
-        choices: the option of every group by its dotted name; empty where no file says.
-        metrics: the numbers of `result.json`; of an unfinished run the last validation. In the units of the catalogue.
-        history: what it logged.
-        epoch: that it is in or ended with, from 1, or None.
-        folder: where its files are; None for an online run.
-    """
-
-    name: str
-    source: str
-    location: str
-    state: str
-    reason: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
-    choices: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    name: str  # of its folder, or of the W&B run
+    source: str  # the folder on the command line below which it was found, or the W&B project
+    location: str  # its folder, or its address
+    state: str  # one of STATES
+    reason: str = ""  # why it is not completed
+    settings: dict[str, Any] = field(
+        default_factory=dict
+    )  # leaves of the config by dotted key, interpolations as written
+    choices: dict[str, str] = field(default_factory=dict)  # the option of every group; empty where no file says
+    metrics: dict[str, float] = field(default_factory=dict)  # of result.json; unfinished: of the last validation
     history: History = field(default_factory=History)
-    epoch: int | None = None
-    folder: Path | None = None
+    epoch: int | None = None  # that it is in or ended with, from 1
+    folder: Path | None = None  # where its files are; None for an online run
 
     @property
     def seed(self) -> Any:

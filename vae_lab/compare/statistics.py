@@ -64,21 +64,13 @@ def are_alike(first: Values, second: Values) -> bool:
 
 @dataclass(frozen=True)
 class Difference:
-    """What sets two configurations apart in one metric.
+    """What sets two configurations apart in one metric."""
 
-    Attributes:
-        mean: of the first minus the second.
-        ci: half the 95 % confidence interval, not adjusted for the number of comparisons; NaN if it was not tested.
-        p: of no difference, adjusted for the choice of the best; NaN if it was not tested.
-        n: shared seeds, or the seeds of the smaller group.
-        is_paired: whether it is of runs with the same seeds.
-    """
-
-    mean: float
-    ci: float
-    p: float
-    n: int
-    is_paired: bool
+    mean: float  # of the first minus the second
+    ci: float  # half the 95 % confidence interval, not adjusted for the number of comparisons; NaN if not tested
+    p: float  # of no difference, adjusted for the choice of the best; NaN if not tested
+    n: int  # shared seeds, or the seeds of the smaller group
+    is_paired: bool  # whether it is of runs with the same seeds
 
     @property
     def is_distinct(self) -> bool:

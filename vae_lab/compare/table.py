@@ -26,21 +26,13 @@ STYLES = {"best": "bold", "none": "dim", "failed": "red", "running": "cyan", "pr
 
 @dataclass(frozen=True)
 class Column:
-    """A column.
-
-    Attributes:
-        title: one or a few words.
-        below: in small letters, where there is room for it: a unit, the group of a setting.
-        kind: `place`, `setting`, `count`, `metric`, `verdict` or `text`; all but the first metric may be left out.
-        largest_first: when a reader sorts by it.
-        decides: whether the rows are sorted by it.
-    """
+    """A column."""
 
     title: str
-    below: str = ""
-    kind: str = "text"
-    largest_first: bool = False
-    decides: bool = False
+    below: str = ""  # in small letters, where there is room for it: a unit, the group of a setting
+    kind: str = "text"  # place, setting, count, metric, verdict or text; all but the first metric may be left out
+    largest_first: bool = False  # when a reader sorts by it
+    decides: bool = False  # whether the rows are sorted by it
 
     @property
     def is_number(self) -> bool:
@@ -48,25 +40,15 @@ class Column:
         return self.kind in ("place", "count", "metric")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell.
-
-    Attributes:
-        text: what it says.
-        below: what stands beside or below it, such as the deviation.
-        tip: more, for a reader who points at it.
-        value: by which it is sorted; None comes last.
-        mark: a word of `STYLES` or of the style sheet.
-        apart: cells with another number are not compared with this one.
-    """
+class Cell(NamedTuple):
+    """A cell."""
 
     text: str
-    below: str = ""
-    tip: str = ""
-    value: float | str | None = None
-    mark: str = ""
-    apart: int = 0
+    below: str = ""  # what stands beside or below it, such as the deviation
+    tip: str = ""  # more, for a reader who points at it
+    value: float | str | None = None  # by which it is sorted; None comes last
+    mark: str = ""  # a word of STYLES or of the style sheet
+    apart: int = 0  # cells with another number are not compared with this one
 
 
 class Row(NamedTuple):
