@@ -20,7 +20,7 @@ from wandb_server import WandbServer
 
 from vae_lab.compare.command import DEFAULTS, USAGE, compare_runs, default_out, markdown
 from vae_lab.compare.comparison import compare
-from vae_lab.compare.figures import pareto
+from vae_lab.compare.figures import cost, curves, effect, pareto, plane
 from vae_lab.compare.images import draw_groups
 from vae_lab.compare.report import page
 from vae_lab.compare.runs import find_runs
@@ -284,7 +284,6 @@ def test_pooled_settings_pair_the_runs_and_are_named(tmp_path):
     means = [np.mean([-100 + 5 * k + 0.01 * (seed + k) for k in (2, 4, 8, 16)]) for seed in range(3)]
     assert first.spread("val/elbo").sd == pytest.approx(np.std(means, ddof=1))
     assert any("pool runs that differ in latent_dim. n counts seeds" in note for note in found.notes)
-    page(found)
 
 
 @pytest.mark.parametrize(("seeds", "verdict"), [(1, "not tested: a single seed"), (2, "not distinguishable (n=2)")])
@@ -340,7 +339,8 @@ def test_a_damaged_run_is_a_failed_one(content, tmp_path):
     if content != "a: ${":
         assert [entry.name for entry in found.unfinished] == ["run"]
         assert found.unfinished[0].reason
-    page(found)
+    else:
+        page(found)
 
 
 def test_a_run_that_ended_before_its_config_was_written_is_listed(tmp_path):
@@ -465,7 +465,6 @@ def test_nan_and_failed_runs_never_win(tmp_path):
     assert [group.settings["latent_dim"] for group in found.groups] == ["2", "8", "4"]
     assert [group.verdict for group in found.groups[1:]] == ["elbo is not finite", "3 failed"]
     assert any("not finite in 3 completed runs" in note for note in found.notes)
-    page(found)
 
 
 def test_unknown_names_are_refused_with_what_is_near(sweep):
@@ -603,9 +602,22 @@ def test_the_browser_has_no_complaints(sweep, tmp_path):
 
 
 def test_a_single_run_has_a_report(tmp_path):
-    found = comparison(write_run(tmp_path / "run"))
-    assert 'id="curves"' in page(found)
-    assert 'id="effects"' not in page(found)
+    html = page(comparison(write_run(tmp_path / "run")))
+    assert 'id="curves"' in html
+    assert 'id="effects"' not in html
+
+
+def test_many_groups_are_drawn_with_few_traces_and_what_is_left_out_is_said(tmp_path):
+    for latent_dim in range(1, 46):
+        write_run(tmp_path / f"{latent_dim}", 0, -200 + latent_dim, latent_dim=latent_dim)
+    found = comparison(tmp_path)
+    for figure in (effect(found, "latent_dim", "val/elbo"), plane(found, "val/mse"), cost(found)):
+        assert len(figure.data) <= 2 + 2 * 11  # colours
+        assert {n for trace in figure.data for n in (trace.meta or {}).get("groups", ())} == set(range(1, 46))
+    assert len({trace.meta["group"] for trace in curves(found, "val/elbo").data}) == 24
+    html = page(found)
+    assert "Only the first 24 of 45 groups are drawn." in html
+    assert "Only the fastest 40 are bars." in html
 
 
 def test_an_autoencoder_beside_a_vae_is_compared_by_mse(tmp_path):
@@ -704,7 +716,6 @@ def test_online_runs_are_read_like_folders():
     assert entries[0].history.values == {"val/elbo": {0: -100.0, 10: -110.0, 20: -120.0}}
     found = compare(entries)
     assert found.groups[0].spread("val/elbo").mean == pytest.approx(-101)
-    page(found)
 
 
 def test_the_comparison_becomes_a_view_in_wandb(sweep, tmp_path, monkeypatch):
