@@ -83,12 +83,12 @@ def draw_groups(groups: list[Group], max_groups: int, data_root: str | None) -> 
         data_root: where the images are now; None is where the runs found them. Nothing is downloaded.
     """
     gallery, inputs = Gallery(), {}
-    drawable = [(group, run) for group in groups if (run := group.first_run)]
+    drawable = [(group, run, run.folder) for group in groups if (run := group.first_run) and run.folder]
     if len(drawable) > max_groups:
         gallery.notes.append(f"The first {max_groups} of {len(drawable)} groups; max_images={len(drawable)} draws all.")
-    for group, run in drawable[:max_groups]:
+    for group, run, folder in drawable[:max_groups]:
         try:
-            vae, cfg = load_run(run.folder)
+            vae, cfg = load_run(folder)
             key = yardstick(run, "mse")
             if key not in inputs:
                 x = inputs[key] = read_inputs(cfg, data_root, gallery)
