@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-
-from vae_lab.__main__ import CONF
+from composed import composed
 
 torch.set_num_threads(1)  # the tests run side by side
 REPOSITORY = Path(__file__).parent.parent
@@ -41,7 +39,6 @@ def config(tmp_path):
     """Compose the config of a tiny experiment from overrides, its run folder below tmp_path."""
 
     def compose_config(*overrides: str, tiny: list[str] = TINY, run_dir: str = "run"):
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            return compose("config", [*tiny, *overrides, f"run_dir={tmp_path / run_dir}"])
+        return composed(*tiny, *overrides, f"run_dir={tmp_path / run_dir}")
 
     return compose_config

@@ -33,7 +33,12 @@ OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 @one_line_errors()
 def run() -> None:
-    """Train, sweep or resume, as the command line says."""
+    """Train, sweep, resume or help, as the command line says."""
+    if HELP & set(sys.argv):
+        calls = {f"vae-lab {word} {arguments}": meaning for word, (_, arguments, meaning) in COMMANDS.items()}
+        groups = [word for word in sys.argv[1:] if word not in HELP]
+        print(help_text(CONF, calls, groups[0] if groups else None))
+        return
     refuse_secrets(sys.argv[1:])
     refuse_flags(sys.argv[1:])
     sys.argv[1:] = sweep_arguments(resume_arguments(sys.argv[1:], CONF), CONF)
@@ -68,11 +73,7 @@ def run() -> None:
 
 
 def refuse_ddp(trainer: DictConfig) -> None:
-    """Refuse a run on several devices as a job of Hydra's own launchers.
-
-    Raises:
-        ValueError: naming the setting.
-    """
+    """Refuse a run on several devices as a job of Hydra's own launchers."""
     if trainer.strategy != "auto" or trainer.devices not in (1, "auto"):
         raise ValueError(
             f"trainer.strategy={trainer.strategy} with trainer.devices={trainer.devices} works in a sweep with "
@@ -104,14 +105,6 @@ def export() -> None:
     export_run(sys.argv[1:])
 
 
-@one_line_errors()
-def show_help() -> None:
-    """Run `vae-lab --help`, also of one group."""
-    calls = {f"vae-lab {word} {arguments}": meaning for word, (_, arguments, meaning) in COMMANDS.items()}
-    words = [word for word in sys.argv[1:] if word not in HELP]
-    print(help_text(CONF, calls, words[0] if words else None))
-
-
 HELP = {"--help", "-h"}
 # The words of `vae-lab`: what they run, what they take, what they do.
 COMMANDS = {
@@ -123,12 +116,10 @@ COMMANDS = {
 
 def main() -> None:
     """Run `vae-lab`."""
-    word, *rest = [*sys.argv[1:], ""]
+    word = "".join(sys.argv[1:2])
     if word in COMMANDS:
-        sys.argv = [f"vae-lab-{word}", *rest[:-1]]
+        sys.argv = [f"vae-lab-{word}", *sys.argv[2:]]
         COMMANDS[word][0]()
-    elif HELP & set(sys.argv):
-        show_help()
     else:
         run()
 

@@ -41,6 +41,8 @@ class Preempted(SystemExit):
     A `SystemExit`, so that a sweep stops with it instead of going on to its next job.
     """
 
+    code: int
+
 
 def one_line(error: BaseException) -> str:
     """What an exception says, on one line; its name where it says nothing."""

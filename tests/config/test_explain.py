@@ -2,7 +2,7 @@
 
 import pytest
 
-from vae_lab.config.explain import did_you_mean, nearest, refuse_flags, setting_names
+from vae_lab.config.explain import did_you_mean, refuse_flags, setting_names
 
 KEYS = ["seed", "latent_dim", "model", "model.hidden_dims", "dataset.channels", "model.channels", "trainer.max_epochs"]
 
@@ -10,20 +10,20 @@ KEYS = ["seed", "latent_dim", "model", "model.hidden_dims", "dataset.channels", 
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("seeed", ["seed"]),
-        ("SEED", ["seed"]),
-        ("model.latent_dim", ["latent_dim"]),
-        ("latnt_dim", ["latent_dim"]),
-        ("dataset.chanels", ["dataset.channels"]),
-        ("chanels", ["dataset.channels", "model.channels"]),
-        ("epochs", ["trainer.max_epochs"]),
-        ("modell", ["model"]),
-        ("colour", []),
-        ("", []),
+        ("seeed", "; did you mean seed?"),
+        ("SEED", "; did you mean seed?"),
+        ("model.latent_dim", "; did you mean latent_dim?"),
+        ("latnt_dim", "; did you mean latent_dim?"),
+        ("dataset.chanels", "; did you mean dataset.channels?"),
+        ("chanels", "; did you mean dataset.channels or model.channels?"),
+        ("epochs", "; did you mean trainer.max_epochs?"),
+        ("modell", "; did you mean model?"),
+        ("colour", ""),
+        ("", ""),
     ],
 )
 def test_the_nearest_name_is_found_in_any_group_and_first_in_its_own(name, meant):
-    assert nearest(name, KEYS) == meant
+    assert did_you_mean(name, KEYS) == meant
 
 
 def test_at_most_three_are_named():

@@ -131,7 +131,7 @@ def test_interpolations_stay_so_that_a_config_still_means_the_same():
 @pytest.mark.parametrize(
     ("config", "key"),
     [
-        ({"a": {"b": [1, {"c": SECRET}]}}, r"a\.b"),
+        ({"a": {"b": [1, {"c": SECRET}]}}, r"a\.b\.1\.c"),
         ({"a": {"password": 12345}}, r"a\.password"),
         ({"a": {"credentials": {"user": "x"}}}, r"a\.credentials"),
         ({"root": "https://me:hunter2@host"}, "root"),

@@ -4,26 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from picture_folder import draw, draw_many, read, values
 from PIL import Image
 
-from vae_lab.data.decoding import Images
 from vae_lab.data.image_folder import ImageFolder
 from vae_lab.errors import DataError
-
-
-def draw(path: Path, value: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (8, 8), value).save(path)
-
-
-def read(
-    root: Path, cache: Path, size: int = 8, fit: str = "resize", background: int = 0, on_bad: str = "error"
-) -> Images:
-    return ImageFolder(str(root), (1, size, size), fit, str(cache), background, on_bad).read()
-
-
-def values(images: Images) -> list[int]:
-    return images.pixels[:, 0, 0, 0].tolist()
 
 
 def test_official_splits_of_real_pictures(data_root: Path, tmp_path):
@@ -47,18 +32,15 @@ def test_a_flat_folder_has_no_labels_and_is_sorted(tmp_path):
         draw(tmp_path / "in" / name, value)
     draw(tmp_path / "in" / ".hidden.png", 9)
     (tmp_path / "in" / "notes.txt").write_text("not a picture")
-    images = read(tmp_path / "in", tmp_path / "cache")
+    images = read(tmp_path)
     assert values(images) == [1, 2, 3]
-    assert images.labels.shape == (3, 0)
-    assert images.labels.dtype == torch.int64
-    assert images.factors == ()
-    assert images.num_test == 0
+    assert (images.labels.shape, images.factors, images.num_test) == ((3, 0), (), 0)
 
 
 def test_first_level_folders_are_the_classes(tmp_path):
     for name, value in {"dog/1.png": 3, "cat/x.png": 1, "cat/deep/y.png": 2, "train/1.png": 4}.items():
         draw(tmp_path / "in" / name, value)
-    images = read(tmp_path / "in", tmp_path / "cache")
+    images = read(tmp_path)
     assert dict(zip(values(images), images.labels[:, 0].tolist(), strict=True)) == {1: 0, 2: 0, 3: 1, 4: 2}
     assert images.num_test == 0
 
@@ -67,7 +49,7 @@ def test_test_pictures_come_last_and_validation_counts_as_training(tmp_path, cap
     layout = {"test/a/1.png": 5, "test/b/1.png": 6, "train/a/1.png": 1, "train/b/1.png": 2, "val/b/1.png": 3}
     for name, value in (layout | {"extra/1.png": 9}).items():
         draw(tmp_path / "in" / name, value)
-    images = read(tmp_path / "in", tmp_path / "cache")
+    images = read(tmp_path)
     assert values(images) == [1, 2, 3, 5, 6]
     assert images.labels[:, 0].tolist() == [0, 1, 1, 0, 1]
     assert images.num_test == 2
@@ -77,77 +59,56 @@ def test_test_pictures_come_last_and_validation_counts_as_training(tmp_path, cap
 def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch: pytest.MonkeyPatch):
     for value in (1, 2):
         draw(tmp_path / "in" / f"{value}.png", value)
-    assert values(read(tmp_path / "in", tmp_path / "cache")) == [1, 2]
+    assert values(read(tmp_path)) == [1, 2]
     with monkeypatch.context() as patch:
         patch.setattr("vae_lab.data.image_folder.decode", None)
-        images = read(tmp_path / "in", tmp_path / "cache")
+        images = read(tmp_path)
         assert values(images) == [1, 2]
         images.pixels.zero_()
-        assert values(read(tmp_path / "in", tmp_path / "cache")) == [1, 2]
+        assert values(read(tmp_path)) == [1, 2]
     draw(tmp_path / "in" / "2.png", 7)
-    assert values(read(tmp_path / "in", tmp_path / "cache")) == [1, 7]
+    assert values(read(tmp_path)) == [1, 7]
     (tmp_path / "in" / "1.png").rename(tmp_path / "in" / "3.png")
-    assert values(read(tmp_path / "in", tmp_path / "cache")) == [7, 1]
-    assert read(tmp_path / "in", tmp_path / "cache", size=4).pixels.shape == (2, 1, 4, 4)
+    assert values(read(tmp_path)) == [7, 1]
+    assert read(tmp_path, size=4).pixels.shape == (2, 3, 4, 4)
 
 
-def test_bad_pictures_are_listed_together_and_leave_no_cache(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    draw(tmp_path / "in" / "good.png", 1)
+def test_only_so_many_bad_pictures_are_named(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    draw_many(tmp_path / "in", 1)
     for index in range(23):
         (tmp_path / "in" / f"bad{index:02}.png").write_bytes(b"")
-    with pytest.raises(DataError, match="23 of 24 pictures cannot be used: .*dataset.on_bad=skip") as caught:
-        read(tmp_path / "in", tmp_path / "cache")
-    assert all(f"bad{index:02}.png: no picture that can be read" in str(caught.value) for index in range(23))
-    assert "\n" not in str(caught.value)
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
     monkeypatch.setattr("vae_lab.data.image_folder.MAX_NAMED", 20)
-    with pytest.raises(DataError, match="bad00.*bad19.*; and 3 more") as caught:
-        read(tmp_path / "in", tmp_path / "cache")
+    with pytest.raises(DataError, match="23 of 24 pictures cannot be used: .*bad00.*bad19.*; and 3 more") as caught:
+        read(tmp_path)
     assert "bad20.png" not in str(caught.value)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]
 
 
 def test_more_pictures_than_a_chunk_keep_their_order(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("vae_lab.data.image_folder.CHUNK", 4)
-    for value in range(11):
-        draw(tmp_path / "in" / f"{value:02}.png", value)
-    assert values(read(tmp_path / "in", tmp_path / "cache")) == list(range(11))
+    draw_many(tmp_path / "in", 11)
+    assert values(read(tmp_path)) == list(range(11))
 
 
 def test_decoding_is_announced_once_in_the_log(tmp_path, caplog):
     draw(tmp_path / "in" / "1.png", 1)
     with caplog.at_level(logging.INFO):
-        read(tmp_path / "in", tmp_path / "cache")
-        read(tmp_path / "in", tmp_path / "cache")
+        read(tmp_path)
+        read(tmp_path)
     assert [record.message for record in caplog.records] == [f"decoding 1 pictures of {tmp_path / 'in'}"]
 
 
-def test_the_cache_begins_with_the_pixels(tmp_path):
-    draw(tmp_path / "in" / "1.png", 1)
-    images = read(tmp_path / "in", tmp_path / "cache")
-    (file,) = (tmp_path / "cache").glob("*.pixels")
-    assert file.read_bytes()[: images.pixels.numel()] == images.pixels.numpy().tobytes()
-
-
 def test_what_is_wrong_with_a_folder_is_said(tmp_path):
-    with pytest.raises(DataError, match="cannot read .*/nowhere .*set dataset.root to a folder of pictures"):
-        read(tmp_path / "nowhere", tmp_path / "cache")
-    with pytest.raises(
-        DataError, match=r"no pictures in .*: set dataset.root to a folder of pictures .\.jpg \.jpeg .*\.pgm"
-    ):
-        read(tmp_path, tmp_path / "cache")
+    with pytest.raises(DataError, match=r"cannot read .*/in .*set dataset.root to a folder of pictures .\.jpg .*\.pgm"):
+        read(tmp_path)
     draw(tmp_path / "in" / "cat" / "1.png", 1)
     draw(tmp_path / "in" / "loose.png", 1)
     with pytest.raises(DataError, match="move loose.png into a class folder"):
-        read(tmp_path / "in", tmp_path / "cache")
+        read(tmp_path)
     (tmp_path / "in" / "loose.png").unlink()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot keep 64 bytes of decoded pictures in .*/file .*set dataset.source"):
-        read(tmp_path / "in", tmp_path / "file")
-
-
-def test_arguments_are_checked_before_the_folder():
-    with pytest.raises(ValueError, match="fit must be one of"):
-        ImageFolder("/nowhere", (1, 8, 8), "stretch", "/nowhere")
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(DataError, match="cannot keep 192 bytes of decoded pictures in .*/cache .*set dataset.source"):
+        read(tmp_path)
 
 
 def test_an_empty_xdg_cache_home_means_unset(tmp_path, monkeypatch: pytest.MonkeyPatch):

@@ -46,12 +46,6 @@ def test_originals_stand_directly_above_their_reconstructions():
     assert runs == [255, 0, 255, 255]  # page, original, reconstruction, page
 
 
-def test_every_number_of_reconstructions_fits():
-    for num in (1, 2, 3, 17, 64):
-        x = torch.rand(num, 1, 8, 8)
-        assert pictures.reconstructions(x, x, "title").shape[2] == 3
-
-
 @pytest.mark.parametrize(("num", "dim"), [(200, 5), (4, 9), (50, 2)])
 def test_principal_components_agree_with_the_singular_value_decomposition(num, dim):
     codes = torch.randn(num, dim, generator=torch.Generator().manual_seed(1)) * torch.arange(1.0, dim + 1)
@@ -68,13 +62,14 @@ def test_principal_components_do_not_flip_and_bear_collapsed_codes():
     assert pictures.principal_components(torch.ones(5, 4))[1].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("dim", [1, 2, 6])
-@pytest.mark.parametrize("num_values", [None, 1, 10, 40])
+@pytest.mark.parametrize(("dim", "num_values"), [(1, None), (2, 1), (6, 10), (2, 40)])
 def test_scatter_draws_any_dimension_and_labels(dim, num_values):
     labels = None if num_values is None else torch.arange(80) % num_values
-    picture = pictures.scatter(torch.randn(80, dim), labels, "digit", "latents")
+    before = torch.get_rng_state()
+    picture = pictures.scatter(torch.arange(80.0 * dim).view(80, dim).sin(), labels, "digit", "latents")
     assert picture.dtype == np.uint8
     assert picture.shape[2] == 3
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_scatter_of_a_diverged_model_says_so():
@@ -88,10 +83,7 @@ def test_scatter_of_a_diverged_model_says_so():
         ([], 1),
         ([{"step": 1, "epoch": 0, "val/loss": 3.0}], 1),
         ([{"step": 1, "epoch": 0, "train/loss": 3.0, "train/reconstruction": float("inf")}], 2),
-        (
-            [{"step": s, "epoch": s, "train/loss": 1 / s, "val/reconstruction": 1, "val/kl": 0} for s in (1, 2)],
-            3,
-        ),
+        ([{"step": s, "epoch": s, "train/loss": 1 / s, "val/reconstruction": 1, "val/kl": 0} for s in (1, 2)], 3),
     ],
 )
 def test_curves_have_a_panel_for_each_recorded_term(rows, num_panels):
@@ -136,11 +128,3 @@ def test_files_are_written_whole_and_a_full_disk_is_not_hidden(tmp_path, monkeyp
         pictures.write_png(path, np.ones((4, 4, 3), np.uint8))
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["picture.png"]
-
-
-def test_pictures_leave_the_random_generator_alone():
-    state = torch.get_rng_state()
-    codes = torch.arange(60.0).view(10, 6).sin()
-    pictures.scatter(codes, torch.arange(10), "digit", "latents")
-    pictures.grid(codes.view(10, 1, 2, 3), 5)
-    assert torch.equal(torch.get_rng_state(), state)

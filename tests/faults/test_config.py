@@ -1,10 +1,12 @@
 """Unknown and contradictory settings: refused in one line with the remedy, before data or a tracker is touched."""
 
 import pytest
+from composed import composed
 from omegaconf import OmegaConf
-from refusals import composed, refused
+from refusals import refused
 
 from vae_lab.data.batches import Batch, ImageData
+from vae_lab.data.standard import Digits
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
 from vae_lab.training.train import train
@@ -203,7 +205,8 @@ def test_a3_a_weight_without_effect_is_told(config, caplog):
         assert f"{setting} has no effect: a deterministic posterior has no KL" in caplog.text
 
 
-def test_a3_what_is_refused_leaves_only_what_says_so(config, tmp_path):
+def test_a3_what_is_refused_reads_no_data_and_leaves_only_what_says_so(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(Digits, "read", lambda self: pytest.fail("data was read"))
     with pytest.raises(ValueError, match="KLD_weight"):
         train(config("loss.KLD_weight=-1"))
     left = {path.relative_to(tmp_path / "run").parts[0] for path in (tmp_path / "run").rglob("*") if path.is_file()}

@@ -5,8 +5,9 @@ import copy
 import math
 
 import pytest
+from composed import composed
 from omegaconf import OmegaConf
-from refusals import composed, refused
+from refusals import refused
 
 from vae_lab.config.nested import leaves
 from vae_lab.errors import DataError, NumericsError, RunError
@@ -92,7 +93,30 @@ def is_survived(cfg):
 
 
 A3 = {
+    "loss.KLD_weight=-1": "loss.KLD_weight must be >= 0 and finite, got -1",
+    "loss.warmup_steps=-5": "loss.warmup_steps must be >= 0",
+    "loss.free_bits=-0.1": "loss.free_bits must be >= 0",
+    "latent_dim=0": "latent_dim must be a whole number >= 1, got 0",
+    "seed=-1": "seed must be a whole number in [0, 2**32), got -1",
+    "optimizer.lr=0": "optimizer.lr must be > 0",
+    "dataset.batch_size=0": "dataset.batch_size must be a whole number >= 1, got 0",
+    "dataset.binarize=maybe": "dataset.binarize must be one of",
+    "dataset.val_size=1.5": "dataset.val_size must be",
+    "model.hidden_dims=[0]": "model.hidden_dims must all be >= 1",
+    "model.activation=relux": "model.activation must be one of",
+    "trainer.precision=16-mixed": "trainer.precision=16-mixed needs a GPU",
+    "trainer.precision=fp8": "trainer.precision must be one of 32-true, bf16-mixed, 16-mixed, mixed, got 'fp8'",
+    "trainer.max_epochs=0": "trainer.max_epochs must be a whole number >= 1, or -1 for no limit, got 0",
+    "trainer.max_steps=-2": "trainer.max_steps must be a whole number >= 1, or -1 for no limit, got -2",
+    "trainer.log_every_n_steps=0": "trainer.log_every_n_steps must be >= 1, got 0",
+    "trainer.accumulate_grad_batches=0": "trainer.accumulate_grad_batches must be >= 1, got 0",
+    "trainer.overfit_batches=2": "trainer.overfit_batches=2: use trainer.limit_train_batches instead",
+    "trainer.limit_train_batches=0": "trainer.limit_train_batches must be > 0, got 0",
+    "+posterior.max_log_var=100": "posterior.max_log_var must be in (0, 80], got 100",
+    "callbacks.checkpoints.monitor=train/loss": "callbacks.checkpoints.monitor must be a validation metric",
+    "callbacks.checkpoints.mode=low": "callbacks.checkpoints.mode must be min or max",
     "latent_dim=": "latent_dim is empty; write latent_dim=VALUE",
+    "dataset.channels=": "dataset.channels is empty; write dataset.channels=VALUE",
     "latent_dim=8.0": "latent_dim must be a whole number, got 8.0",
     "latent_dim='8'": "latent_dim must be a whole number, got '8'",
     "latent_dim=true": "latent_dim must be a whole number, got True",

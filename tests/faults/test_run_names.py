@@ -42,4 +42,4 @@ def test_g5_a_folder_whose_name_looks_like_markup_is_printed_as_it_is(tmp_path, 
     monkeypatch.chdir(tmp_path)
     code, _ = command("vae-lab", *TINY, "hydra.run.dir='runs/a[/b]'")
     assert code == 0
-    assert "runs/a[/b]/result.json" in command.printed
+    assert "run      runs/a[/b]\n" in command.printed

@@ -1,15 +1,17 @@
 """Sweeps whose jobs and whose own process end in every way: nothing lost, nothing done twice, nothing silent."""
 
-import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from command import finish, message, record, start, status, vae_lab, wait_until
+from command import finish, message, record, start, status, wait_until
 from windows import on_windows
 
+from vae_lab import __main__ as commands
+from vae_lab.runs.files import locked
 from vae_lab.sweep.job import JOURNAL, read_journal
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -49,13 +51,11 @@ decoder: {_target_: vae_lab.models.networks.mlp.MLPDecoder, hidden_dims: [8], ac
 
 
 @pytest.fixture
-def bad(tmp_path):
-    """Arguments and environment with which `model=bad` can be had."""
-    (tmp_path / "bad.py").write_text(BAD)
-    (tmp_path / "conf" / "model").mkdir(parents=True)
-    (tmp_path / "conf" / "model" / "bad.yaml").write_text(BAD_MODEL)
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    return ["--config-dir", "conf", "model=bad"], {"PYTHONPATH": path, "VAE_LAB_TRUST": "bad"}
+def sweep(command, tmp_path, monkeypatch):
+    """Sweep in this process, whose fork server imports torch once for all tests; returns the exit code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return lambda *arguments: command("vae-lab", *arguments)[0]
 
 
 def folders(sweep: Path) -> dict[str, Path]:
@@ -68,8 +68,12 @@ def only_sweep(folder: Path) -> Path:
     return sweep
 
 
-def test_d1_d2_d7_a_job_that_ends_badly_ends_alone(tmp_path, bad):
-    arguments, environment = bad
+def test_d1_d2_d7_a_job_that_ends_badly_ends_alone(tmp_path):
+    (tmp_path / "bad.py").write_text(BAD)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "bad.yaml").write_text(BAD_MODEL)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = {"PYTHONPATH": path, "VAE_LAB_TRUST": "bad"}
     expected = {
         "well": "",
         "byexit": "SystemExit: 3",
@@ -83,7 +87,8 @@ def test_d1_d2_d7_a_job_that_ends_badly_ends_alone(tmp_path, bad):
     }
     ends = "model.ends=well,by exit,at once,by segfault,by kill,for memory,by error,by setting,by numbers"
     small = [argument for argument in SMALL if not argument.startswith("model.")]
-    done = vae_lab("-m", *arguments, *small, ends, "trainer.max_steps=2", "latent_dim=2", cwd=tmp_path, **environment)
+    settings = ["--config-dir", "conf", "model=bad", "trainer.max_steps=2", "latent_dim=2"]
+    done = finish(start("-m", *settings, *small, ends, cwd=tmp_path, env=environment), 240)
     assert done.returncode == 6, done.stderr
     assert message(done) == "vae-lab: 8 of 9 jobs did not complete, see above; the same command tries again"
     runs = {
@@ -101,12 +106,9 @@ def test_d1_d2_d7_a_job_that_ends_badly_ends_alone(tmp_path, bad):
     assert "RuntimeError: planted" in log
 
 
-def test_on_failure_stop_starts_no_more(tmp_path, bad):
-    arguments, environment = bad
-    more = ["model.ends=by error,well", "latent_dim=2,3", "trainer.max_epochs=1", "sweep.n_jobs=1", "trainer=cpu"]
-    done = vae_lab("-m", *arguments, *more, "sweep.on_failure=stop", "logger=none", cwd=tmp_path, **environment)
-    assert done.returncode == 6
-    assert "1 failed, 3 pending" in done.stderr
+def test_on_failure_stop_starts_no_more(tmp_path, sweep, command):
+    assert sweep("-m", "latent_dim=-1,2", "seed=0,1", *SMALL, "sweep.n_jobs=1", "sweep.on_failure=stop") == 6
+    assert "1 failed, 3 pending" in command.printed
     assert len(folders(only_sweep(tmp_path))) == 1
 
 
@@ -114,10 +116,14 @@ def test_on_failure_stop_starts_no_more(tmp_path, bad):
 def undisturbed(tmp_path_factory):
     """The records of the six jobs, by folder name."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = vae_lab(*GRID, *SMALL, EPOCHS, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert "6 completed" in done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("HYDRA_FULL_ERROR", "0")
+        patch.setattr(sys, "argv", ["vae-lab", *GRID, *SMALL, EPOCHS])
+        commands.main()
     sweep = only_sweep(folder)
+    assert len(folders(sweep)) == 6
     return sweep.name, {name: record(path) for name, path in folders(sweep).items()}
 
 
@@ -140,85 +146,74 @@ def check_same(sweep: Path, undisturbed) -> None:
     assert all(status(path)["state"] == "completed" for path in folders(sweep).values())
 
 
-def test_d4_kill_9_of_the_sweep_and_the_same_command_again(tmp_path, undisturbed):
-    command = [*GRID, *SMALL, EPOCHS]
-    sweep = tmp_path / "outputs" / "sweeps" / undisturbed[0]
-    process = start(*command, cwd=tmp_path)
-    wait_until(has_started(sweep, 2), process)
+def test_d4_kill_9_of_the_sweep_and_the_same_command_again(tmp_path, undisturbed, sweep):
+    settings = [*GRID, *SMALL, EPOCHS]
+    folder = tmp_path / "outputs" / "sweeps" / undisturbed[0]
+    process = start(*settings, cwd=tmp_path)
+    wait_until(has_started(folder, 2), process, 120)
     process.kill()
     assert finish(process).returncode == -signal.SIGKILL
     deadline = time.monotonic() + 30
-    while any(status(run)["state"] == "running" for run in folders(sweep).values()):
+    while any(status(run)["state"] == "running" for run in folders(folder).values()):
         assert time.monotonic() < deadline, "the jobs go on"
         time.sleep(0.1)
-    states = {name: status(path)["state"] for name, path in folders(sweep).items()}
+    states = {name: status(path)["state"] for name, path in folders(folder).items()}
     assert set(states.values()) <= {"completed", "preempted"}
     completed = {name for name, state in states.items() if state == "completed"}
     assert completed
-    done_before = {name: (sweep / name / "result.json").stat().st_mtime_ns for name in completed}
-    again = vae_lab(*command, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    check_same(sweep, undisturbed)
-    assert {name: (sweep / name / "result.json").stat().st_mtime_ns for name in completed} == done_before
-    started = [event["folder"] for event in read_journal(sweep) if event["event"] == "start"]
+    done_before = {name: (folder / name / "result.json").stat().st_mtime_ns for name in completed}
+    assert sweep(*settings) == 0
+    check_same(folder, undisturbed)
+    assert {name: (folder / name / "result.json").stat().st_mtime_ns for name in completed} == done_before
+    started = [event["folder"] for event in read_journal(folder) if event["event"] == "start"]
     assert all(started.count(name) == 1 for name in completed)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_d3_a_signal_stops_the_sweep_and_the_same_command_goes_on(tmp_path, undisturbed, number):
+def test_d3_a_signal_stops_the_sweep_and_the_same_command_goes_on(tmp_path, undisturbed, number, sweep):
     """As `timeout` and Ctrl-C send it: to all processes of the group, and once more to the first."""
-    command = [*GRID, *SMALL, EPOCHS]
-    sweep = tmp_path / "outputs" / "sweeps" / undisturbed[0]
-    process = start(*command, cwd=tmp_path, start_new_session=True)
-    wait_until(has_started(sweep, 2), process)
+    folder = tmp_path / "outputs" / "sweeps" / undisturbed[0]
+    process = start(*GRID, *SMALL, EPOCHS, cwd=tmp_path, start_new_session=True)
+    wait_until(has_started(folder, 2), process, 120)
     os.killpg(process.pid, number)
     os.kill(process.pid, number)
     done = finish(process)
     assert done.returncode == 128 + number
-    states = [status(path)["state"] for path in folders(sweep).values()]
+    states = [status(path)["state"] for path in folders(folder).values()]
     assert "running" not in states
     assert "failed" not in states
     assert states.count("preempted") >= 1
-    assert "pending" in done.stderr.splitlines()[-1]
-    again = vae_lab(f"resume_sweep={sweep}", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    check_same(sweep, undisturbed)
+    assert f" pending: {folder}" in done.stderr
+    assert sweep(f"resume_sweep={folder}") == 0
+    check_same(folder, undisturbed)
 
 
-def test_a_grown_grid_keeps_what_is_there_and_leaves_others_their_runs(tmp_path):
+def test_a_grown_grid_keeps_what_is_there_and_leaves_others_their_runs(tmp_path, sweep, command):
     """Also a job written twice is trained once."""
-    command = ["-m", "optimizer.lr=1e-3,0.001", *SMALL, "trainer.max_epochs=1", "sweep.name=mine"]
-    sweep = tmp_path / "outputs" / "sweeps" / "mine"
-    done = vae_lab(*command, "seed=0", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "2 completed" in done.stderr
-    ((name, run),) = folders(sweep).items()
-    assert [event["event"] for event in read_journal(sweep)] == ["sweep", "start", "end"]
+    settings = ["-m", "optimizer.lr=1e-3,0.001", *SMALL, "trainer.max_epochs=1", "sweep.name=mine"]
+    folder = tmp_path / "outputs" / "sweeps" / "mine"
+    assert sweep(*settings, "seed=0") == 0
+    assert "2 completed" in command.printed
+    (run,) = folders(folder).values()
+    assert [event["event"] for event in read_journal(folder)] == ["sweep", "start", "end"]
     assert "no checkpoint yet" not in (run / "train.log").read_text()
-    before = (run / "status.json").stat().st_mtime_ns
+    before = (run / "status.json").read_text()
 
-    assert vae_lab(*command, "seed=0,1", cwd=tmp_path).returncode == 0
-    assert (run / "status.json").stat().st_mtime_ns == before
-    assert len(folders(sweep)) == 2
+    assert sweep(*settings, "seed=0,1") == 0
+    assert (run / "status.json").read_text() == before
+    assert len(folders(folder)) == 2
 
-    other = start(f"resume={run}", "trainer.max_epochs=100000", cwd=tmp_path)
-    wait_until(lambda: status(run)["state"] == "running", other)
-    done = vae_lab(*command, "seed=0", cwd=tmp_path)
-    assert done.returncode == 6
-    assert "is locked by process" in done.stderr
-    assert status(run)["state"] == "running"
-    other.terminate()
-    assert finish(other).returncode == 143
+    at_work = before.replace("completed", "running")
+    (run / "status.json").write_text(at_work)
+    with locked(run / ".lock"):  # by somebody else
+        assert sweep(*settings, "seed=0", "sweep.on_failure=stop") == 6
+        assert "is locked by process" in command.printed
+        assert (run / "status.json").read_text() == at_work
+    (run / "status.json").write_text(before)
 
-    assert vae_lab(f"resume={run}", f"trainer.max_epochs={last_epoch(run) + 1}", cwd=tmp_path).returncode == 0
-    done = vae_lab(*command, "seed=0", cwd=tmp_path)
-    assert done.returncode == 6
-    assert "was continued to other limits of training; use another sweep.name" in done.stderr
-
-
-def last_epoch(run: Path) -> int:
-    """The number of epochs that a run has begun."""
-    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] + 1
+    assert sweep(f"resume={run}", "trainer.max_epochs=2") == 0
+    assert sweep(*settings, "seed=0") == 6
+    assert "was continued to other limits of training; use another sweep.name" in command.printed
 
 
 @pytest.mark.parametrize("seconds", [1, 3])
@@ -237,7 +232,7 @@ def test_d3_a_signal_while_jobs_come_and_go_fails_none(tmp_path, seconds, number
     arguments = ["sweep.name=mine", "sweep.n_jobs=4", *SMALL, "trainer.max_epochs=1"]
     process = start(*GRID, *arguments, cwd=tmp_path, start_new_session=True)
     sweep = tmp_path / "outputs" / "sweeps" / "mine"
-    wait_until(has_started(sweep, 0), process)
+    wait_until(has_started(sweep, 0), process, 120)
     time.sleep(seconds)
     os.killpg(process.pid, number)
     os.kill(process.pid, number)
@@ -246,16 +241,15 @@ def test_d3_a_signal_while_jobs_come_and_go_fails_none(tmp_path, seconds, number
     assert {status(path)["state"] for path in folders(sweep).values()} <= {"completed", "preempted"}, done.stderr
 
 
-def test_d5_two_sweeps_in_the_same_instant(tmp_path):
+def test_d5_two_sweeps_in_the_same_instant(tmp_path, sweep, command):
     """The same sweep is refused while it runs; another has another folder."""
-    command = ["-m", "seed=0,1", *SMALL, "trainer.max_epochs=300"]
-    first, other = start(*command, cwd=tmp_path), start(*command, "latent_dim=2", cwd=tmp_path)
+    settings = ["-m", "seed=0,1", *SMALL, "trainer.max_epochs=300"]
+    first, other = start(*settings, cwd=tmp_path), start(*settings, "latent_dim=2", cwd=tmp_path)
     sweeps = tmp_path / "outputs" / "sweeps"
     try:
-        wait_until(lambda: len(list(sweeps.glob(f"*/{JOURNAL}"))) == 2, first)
-        second = vae_lab(*command, cwd=tmp_path)
-        assert second.returncode == 5
-        assert f"is locked by process {first.pid}" in message(second)
+        wait_until(lambda: len(list(sweeps.glob(f"*/{JOURNAL}"))) == 2, first, 120)
+        assert sweep(*settings) == 5
+        assert f"is locked by process {first.pid}" in command.printed
     finally:
         for process in (first, other):
             process.terminate()
@@ -263,25 +257,23 @@ def test_d5_two_sweeps_in_the_same_instant(tmp_path):
     assert len(list(sweeps.iterdir())) == 2
 
 
-def test_two_processes_train_a_job_together(tmp_path):
+def test_two_processes_train_a_job_together(tmp_path, sweep):
     more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=1", "logger=none", "callbacks.gallery=null"]
-    done = vae_lab("-m", "seed=0,1", "latent_dim=2", *more, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert sweep("-m", "seed=0,1", "latent_dim=2", *more) == 0
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["sweeps"]  # no process ran anything else
     assert [status(path)["state"] for path in folders(only_sweep(tmp_path)).values()] == ["completed"] * 2
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
-def test_other_launchers_find_their_jobs_again(tmp_path, launcher):
+def test_other_launchers_find_their_jobs_again(tmp_path, launcher, sweep):
     pytest.importorskip({"basic": "hydra", "joblib": "hydra_plugins.hydra_joblib_launcher"}.get(
         launcher, "hydra_plugins.hydra_submitit_launcher"))  # fmt: skip
-    command = ["-m", f"hydra/launcher={launcher}", "seed=0,1", *SMALL, "trainer.max_epochs=1"]
-    assert vae_lab(*command, cwd=tmp_path).returncode == 0
+    settings = ["-m", f"hydra/launcher={launcher}", "seed=0,1", *SMALL, "trainer.max_epochs=1"]
+    assert sweep(*settings) == 0
     runs = folders(only_sweep(tmp_path))
     times = [(path / "status.json").stat().st_mtime_ns for path in runs.values()]
     assert len(runs) == 2
-    again = vae_lab(*command, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
+    assert sweep(*settings) == 0
     assert [(path / "status.json").stat().st_mtime_ns for path in runs.values()] == times
 
 
@@ -291,7 +283,7 @@ def test_a_job_that_submitit_preempts_is_started_again_and_ends_the_same(tmp_pat
     slower = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "dataset.num_workers=2"]
     process = start(*one, *slower, cwd=tmp_path)
     sweeps = tmp_path / "outputs" / "sweeps"
-    wait_until(lambda: list(sweeps.glob("*/*/metrics.jsonl")), process)
+    wait_until(lambda: list(sweeps.glob("*/*/metrics.jsonl")), process, 120)
     (run,) = [path.parent for path in sweeps.glob("*/*/metrics.jsonl")]
     os.kill(status(run)["pid"], signal.SIGUSR2)  # as submitit's own time limit does
     done = finish(process)

@@ -18,6 +18,7 @@ import wandb
 from command import TINY, record, status
 from forks import fork, train_in_fork, wait
 from lightning.pytorch.loggers import CSVLogger
+from refusals import composed
 from tracking import CONFIG, KEY, METRICS, alone, go_online, history, log_run, parts, read_back, said, tracker
 from wandb_server import WandbServer
 
@@ -37,6 +38,14 @@ SMALL = [setting for setting in TINY if setting != "logger=none"]
 def surroundings(monkeypatch, tmp_path, caplog):
     alone(monkeypatch, tmp_path / "home")
     caplog.set_level(logging.INFO)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Hash and metrics of the run without any tracker."""
+    folder = tmp_path_factory.mktemp("plain")
+    train(composed("logger=none", *SMALL, f"run_dir={folder}"))
+    return record(folder)
 
 
 @pytest.fixture
@@ -70,8 +79,7 @@ def outage(kind: str):
 
 
 @pytest.mark.slow
-def test_e1_nothing_is_asked_on_a_terminal(tmp_path, config):
-    train(config("logger=none", tiny=SMALL, run_dir="plain"))
+def test_e1_nothing_is_asked_on_a_terminal(tmp_path, plain):
     main, terminal = pty.openpty()
     command = [sys.executable, "-m", "vae_lab", "logger=wandb", *SMALL, "hydra.run.dir=run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm"}
@@ -88,7 +96,7 @@ def test_e1_nothing_is_asked_on_a_terminal(tmp_path, config):
     assert "wandb sync" in printed
     assert "choice" not in printed
     assert "API key" not in printed
-    assert record(tmp_path / "run") == record(tmp_path / "plain")
+    assert record(tmp_path / "run") == plain
 
 
 def read_all(descriptor: int, timeout: float) -> str:
@@ -106,8 +114,6 @@ def read_all(descriptor: int, timeout: float) -> str:
 HOMES = {
     "netrc": (".netrc", b"\x00\xffmachine machine password\n'"),
     "settings": (".config/wandb/settings", b"[default\n\xff\x00 = [[ = base_url\nmode = 7"),
-    "a wrong setting": (".config/wandb/settings", b"[default]\nbase_url = not-a-url\n"),
-    "settings are a folder": (".config/wandb/settings/x", b""),
 }
 
 
@@ -131,7 +137,7 @@ def test_e1_a_damaged_home(tmp_path, monkeypatch, caplog, patient, how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["refused", "black hole", "hang", "error", "unauthorized", "garbage", "html"])
+@pytest.mark.parametrize("kind", ["refused", "black hole", "hang", "unauthorized", "html"])
 def test_e2_without_a_server_the_run_is_kept_offline(tmp_path, monkeypatch, caplog, patient, kind):
     with outage(kind) as url:
         go_online(monkeypatch, url)
@@ -144,7 +150,7 @@ def test_e2_without_a_server_the_run_is_kept_offline(tmp_path, monkeypatch, capl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["hang", "reset", "error", "html"])
+@pytest.mark.parametrize("kind", ["hang", "reset", "html"])
 def test_e2_after_the_server_dies_the_run_is_kept_on_disk(tmp_path, monkeypatch, caplog, patient, kind):
     with WandbServer(after_start=kind) as server:
         go_online(monkeypatch, server.url)
@@ -198,14 +204,13 @@ def measured(monkeypatch) -> list[float]:
 
 
 @pytest.mark.slow
-def test_e2_a_hanging_server_changes_neither_the_training_nor_its_length(tmp_path, monkeypatch, config):
-    train(config("logger=none", tiny=SMALL, run_dir="plain"))
+def test_e2_a_hanging_server_changes_neither_the_training_nor_its_length(tmp_path, monkeypatch, config, plain):
     seconds = measured(monkeypatch)
     monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 4)
     with WandbServer("hang") as server:
         go_online(monkeypatch, server.url)
         train(config("logger=wandb", "logger.wandb.init_timeout=2", tiny=SMALL, run_dir="run"))
-    assert record(tmp_path / "run") == record(tmp_path / "plain")
+    assert record(tmp_path / "run") == plain
     assert len(seconds) > 3
     assert sum(seconds) < 2 + 4 + BUSY_MACHINE
 
@@ -249,13 +254,12 @@ def test_e2_garbage_in_the_environment(tmp_path, monkeypatch, caplog, patient, n
 
 
 @pytest.mark.slow
-def test_e2_much_garbage_changes_nothing_in_a_run(tmp_path, monkeypatch, caplog, config, patient):
-    train(config("logger=none", tiny=SMALL, run_dir="plain"))
+def test_e2_much_garbage_changes_nothing_in_a_run(tmp_path, monkeypatch, config, patient, plain):
     for variables in GARBAGE.values():
         for variable, value in variables.items():
             monkeypatch.setenv(variable, value)
     train(config("logger=wandb", tiny=SMALL, run_dir="run"))
-    assert record(tmp_path / "run") == record(tmp_path / "plain")
+    assert record(tmp_path / "run") == plain
     assert status(tmp_path / "run")["state"] == "completed"
     assert parts(tmp_path / "run", "offline-run-*")
 
@@ -283,9 +287,15 @@ needs_proc = pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/childre
 
 @pytest.mark.slow
 @needs_proc
-@pytest.mark.parametrize("when", ["starting", "running"])
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-@pytest.mark.parametrize("which", ["worker", "core"])
+@pytest.mark.parametrize(
+    ("which", "signum", "when"),
+    [
+        ("worker", signal.SIGKILL, "running"),
+        ("worker", signal.SIGSTOP, "starting"),
+        ("core", signal.SIGKILL, "starting"),
+        ("core", signal.SIGSTOP, "running"),
+    ],
+)
 def test_e2_a_process_of_w_and_b_is_killed_or_frozen(tmp_path, monkeypatch, caplog, which, signum, when):
     monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 2)
     if when == "running":
@@ -314,7 +324,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def with_core(folder: Path, monkeypatch, core: str | None, mode: int = 0o755) -> None:
+def with_core(folder: Path, monkeypatch, core: str | None) -> None:
     """W&B as installed, but with another program as its core."""
     package = folder / "packages" / "wandb"
     (package / "bin").mkdir(parents=True)
@@ -323,19 +333,15 @@ def with_core(folder: Path, monkeypatch, core: str | None, mode: int = 0o755) ->
             (package / path.name).symlink_to(path)
     if core is not None:
         (package / "bin" / "wandb-core").write_text(core)
-        (package / "bin" / "wandb-core").chmod(mode)
+        (package / "bin" / "wandb-core").chmod(0o755)
     monkeypatch.syspath_prepend(package.parent)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "core",
-    [(None,), ("#!/bin/sh\nexit 3\n",), ("#!/bin/sh\nexec sleep 1000\n",)],
-    ids=["missing", "failing", "silent"],
-)
+@pytest.mark.parametrize("core", [None, "#!/bin/sh\nexec sleep 1000\n"], ids=["missing", "silent"])
 def test_e2_a_broken_core(tmp_path, monkeypatch, caplog, core):
     monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 3)
-    with_core(tmp_path, monkeypatch, *core)
+    with_core(tmp_path, monkeypatch, core)
     began = time.monotonic()
     log_two(tmp_path / "run", init_timeout=1)
     assert time.monotonic() - began < 1 + 3 + BUSY_MACHINE
@@ -388,23 +394,25 @@ def ended(run: Path) -> bool:
 # --- E4: no W&B
 
 
-@pytest.mark.parametrize("code", ["raise ImportError('gone')", "1 +", ""])
+@pytest.mark.parametrize("code", ["1 +", ""])
 def test_e4_without_w_and_b_there_is_one_line(tmp_path, monkeypatch, caplog, patient, code):
-    (tmp_path / "packages").mkdir()
-    (tmp_path / "packages" / "wandb.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path / "packages")
+    break_w_and_b(tmp_path / "packages", monkeypatch, code)
     log_two(tmp_path / "run")
     (line,) = said(caplog)
     assert line.startswith("WARNING W&B does not start, this run is not tracked: ")
 
 
-def test_e4_a_run_without_w_and_b_ends_well(tmp_path, monkeypatch, caplog, patient, config):
-    train(config("logger=none", tiny=SMALL, run_dir="plain"))
-    (tmp_path / "packages").mkdir()
-    (tmp_path / "packages" / "wandb.py").write_text("raise ImportError('gone')")
-    monkeypatch.syspath_prepend(tmp_path / "packages")
+def test_e4_a_run_without_w_and_b_ends_well(tmp_path, monkeypatch, caplog, patient, config, plain):
+    break_w_and_b(tmp_path / "packages", monkeypatch, "raise ImportError('gone')")
     train(config("logger=wandb", tiny=SMALL, run_dir="run"))
-    assert record(tmp_path / "run") == record(tmp_path / "plain")
+    assert "W&B does not start, this run is not tracked: gone" in caplog.text
+    assert record(tmp_path / "run") == plain
+
+
+def break_w_and_b(folder: Path, monkeypatch, code: str) -> None:
+    folder.mkdir()
+    (folder / "wandb.py").write_text(code)
+    monkeypatch.syspath_prepend(folder)
 
 
 # --- disks
@@ -422,21 +430,30 @@ FULL_DISK = """
 mount -t tmpfs -o size=128k tmpfs run/wandb
 "$1" -c "
 import logging
-from pathlib import Path
-from tracking import log_run
 from vae_lab.loggers import wandb_process
 logging.basicConfig(level=logging.INFO)
 wandb_process.FINISH_TIMEOUT = 100
-log_run(Path('run'), metrics=[(step, {'loss': step / 7, 'kl': step / 3}) for step in range(3000)])
+process = wandb_process.WandbProcess()
+process.begin('start', SETTINGS, 15)
+for step in range(3000):
+    process.send('metrics', {'step': step, 'loss': step / 7, 'kl': step / 3})
+process.finish(0)
 "
 """
+
+
+def settings(folder: Path) -> dict:
+    """What W&B's process is told of a run; without a `WandbLogger`, whose import takes long."""
+    texts = {"folder": str(folder), "run_id": folder.name, "name": folder.name, "mode": "offline"}
+    return {**texts, "labels": {}, "init_timeout": 15, "upload_timeout": 8}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="needs unshare -m")
 def test_a_full_disk_under_w_and_b_is_one_line(tmp_path):
     (tmp_path / "run" / "wandb").mkdir(parents=True)
-    command = ["unshare", "-m", "sh", "-c", FULL_DISK, "sh", sys.executable]
+    script = FULL_DISK.replace("SETTINGS", repr(settings(tmp_path / "run")))
+    command = ["unshare", "-m", "sh", "-c", script, "sh", sys.executable]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=True
@@ -453,8 +470,7 @@ def unreachable(*_, **__):
 
 
 @pytest.mark.parametrize("kind", ["csv", "another"])
-def test_e2_a_copy_that_cannot_be_written_ends_alone(tmp_path, monkeypatch, caplog, config, kind):
-    train(config("logger=none", tiny=SMALL, run_dir="plain"))
+def test_e2_a_copy_that_cannot_be_written_ends_alone(tmp_path, monkeypatch, caplog, config, kind, plain):
     monkeypatch.setattr(CSVLogger, "log_metrics", unreachable)
     cfg = config("logger=csv", tiny=SMALL)
     if kind == "another":
@@ -464,7 +480,7 @@ def test_e2_a_copy_that_cannot_be_written_ends_alone(tmp_path, monkeypatch, capl
     train(cfg)
     (line,) = warnings_in(caplog)
     assert line.startswith(f"WARNING logger.{kind} ends here, the run and metrics.jsonl go on: ")
-    assert record(tmp_path / "run") == record(tmp_path / "plain")
+    assert record(tmp_path / "run") == plain
     assert status(tmp_path / "run")["state"] == "completed"
 
 
@@ -529,35 +545,38 @@ SCRIPT = """
 import sys
 sys.path[:] = [path for path in sys.path if path != sys.path[0]]
 print("once")
-from pathlib import Path
-from tracking import log_run
-from vae_lab.loggers.wandb import WandbLogger
-log_run(Path("run"))
-unfinished = WandbLogger(save_dir="next", project="p", entity=None, group=None, job_type=None, tags=[], name=None,
-                         mode="offline", init_timeout=15)
-unfinished.log_metrics({"loss": 1.0}, 0)
+from vae_lab.loggers.wandb_process import WandbProcess
+finished, unfinished = WandbProcess(), WandbProcess()
+finished.begin("start", RUN, 15)
+unfinished.begin("start", NEXT, 15)
+finished.finish(0)
+finished.close()
+unfinished.send("metrics", {"loss": 1.0})
 """
 
 
 @pytest.mark.slow
 def test_a_script_runs_once_and_ends_even_with_a_run_that_is_not_finished(tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT)
+    script = SCRIPT.replace("RUN", repr(settings(tmp_path / "run"))).replace("NEXT", repr(settings(tmp_path / "next")))
+    (tmp_path / "script.py").write_text(script)
     (tmp_path / "selectors.py").write_text("print('executed')")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "script.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "once\n", "")
     assert parts(tmp_path / "run", "offline-run-*")
+    assert parts(tmp_path / "next", "offline-run-*")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_to_the_whole_group_does_not_reach_the_process_even_as_it_starts(tmp_path, caplog, patient, signum):
+def test_a_signal_to_the_whole_group_does_not_reach_the_process_even_as_it_starts(tmp_path, caplog, patient):
     def track() -> None:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         os.setpgid(0, 0)
-        signal.signal(signum, lambda *_: None)
+        for number in numbers:
+            signal.signal(number, lambda *_: None)
         run = tracker(tmp_path / "run", mode="offline")
         for step in range(200):
-            os.killpg(0, signum)
+            os.killpg(0, numbers[step % 3])
             run.log_metrics({"loss": 1.0}, step)
             time.sleep(0.002)
         run.finish(0)

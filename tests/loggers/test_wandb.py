@@ -106,7 +106,6 @@ def test_other_ranks_do_nothing(tmp_path, monkeypatch, started):
     [
         ("auto", {}, "auto"),
         ("auto", {"WANDB_MODE": "offline"}, "offline"),
-        ("auto", {"WANDB_MODE": "dryrun"}, "offline"),
         ("auto", {"WANDB_MODE": "online"}, "online"),
         ("auto", {"WANDB_MODE": "foo"}, "offline"),
         ("auto", {"WANDB_MODE": "disabled"}, None),
@@ -313,9 +312,9 @@ def test_no_secret_reaches_the_disk_or_the_server(one_process, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_the_jobs_of_a_sweep_are_runs_of_one_group(tmp_path):
-    command = ["-m", "seed=0,1", "latent_dim=2,-2", "trainer=cpu", "trainer.max_epochs=1", "callbacks.gallery=null"]
+    command = ["-m", "latent_dim=2,3,-2", "trainer=cpu", "trainer.max_epochs=1", "callbacks.gallery=null"]
     done = vae_lab(*command, "model.hidden_dims=[8]", "sweep.name=mine", "logger.wandb.mode=offline", cwd=tmp_path)
-    assert done.returncode == 6, done.stderr  # two of the four were refused before they were tracked
+    assert done.returncode == 6, done.stderr  # the third was refused before it was tracked
     sweep = tmp_path / "outputs" / "sweeps" / "mine"
     jobs = {folder.parent.name: folder.parent for folder in sweep.glob("*/result.json")}
     runs = [read_back(part) for part in parts(sweep)]
@@ -324,7 +323,8 @@ def test_the_jobs_of_a_sweep_are_runs_of_one_group(tmp_path):
         (start,) = [record["run"] for record in records if record["type"] == "run"]
         folder = jobs[start["display_name"]]
         assert start["run_group"] == "mine"
-        assert {"latent_dim=2", "trainer.max_epochs=1"} <= set(start["tags"])
+        assert "trainer.max_epochs=1" in start["tags"]
+        assert len({"latent_dim=2", "latent_dim=3"} & {*start["tags"]}) == 1
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         wanted = [(line.pop("step"), {k: v for k, v in line.items() if k != "time"}) for line in lines]
         assert [item for item in history(records) if "media" not in item[1]] == wanted

@@ -1,7 +1,6 @@
 """A checkpoint file comes back as it was, or is refused with its name."""
 
 import os
-import pickle
 
 import pytest
 import torch
@@ -48,36 +47,14 @@ class Payload:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("as_file", ["zip", "legacy", "pickle"])
-def test_a_checkpoint_from_a_stranger_executes_nothing(tmp_path, as_file):
-    marker, path = tmp_path / "marker", tmp_path / "stranger.ckpt"
-    content = {"state_dict": {"weight": torch.zeros(2)}, "extra": Payload(marker)}
-    if as_file == "pickle":
-        path.write_bytes(pickle.dumps(Payload(marker), protocol=2))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=as_file == "zip")
-    for load in (load_checkpoint, DurableCheckpointIO().load_checkpoint):
-        with pytest.raises(RunError, match=rf"cannot load {path}|{path} is damaged") as caught:
-            load(path)
-        assert not marker.exists()
-        assert len(str(caught.value).splitlines()) == 1
-        with pytest.raises(RunError):  # whatever Lightning asks for
-            DurableCheckpointIO().load_checkpoint(path, weights_only=False)
-        assert not marker.exists()
-    if as_file == "pickle":
-        pickle.loads(path.read_bytes())
-    else:
-        torch.load(path, weights_only=False)
-    assert marker.exists()  # the attack is real
-
-
 def test_the_refusal_does_not_recommend_to_run_the_strangers_code(tmp_path):
     # As torch's own message does, which also speaks of an argument that no user of ours can set.
     path = tmp_path / "stranger.ckpt"
     torch.save({"extra": Payload(tmp_path / "marker")}, path)
-    with pytest.raises(RunError, match=rf"cannot load {path}|{path} is damaged") as caught:
-        load_checkpoint(path)
+    with pytest.raises(RunError, match=rf"cannot load {path}: it holds more than tensors") as caught:
+        DurableCheckpointIO().load_checkpoint(path, weights_only=False)  # whatever Lightning asks for
     assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "marker").exists()
 
 
 DAMAGE = {
@@ -131,16 +108,8 @@ def test_every_flipped_bit_is_noticed_or_harmless(tmp_path):
             assert loaded["global_step"] == 3
             assert torch.equal(loaded["state_dict"]["w"], weights)
     assert len(messages) > len(positions) / 2  # the weights alone are more than half of the file
+    assert any(f"{path} is damaged: the checksum of " in message for message in messages)
     assert all(str(path) in message and len(message.splitlines()) == 1 for message in messages)
-
-
-def test_a_flipped_bit_in_a_weight_is_noticed(tmp_path):
-    path = tmp_path / "last.ckpt"
-    whole = save(path)
-    start = whole.index(load_checkpoint(path)["state_dict"]["w"].numpy().tobytes())
-    path.write_bytes(whole[: start + 7] + bytes([whole[start + 7] ^ 1]) + whole[start + 8 :])
-    with pytest.raises(DamagedError, match=rf"{path} is damaged: the checksum of .* is wrong"):
-        load_checkpoint(path)
 
 
 def test_the_newest_checkpoint_that_is_not_damaged_is_chosen(tmp_path, caplog):

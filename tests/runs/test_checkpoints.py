@@ -26,28 +26,14 @@ def positioned(epoch: int, batch: int, batches_seen: int) -> dict:
     return checkpoint["loops"]["fit_loop"]
 
 
-def test_a_position_between_epochs_has_begun_none():
-    loop = positioned(3, 0, 30)
-    assert loop["epoch_progress"]["total"] == loop["epoch_progress"]["current"]
-    assert set(loop["epoch_progress"]["total"].values()) == {3}
-    assert set(loop["epoch_loop.batch_progress"]["total"].values()) == {30}
-    assert set(loop["epoch_loop.batch_progress"]["current"].values()) == {0}
+@pytest.mark.parametrize(("batch", "begun"), [(0, 3), (4, 4)])
+def test_a_position_has_begun_an_epoch_with_its_first_batch(batch, begun):
+    loop = positioned(3, batch, 30 + batch)
+    epochs = {"ready": begun, "started": begun, "processed": 3, "completed": 3}
+    assert loop["epoch_progress"] == {"total": epochs, "current": epochs}
+    assert set(loop["epoch_loop.batch_progress"]["total"].values()) == {30 + batch}
+    assert set(loop["epoch_loop.batch_progress"]["current"].values()) == {batch}
     assert loop["epoch_loop.batch_progress"]["is_last_batch"] is False
-
-
-def test_a_position_within_an_epoch_has_begun_it():
-    loop = positioned(3, 4, 34)
-    assert loop["epoch_progress"]["current"] == {"ready": 4, "started": 4, "processed": 3, "completed": 3}
-    assert set(loop["epoch_loop.batch_progress"]["total"].values()) == {34}
-    assert set(loop["epoch_loop.batch_progress"]["current"].values()) == {4}
-
-
-def test_the_counters_are_not_shared():
-    loop = positioned(3, 4, 34)
-    loop["epoch_progress"]["current"]["ready"] += 1
-    loop["epoch_loop.batch_progress"]["current"]["ready"] += 1
-    assert loop["epoch_progress"]["total"]["ready"] == 4
-    assert loop["epoch_loop.batch_progress"]["total"]["ready"] == 34
 
 
 def test_the_position_has_the_form_of_lightnings_own():
@@ -64,7 +50,7 @@ def test_the_position_has_the_form_of_lightnings_own():
 def trainer(num_batches=10, accumulate=1, val_check_batch=10, every_n_epoch=1, total_batch_idx=0):
     return SimpleNamespace(
         num_training_batches=num_batches,
-        accumulate_grad_batches=accumulate,
+        lightning_module=SimpleNamespace(accumulate=accumulate),
         val_check_batch=val_check_batch,
         check_val_every_n_epoch=every_n_epoch,
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=total_batch_idx)),

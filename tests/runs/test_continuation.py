@@ -13,8 +13,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from vae_lab.config.instantiate import CLASSES
 from vae_lab.errors import RunError
 from vae_lab.objectives.elbo import ELBO
-from vae_lab.runs.continuation import check_like, check_optimizers
+from vae_lab.runs.continuation import check_optimizers
 from vae_lab.runs.folder import Run
+from vae_lab.runs.form import check_form
 from vae_lab.training.train import train
 
 OPTIMIZERS = [name for name in CLASSES["torch.optim"] if name != "Muon"]  # which takes no biases
@@ -62,17 +63,23 @@ def test_the_states_of_every_trusted_optimizer_are_continued(name, settings, sch
 
 
 def test_what_differs_is_named():
-    example = {"a": [1, 2.0], "b": {"c": None}}
-    check_like("x", {"a": [3, 4], "b": {"c": None}}, example)
-    for found, message in (
-        ({"a": [3, 4]}, r"x must hold a, b, got \['a'\]"),
-        ({"a": [-3, 4], "b": {"c": None}}, r"x\.a\.0 must be 1, got -3"),
-        ({"a": [3], "b": {"c": None}}, r"x\.a must be a list of 2, got a list of 1"),
-        ({"a": [True, 4], "b": {"c": None}}, r"x\.a\.0 must be 1, got True"),
-        ({"a": [3, 4], "b": {"c": "text"}}, r"x\.b\.c must be None, got a str"),
+    example = {"a": [1, 2.0], "b": {"c": None}, "d": torch.zeros(2)}
+    found = {"a": [3, 4], "b": {"c": None}, "d": torch.ones(2)}
+    check_form("x", found, example)
+    check_form("x", found, {"a": list, "b": dict, "d": torch.Tensor})
+    for changes, message in (
+        ({"b": {}}, r"x\.b\.c must be None, got missing"),
+        ({"e": 1}, r"x\.e must be missing, got 1"),
+        ({"a": [-3, 4]}, r"x\.a\.0 must be 1, got -3"),
+        ({"a": [3]}, r"x\.a must be a list of 2, got a list of 1"),
+        ({"a": [True, 4]}, r"x\.a\.0 must be 1, got True"),
+        ({"b": {"c": "text"}}, r"x\.b\.c must be None, got a str"),
+        ({"b": [1]}, r"x\.b must be a dict, got a list of 1"),
+        ({"d": torch.zeros(3)}, r"x\.d must be float32 \(2,\), got float32 \(3,\)"),
+        ({"d": torch.zeros(1).expand(2)}, r"x\.d must be float32 \(2,\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            check_like("x", found, example)
+            check_form("x", found | changes, example)
 
 
 class Killed(BaseException):
@@ -87,10 +94,10 @@ def stop_at(monkeypatch, step: int) -> None:
     """Let the next run disappear at a step."""
     original = ELBO.__call__
 
-    def deadly(self, vae, x, at):
-        if at == step:
+    def deadly(self, vae, batch, context):
+        if context.step == step:
             raise Killed
-        return original(self, vae, x, at)
+        return original(self, vae, batch, context)
 
     monkeypatch.setattr(ELBO, "__call__", deadly)
 

@@ -7,7 +7,7 @@ from command import TINY, status, vae_lab
 
 from vae_lab.__main__ import one_line_errors
 from vae_lab.errors import Preempted
-from vae_lab.runs.ranks import FIRST, RANKS, forget_ranks, is_first
+from vae_lab.runs.process import FIRST, RANKS, forget_ranks, is_first
 
 pytestmark = pytest.mark.fault
 

@@ -1,18 +1,19 @@
 """Searches: what is drawn, where it is kept, what a kill leaves of it."""
 
-import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import optuna
 import pytest
 import yaml
-from command import finish, message, start, vae_lab, wait_until
+from command import finish, start, wait_until
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from vae_lab import __main__ as commands
 from vae_lab.errors import RunError
 from vae_lab.sweep.job import read_journal
 from vae_lab.sweep.pruning import Pruning
@@ -148,7 +149,7 @@ def test_unfinished_trials_in_the_folders_own_storage_go_on_wherever_it_is_now(t
     ["foo:///x", "no url", "", "sqlite://host:port/x", "nothing://me:p4ssw0rd@host/x", "mysql+no://me:p4ssw0rd@host/x"],
 )
 def test_a_url_that_is_none_is_named_without_its_password(url, tmp_path, monkeypatch):
-    shown = url.replace("p4ssw0rd", "***")
+    shown = url.replace("me:p4ssw0rd", "***")
     with pytest.raises(ValueError, match=re.escape(f"sqlite:///FILE, got {shown}: ")) as failure:
         open_study(tmp_path, monkeypatch, url)
     assert "p4ssw0rd" not in str(failure.value)
@@ -211,7 +212,32 @@ def test_outside_of_its_search_a_trial_is_never_ended(monkeypatch):
     assert not trainer.should_stop
 
 
+def test_without_optuna_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ValueError, match="hydra/sweeper=optuna needs the package optuna .*: pip install optuna"):
+        sweeper()
+
+
 # --- whole searches
+
+
+@pytest.fixture
+def search(tmp_path, monkeypatch, capsys):
+    """Search in this process, whose fork server keeps the first search's environment; the exit code, what was said."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(
+            sys, "argv", ["vae-lab", "-m", "hydra/sweeper=optuna", "sweep.name=mine", *SMALL, *arguments]
+        )
+        try:
+            commands.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, capsys.readouterr().err
+
+    return run
 
 
 def load(sweep: Path) -> list[optuna.trial.FrozenTrial]:
@@ -221,19 +247,19 @@ def load(sweep: Path) -> list[optuna.trial.FrozenTrial]:
 @pytest.mark.slow
 @pytest.mark.fault
 @pytest.mark.timeout(300)
-def test_d4_a_killed_search_goes_on_to_its_total(tmp_path):
-    command = ["-m", "hydra/sweeper=optuna", "latent_dim=int(interval(1,30))", "optimizer.lr=interval(0.001,0.01)",
-               "hydra.sweeper.n_trials=7", "trainer.max_epochs=6", "sweep.name=mine", *SMALL]  # fmt: skip
+def test_d4_a_killed_search_goes_on_to_its_total(tmp_path, search):
+    settings = ["latent_dim=int(interval(1,30))", "optimizer.lr=interval(0.001,0.01)", "hydra.sweeper.n_trials=7",
+                "trainer.max_epochs=6"]  # fmt: skip
     sweep = tmp_path / "outputs" / "sweeps" / "mine"
-    process = start(*command, cwd=tmp_path)
-    wait_until(lambda: len(list(sweep.glob("*/metrics.jsonl"))) == 3, process)
+    process = start("-m", "hydra/sweeper=optuna", "sweep.name=mine", *SMALL, *settings, cwd=tmp_path)
+    wait_until(lambda: len(list(sweep.glob("*/metrics.jsonl"))) == 3, process, 120)
     process.kill()
     assert finish(process).returncode == -signal.SIGKILL
     before = load(sweep)
     interrupted = [trial.params for trial in before if not trial.state.is_finished()]
     assert interrupted
-    done = vae_lab(*command, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    code, said = search(*settings)
+    assert code == 0, said
     trials = load(sweep)
     assert [trial.number for trial in trials] == list(range(7))
     assert all(trial.state.is_finished() for trial in trials)
@@ -242,56 +268,41 @@ def test_d4_a_killed_search_goes_on_to_its_total(tmp_path):
     assert len(list(sweep.glob("*/result.json"))) == 7
     best = yaml.safe_load((sweep / "optimization_results.yaml").read_text())
     assert best["best_value"] == min(trial.value for trial in trials)
-    again = vae_lab(*command, cwd=tmp_path)
-    assert again.returncode == 0
+    assert search(*settings)[0] == 0
     assert len(load(sweep)) == 7
     starts = [event for event in read_journal(sweep) if event["event"] == "start"]
     assert len(starts) == 7 + len(interrupted)
 
 
 @pytest.mark.slow
-def test_failed_trials_are_recorded_and_not_fatal(tmp_path):
-    command = ["-m", "hydra/sweeper=optuna", "latent_dim=choice(2,-1)", "hydra.sweeper.n_trials=4",
-               "trainer.max_epochs=1", "hydra/sweeper/sampler=random", "sweep.name=mine", *SMALL]  # fmt: skip
-    done = vae_lab(*command, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    states = {
-        (trial.params["latent_dim"], trial.state.name) for trial in load(tmp_path / "outputs" / "sweeps" / "mine")
-    }
-    assert states == {(2, "COMPLETE"), (-1, "FAIL")}
-    assert "latent_dim must be a whole number >= 1, got -1" in done.stderr
+def test_failed_trials_are_recorded_and_not_fatal(tmp_path, search):
+    code, said = search("latent_dim=choice(2,-1)", "hydra.sweeper.n_trials=4", "trainer.max_epochs=1",
+                        "hydra/sweeper/sampler=random")  # fmt: skip
+    assert code == 0, said
+    trials = load(tmp_path / "outputs" / "sweeps" / "mine")
+    assert {(trial.params["latent_dim"], trial.state.name) for trial in trials} == {(2, "COMPLETE"), (-1, "FAIL")}
+    assert "latent_dim must be a whole number >= 1, got -1" in said
 
 
 @pytest.mark.slow
-def test_a_failure_can_stop_a_search_whose_other_trials_wait(tmp_path):
-    command = ["-m", "hydra/sweeper=optuna", "latent_dim=choice(-1,-2)", "hydra.sweeper.n_trials=6",
-               "hydra.sweeper.n_jobs=3", "sweep.on_failure=stop", "sweep.name=mine", *SMALL]  # fmt: skip
-    done = vae_lab(*command, "sweep.n_jobs=1", cwd=tmp_path)
-    assert done.returncode == 6
-    assert message(done) == "vae-lab: a trial failed, and sweep.on_failure=stop; the same command goes on"
+def test_a_failure_can_stop_a_search_whose_other_trials_wait(tmp_path, search):
+    code, said = search("latent_dim=choice(-1,-2)", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3",
+                        "sweep.on_failure=stop", "sweep.n_jobs=1")  # fmt: skip
+    assert code == 6
+    assert said.splitlines()[-1] == "vae-lab: a trial failed, and sweep.on_failure=stop; the same command goes on"
     states = [trial.state.name for trial in load(tmp_path / "outputs" / "sweeps" / "mine")]
     assert states == ["FAIL", "RUNNING", "RUNNING"]
 
 
 @pytest.mark.slow
-def test_several_metrics_give_a_front(tmp_path):
-    command = ["-m", "hydra/sweeper=optuna", "loss.KLD_weight=tag(log,interval(0.01,4))", "hydra.sweeper.n_trials=4",
-               "hydra.sweeper.metrics=[val/reconstruction,val/kl]", "hydra.sweeper.direction=[minimize,minimize]",
-               "hydra/sweeper/sampler=nsgaii", "hydra.sweeper.storage=sqlite", "trainer.max_epochs=1",
-               "sweep.name=mine", *SMALL]  # fmt: skip
-    done = vae_lab(*command, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_several_metrics_give_a_front(tmp_path, search):
+    code, said = search(
+        "loss.KLD_weight=tag(log,interval(0.01,4))", "hydra.sweeper.n_trials=4", "hydra/sweeper/sampler=nsgaii",
+        "hydra.sweeper.metrics=[val/reconstruction,val/kl]", "hydra.sweeper.direction=[minimize,minimize]",
+        "hydra.sweeper.storage=sqlite", "trainer.max_epochs=1",
+    )  # fmt: skip
+    assert code == 0, said
     sweep = tmp_path / "outputs" / "sweeps" / "mine"
     study = optuna.load_study(study_name="search", storage=storage_url("sqlite", sweep))
     front = yaml.safe_load((sweep / "optimization_results.yaml").read_text())["solutions"]
     assert [solution["values"] for solution in front] == [trial.values for trial in study.best_trials]
-
-
-@pytest.mark.slow
-def test_a_search_without_optuna_says_what_to_install(tmp_path):
-    (tmp_path / "optuna.py").write_text("raise ImportError('not here')")
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    done = vae_lab("-m", "hydra/sweeper=optuna", "seed=0,1", *SMALL, cwd=tmp_path, PYTHONPATH=path)
-    assert done.returncode == 2
-    assert "hydra/sweeper=optuna needs the package optuna" in message(done)
-    assert "pip install optuna" in message(done)

@@ -26,13 +26,23 @@ def composed(*overrides: str, **keywords):
 
 
 def test_a_job_is_what_decides_its_numbers():
-    for override in ("logger=none", "data_root=/elsewhere", "dataset.num_workers=2", "trainer.log_every_n_steps=1",
-                     "sweep.n_jobs=3", "resume=auto", "run_name=mine", "run_dir=/elsewhere"):  # fmt: skip
-        assert identity(composed("dataset=mnist", override)) == identity(composed("dataset=mnist")), override
-    for override in ("seed=1", "loss=mse", "loss.KLD_weight=2", "trainer.max_epochs=31", "callbacks=early_stopping",
-                     "latent_dim=3", "trainer.precision=bf16-mixed", "dataset=mnist", "optimizer.lr=0.1"):  # fmt: skip
-        assert identity(composed(override)) != identity(composed()), override
-    assert identity(composed("loss.KLD_weight=2.0", "model=mlp")) == identity(composed("loss.KLD_weight=2.0"))
+    mnist, digits = composed("dataset=mnist"), composed()
+    assert identity(composed("dataset=mnist", "logger=none", "model=mlp")) == identity(mnist)
+    same = {"data_root": "/elsewhere", "dataset.num_workers": 2, "trainer.log_every_n_steps": 1, "sweep.n_jobs": 3,
+            "resume": "auto", "run_name": "mine", "run_dir": "/elsewhere"}  # fmt: skip
+    for key, value in same.items():
+        assert identity(changed(mnist, key, value)) == identity(mnist), key
+    other = {"seed": 1, "loss.KLD_weight": 2, "trainer.max_epochs": 31, "latent_dim": 3, "optimizer.lr": 0.1,
+             "trainer.precision": "bf16-mixed"}  # fmt: skip
+    others = [digits, mnist, composed("loss=mse"), composed("callbacks=early_stopping")]
+    others += [changed(digits, key, value) for key, value in other.items()]
+    assert len(set(map(identity, others))) == 10
+
+
+def changed(cfg, key: str, value):
+    cfg = cfg.copy()
+    OmegaConf.update(cfg, key, value)
+    return cfg
 
 
 def test_the_folder_of_a_job_is_found_again_by_what_the_job_is(tmp_path):

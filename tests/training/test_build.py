@@ -13,14 +13,15 @@ from vae_lab.models.posteriors import Deterministic, Gaussian
 from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
 from vae_lab.objectives.elbo import ELBO
-from vae_lab.training.build import check_end, check_monitors, names_of_metrics
+from vae_lab.runs.signals import Preemption
+from vae_lab.training.build import build, check_callbacks, names_of_metrics
 from vae_lab.training.module import LitVAE
 
 CFG = OmegaConf.create(
     {
         "resume": None,
         "dataset": {"val_size": 1},
-        "trainer": {"max_epochs": -1, "max_steps": -1, "max_time": None, "limit_val_batches": None},
+        "trainer": {"max_epochs": 1, "max_steps": -1, "max_time": None, "limit_val_batches": None},
         "callbacks": {"stop": {"check_on_train_epoch_end": False}},
     }
 )
@@ -30,55 +31,54 @@ class Distance(Callback):
     """A user's own: it may log a metric, and end the training."""
 
 
-def make_vae(posterior, decoded=4):
+def make_module(posterior, decoded=4):
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(4, 3 * posterior.params_per_latent), nn.Dropout())
     decoder = nn.Sequential(nn.Linear(3, decoded), nn.Unflatten(1, (1, 2, decoded // 2)))
     prior = StandardNormal((3,)) if posterior.has_density else None
-    return VAE(encoder, decoder, posterior, prior, Bernoulli(), (3,), (1, 2, 2))
+    vae = VAE(encoder, decoder, posterior, prior, Bernoulli(), (3,), (1, 2, 2))
+    return LitVAE(vae, ELBO(1, 0, 0), [Terms(), MSE(), ActiveUnits()], None, None, lr=1.0, seed=0)
 
 
-def make_module(vae):
-    metrics = [Terms(), MSE(), ActiveUnits()]
-    return LitVAE(vae, ELBO(1, 0, 0), metrics, optimizer=None, schedule=None, lr=1.0, seed=0)
-
-
-def test_the_metrics_are_those_of_the_objective_and_of_evaluation():
+def test_the_metrics_are_those_of_the_objective_and_of_evaluation_and_looking_leaves_no_trace():
     common = {"train/loss", "train/reconstruction", "val/loss", "val/reconstruction", "val/mse"}
-    assert names_of_metrics(make_module(make_vae(Deterministic()))) == common
-    found = names_of_metrics(make_module(make_vae(Gaussian())))
-    assert found > common | {"train/elbo", "val/elbo", "val/kl", "val/active_units"}
-
-
-def test_looking_for_metrics_leaves_no_trace():
-    vae = make_vae(Gaussian())
+    assert names_of_metrics(make_module(Deterministic())) == common
+    lit = make_module(Gaussian())
     before = torch.random.get_rng_state()
-    names_of_metrics(make_module(vae))
+    assert names_of_metrics(lit) > common | {"train/elbo", "val/elbo", "val/kl", "val/active_units"}
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert all(module.training for module in vae.modules())
+    assert all(module.training for module in lit.modules())
 
 
 def test_parts_that_do_not_fit_each_other_are_named():
     with pytest.raises(ValueError, match=r"^the model of ELBO, Gaussian, Bernoulli, .* cannot be evaluated: .+$"):
-        names_of_metrics(make_module(make_vae(Gaussian(), decoded=6)))
+        names_of_metrics(make_module(Gaussian(), decoded=6))
 
 
-def test_an_own_callback_may_log_what_another_monitors():
-    stop = EarlyStopping("val/distance", check_on_train_epoch_end=False)
-    with pytest.raises(ValueError, match=r"callbacks\.stop\.monitor must be one of val/loss, got 'val/distance'"):
-        check_monitors(CFG, {"stop": stop}, {"val/loss"})
-    check_monitors(CFG, {"stop": stop, "distance": Distance()}, {"val/loss"})
-
-
-def test_an_own_callback_may_end_the_training():
+def test_an_own_callback_may_log_what_another_monitors_and_end_the_training():
+    lit, stop = make_module(Gaussian()), EarlyStopping("val/distance", check_on_train_epoch_end=False)
+    with pytest.raises(ValueError, match=r"callbacks\.stop\.monitor must be one of val/.*, got 'val/distance'"):
+        check_callbacks(CFG, {"stop": stop}, lit)
+    check_callbacks(CFG, {"stop": stop, "distance": Distance()}, lit)
+    endless = OmegaConf.merge(CFG, {"trainer": {"max_epochs": -1}})
     with pytest.raises(ValueError, match="nothing ends the training"):
-        check_end(CFG.trainer, {}, None)
-    check_end(CFG.trainer, {"distance": Distance()}, None)
+        check_callbacks(endless, {}, lit)
+    check_callbacks(endless, {"distance": Distance()}, lit)
 
 
 def test_early_stopping_that_looks_before_a_validation_is_refused():
-    cfg = OmegaConf.merge(CFG, {"callbacks": {"stop": {"check_on_train_epoch_end": None}}})
+    lit, cfg = (
+        make_module(Gaussian()),
+        OmegaConf.merge(CFG, {"callbacks": {"stop": {"check_on_train_epoch_end": None}}}),
+    )
     with pytest.raises(ValueError, match=r"callbacks\.stop\.check_on_train_epoch_end must be false to watch val/loss"):
-        check_monitors(cfg, {"stop": EarlyStopping("val/loss")}, {"val/loss"})
-    check_monitors(cfg, {"stop": EarlyStopping("train/loss")}, {"train/loss"})
+        check_callbacks(cfg, {"stop": EarlyStopping("val/loss")}, lit)
+    check_callbacks(cfg, {"stop": EarlyStopping("train/loss")}, lit)
     cfg.resume = "a run of before"
-    check_monitors(cfg, {"stop": EarlyStopping("val/loss")}, {"val/loss"})
+    check_callbacks(cfg, {"stop": EarlyStopping("val/loss")}, lit)
+
+
+def test_compiled_networks_keep_the_names_of_their_parameters(config, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda network: compiled.append(network))  # in place
+    lit = build(config("compile=true"), Preemption()).lit
+    assert compiled == [lit.vae.encoder, lit.vae.decoder]

@@ -22,13 +22,13 @@ def run(validations, caplog, clamped=(), warmup_steps=0) -> list[str]:
     """What is told in a run with a validation every ten steps: the step and the beginning of each message."""
     health = Health()
     lit = SimpleNamespace(vae=SimpleNamespace(latent_dim=16), objective=SimpleNamespace(warmup_steps=warmup_steps))
-    trainer = SimpleNamespace(sanity_checking=False, state=SimpleNamespace(fn="fit"), callback_metrics={})
+    trainer = SimpleNamespace(sanity_checking=False, callback_metrics={})
     for number, (kl, active) in enumerate(validations):
         trainer.global_step = lit.validated_at = 10 * (number + 1)
         values = {"kl": kl, "active_units": active, "clamped": clamped[number] if clamped else 0}
         trainer.callback_metrics = {f"val/{key}": value for key, value in values.items() if value is not None}
         health.on_validation_end(trainer, lit)
-    health.on_train_end(trainer, lit)
+    health.on_run_end(trainer, lit)
     return [record.getMessage() for record in caplog.records]
 
 

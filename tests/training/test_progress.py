@@ -37,13 +37,11 @@ def recorded(cfg) -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     ("overrides", "stages"),
     [
-        ([], ["val", "val", "val", "val"]),
         (["trainer.check_val_every_n_epoch=2"], ["train", "val", "train", "val"]),
         (["dataset.val_size=0"], ["train", "train", "train", "train"]),
-        (["trainer.max_steps=6"], ["val", "val"]),
         (["trainer.max_steps=5"], ["val", "train", "val"]),  # the end of training within an epoch is validated after it
     ],
-    ids=["plain", "every second epoch", "no validation", "steps at an epoch's end", "steps within an epoch"],
+    ids=["every second epoch", "no validation", "steps within an epoch"],
 )
 def test_a_line_shows_the_values_of_its_own_step(overrides, stages, config):
     cfg = config(PROGRESS, "trainer.max_epochs=4", *overrides)

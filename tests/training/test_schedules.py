@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from vae_lab.training.schedules import Cosine, Step, warmup
+from vae_lab.training.schedules import Cosine, Step
 
 TOTAL = 1000
 
@@ -16,26 +16,13 @@ def test_the_warm_up_rises_linearly_to_one(schedule):
     assert all(b > a > 0 for a, b in zip(rise[:-1], rise[1:], strict=True))
 
 
-@pytest.mark.parametrize("schedule", [Cosine(0, 0.1), Step(0, 200, 0.5)])
-def test_without_warm_up_the_first_step_is_full(schedule):
-    assert schedule(0, TOTAL) == 1
-    assert warmup(0, 0) == 1
-
-
 @pytest.mark.parametrize("schedule", [Cosine(50, 0.0), Cosine(0, 0.3), Step(50, 7, 0.9), Step(0, 1, 1.0)])
 def test_the_factor_is_in_the_unit_interval_and_never_rises_after_the_warm_up(schedule):
     factors = [schedule(step, TOTAL) for step in range(2 * TOTAL)]
     assert all(0 <= factor <= 1 for factor in factors)
+    assert factors[schedule.warmup_steps] == 1
     after = factors[schedule.warmup_steps :]
     assert all(b <= a for a, b in zip(after[:-1], after[1:], strict=True))
-
-
-def test_cosine_passes_its_middle_and_ends_at_the_final_fraction():
-    schedule = Cosine(100, 0.2)
-    assert schedule(550, TOTAL) == pytest.approx(0.6)
-    assert schedule(325, TOTAL) == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi / 4)))
-    assert schedule(TOTAL, TOTAL) == pytest.approx(0.2)
-    assert schedule(5 * TOTAL, TOTAL) == pytest.approx(0.2)
 
 
 def test_cosine_is_the_one_of_torch():
@@ -46,6 +33,7 @@ def test_cosine_is_the_one_of_torch():
         assert Cosine(0, 0.1)(step, 20) == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         reference.step()
+    assert Cosine(0, 0.1)(100, 20) == 0.1
 
 
 def test_a_warm_up_longer_than_the_run_only_rises():

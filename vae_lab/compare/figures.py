@@ -259,7 +259,11 @@ def parallel(comparison: Comparison) -> go.Figure:
     scale = [(i / (n - 1), colours[number]) for i, number in enumerate(numbers)]
     line = {"color": list(range(n)), "colorscale": scale, "cmin": 0, "cmax": n - 1}
     unselected = {"line": {"color": GREY, "opacity": 0.12}}
-    figure = go.Figure(go.Parcoords(dimensions=axes, line=line, unselected=unselected, meta={"groups": numbers}))
+    figure = go.Figure(
+        go.Parcoords(
+            dimensions=axes, line=line, unselected=unselected, rangefont={"color": CLEAR}, meta={"groups": numbers}
+        )
+    )
     figure.update_layout(margin={"l": 40, "r": 60, "t": 60, "b": 24}, height=420)
     return finish(figure, "", "", "", [])
 
@@ -296,7 +300,7 @@ def speed(comparison: Comparison) -> go.Figure:
     )  # fmt: skip
     figure.update_layout(height=120 + 24 * len(groups))
     figure.update_yaxes(type="category")
-    return finish(figure, "images per second", "training images per second", "", [scales(True, False)])
+    return finish(figure, "<b>images per second</b>", "training images per second", "", [scales(True, False)])
 
 
 # what they share

@@ -40,10 +40,11 @@ async function draw() {
     const figure = data.figures[div.dataset.figure];
     paint(figure);
     const isNew = !div.data;
-    await Plotly.react(div, figure.data, figure.layout, {
-      responsive: true, displaylogo: false, modeBarButtonsToRemove: ["zoomIn", "zoomOut", "autoScale", "select", "lasso", "sendChartToCloud"] });
+    const buttons = figure.data[0].type === "parcoords" ? ["toImage"] : ["toImage", "zoom2d", "pan2d", "resetScale2d"];
+    await Plotly.react(div, figure.data, figure.layout,
+      { responsive: true, displaylogo: false, modeBarButtons: [buttons] });
     if (isNew) div.on("plotly_restyle", (change) => { if (hidden.size && "visible" in change[0]) draw(); });
-    await new Promise((resume) => setTimeout(resume));
+    await new Promise((done) => setTimeout(done)); // so that the page answers meanwhile
   }
   document.body.dataset.drawn = "true";
 }

@@ -26,6 +26,7 @@ STATES = ("completed", "running", "preempted", "interrupted", "failed")
 SWEEP = "multirun.yaml"  # which Hydra writes into the folder of every sweep
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it was built
 QUIET_SECONDS = 600  # after which a run that should be running is said to be silent
+LOGGED = ("val/", "train/", "step", "epoch", "time")  # what is read of log events
 # The chosen option of every group, the only part of hydra.yaml that is read.
 CHOICES = re.compile(r"^    choices:\n((?:      .*\n)+)", re.MULTILINE)
 
@@ -211,7 +212,7 @@ def history_of(rows: Iterable[dict]) -> tuple[int | None, History]:
     """The last epoch, from 1, and the history in log events; a step that was repeated counts once, the last time."""
     epoch, begun, history = None, None, History()
     for row in rows:
-        found = numbers(row)
+        found = numbers({key: value for key, value in row.items() if key.startswith(LOGGED)})
         step, here, now = (found.get(key, math.nan) for key in ("step", "epoch", "time"))
         begun = now if begun is None and math.isfinite(now) else begun
         if not math.isfinite(step):

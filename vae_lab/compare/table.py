@@ -77,7 +77,8 @@ def groups_table(comparison: Comparison) -> Table:
     for metric in comparison.shown:
         known, digits = find(metric), decimals(groups, metric)
         title = (metric if several else key_of(metric)).replace("_", " ") + " †" * (metric in comparison.apart)
-        below = {"higher": "↑ ", "lower": "↓ ", None: ""}[known.better] + known.unit
+        unit = "" if known.unit == title else known.unit
+        below = ({"higher": "↑ ", "lower": "↓ ", None: ""}[known.better] + unit).strip()
         column = Column(title, below, "metric", known.better == "higher", metric == sort)
         kinds = {stick: i for i, stick in enumerate(dict.fromkeys(group.yardstick(metric) for group in groups))}
         cells = []
@@ -217,7 +218,8 @@ def to_html(table: Table, css: str = "") -> str:
         title, below = escape(column.title), f"<small>{escape(column.below)}</small>" if column.below else ""
         title = title if column.kind in ("verdict", "text") else f'<button type="button">{title}</button>'
         decides = f' aria-sort="{order}"' if column.decides else ""
-        heads.append(f'<th class="{"num" * column.is_number}" data-first="{order}"{decides}>{title}{below}</th>')
+        css_of = f"{column.kind} {'num' * column.is_number}"
+        heads.append(f'<th class="{css_of}" data-first="{order}"{decides}>{title}{below}</th>')
     for row in table.rows:
         number = row.group.number if row.group else ""
         cells = "".join(html_cell(*own, number) for own in zip(row.cells, table.columns, strict=True))

@@ -43,23 +43,22 @@ def read_arguments(
             text = "true" if is_switch else rest.pop(0)
         elif key not in defaults or not equals:
             if argument.startswith("-") or ("=" in argument and not Path(argument).exists()):
-                raise ValueError(
-                    f"there is no setting {argument}; see {usage.partition(':')[0] or 'the command'} --help"
-                )
+                command = usage.partition(":")[0] or "the command"
+                raise ValueError(f"there is no setting {argument}; see {command} --help")
             folders.append(Path(argument))
             continue
         settings[key] = read_value(key, text, defaults[key])
     for key, values in (allowed or {}).items():
-        check_choice(settings, key, values)
+        if settings[key] not in values:
+            kind = f"one of {', '.join(map(str, values))}"
+            if isinstance(values, range):
+                kind = f"a whole number in [{values[0]}, {values[-1]}]"
+            raise ValueError(f"{key} must be {kind}, got {settings[key]!r}")
     return folders, settings
 
 
 def read_value(key: str, text: str, default: Any) -> Any:
-    """What the text of a setting means.
-
-    Raises:
-        ValueError: naming the key.
-    """
+    """What the text of a setting means, by the kind of its default."""
     if not text:
         raise ValueError(f"{key} is empty; write {key}=VALUE")
     if not isinstance(default, int):
@@ -72,15 +71,3 @@ def read_value(key: str, text: str, default: Any) -> Any:
         kind = "true or false" if isinstance(default, bool) else "a whole number"
         raise ValueError(f"{key} must be {kind}, got {text!r}")
     return value
-
-
-def check_choice(settings: Mapping[str, Any], key: str, allowed: Collection) -> None:
-    """Refuse what is not offered.
-
-    Raises:
-        ValueError: naming the key and what is.
-    """
-    if settings[key] not in allowed:
-        is_range = isinstance(allowed, range)
-        kind = f"a whole number in [{allowed[0]}, {allowed[-1]}]" if is_range else f"one of {', '.join(allowed)}"
-        raise ValueError(f"{key} must be {kind}, got {settings[key]!r}")

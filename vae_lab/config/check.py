@@ -1,14 +1,14 @@
 """Every setting of a config is read by something, and is of the kind that its reader asks for.
 
 The constructor is the schema: what a config gives to a class must fit the names and annotations of its arguments.
-Ranges are left to the constructors, except a few of Lightning's. Nothing is built here, and nothing is imported that is
-not trusted.
+Ranges are left to the constructors, except a few of Lightning's. Nothing is built here.
 """
 
 import inspect
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, cast, get_type_hints
 
@@ -29,26 +29,13 @@ PARTS = (
 COLLECTIONS = ("logger", "callbacks", "metrics")  # each member names a class
 # Keys that the program reads, but no constructor takes, or takes as another kind.
 OWN: dict[str, Any] = {
-    "seed": int,
-    "latent_dim": int,
-    "data_root": str,
-    "compile": bool,
-    "find_lr": bool,
-    "resume": str | None,
-    "run_name": str | None,
-    "run_dir": str,
-    "sweep.name": str | None,
-    "sweep.default_name": str,
+    **dict.fromkeys(("seed", "latent_dim", "dataset.channels", "dataset.image_size", "loss.warmup_steps"), int),
+    **dict.fromkeys(("data_root", "run_dir", "dataset.fit", "sweep.default_name", "sweep.on_failure"), str),
+    **dict.fromkeys(("resume", "run_name", "sweep.name", "loss.measure"), str | None),
+    **dict.fromkeys(("loss.KLD_weight", "loss.free_bits"), float),
+    **dict.fromkeys(("compile", "find_lr"), bool),
     "sweep.n_jobs": int | None,
     "sweep.jobs_per_device": int,
-    "sweep.on_failure": str,
-    "dataset.channels": int,
-    "dataset.image_size": int,
-    "dataset.fit": str,
-    "loss.KLD_weight": float,
-    "loss.warmup_steps": int,
-    "loss.free_bits": float,
-    "loss.measure": str | None,
     "trainer.precision": Any,  # `mixed` is ours
 }
 # Arguments that the program gives to a class itself.
@@ -65,16 +52,9 @@ GIVEN = {
 }
 # Lower bounds that Lightning does not check, or only after the images were read.
 LEAST = {
-    ("Trainer", "min_epochs"): 0,
-    ("Trainer", "min_steps"): 0,
-    ("Trainer", "check_val_every_n_epoch"): 1,
-    ("Trainer", "num_sanity_val_steps"): -1,
-    ("Trainer", "log_every_n_steps"): 1,
-    ("Trainer", "accumulate_grad_batches"): 1,
-    ("Trainer", "gradient_clip_val"): 0,
-    ("EarlyStopping", "patience"): 0,
-    ("EarlyStopping", "min_delta"): 0,
-    ("RichModelSummary", "max_depth"): -1,
+    **dict.fromkeys(("min_epochs", "min_steps", "gradient_clip_val", "patience", "min_delta"), 0),
+    **dict.fromkeys(("check_val_every_n_epoch", "log_every_n_steps", "accumulate_grad_batches"), 1),
+    **dict.fromkeys(("num_sanity_val_steps", "max_depth"), -1),
 }
 LARGEST_INT = 2**63 - 1
 LARGEST_FLOAT = 3.4028234e38  # of float32, in which models compute
@@ -100,17 +80,20 @@ def check_settings(cfg: DictConfig, readers: Mapping[str, type]) -> None:
     """
     plain = cast(dict, OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     raw = cast(dict, OmegaConf.to_container(cfg))
-    check_not_empty(raw, plain)
+    for key, value in walk(plain):
+        if value == "" and not re.fullmatch(r"logger\.\w+\.version", key):  # for which Lightning's make no folder
+            key = origin(raw, key)
+            raise ValueError(f"{key} is empty; write {key}=VALUE, or {key}=null for none")
     check_parts(plain)
     for group in COLLECTIONS:
         check_members(plain, group)
-    own = own_kinds(readers)
+    own = {*own_kinds(readers), *PARTS}
     if cfg.resume in (None, "auto"):  # what continues was accepted when it began
         check_read(raw, plain, own)
     check_own(raw, plain, readers)
     for path, node in walk(plain):
         if isinstance(node, dict) and "_target_" in node:
-            check_arguments(raw, path, node, {*own, *PARTS})
+            check_arguments(raw, path, node, own)
 
 
 def check_own(raw: dict, plain: dict, readers: Mapping[str, type]) -> None:
@@ -130,22 +113,11 @@ def check_own(raw: dict, plain: dict, readers: Mapping[str, type]) -> None:
 
 def own_kinds(readers: Mapping[str, type]) -> dict[str, Any]:
     """The keys that the program reads itself, with their annotations."""
-    taken = {f"{group}.{name}": kind for group, found in readers.items() for name, kind in arguments(found)[0].items()}
-    given = {f"{group}.{name}" for group, names in GIVEN.items() for name in names}
-    return OWN | {key: kind for key, kind in taken.items() if key not in given}
-
-
-def check_not_empty(raw: dict, plain: dict) -> None:
-    """Refuse `key=`, which a shell leaves of a variable that is not set.
-
-    Raises:
-        ValueError: naming the key.
-    """
-    for key, value in walk(plain):
-        is_folder = re.fullmatch(r"logger\.\w+\.version", key)  # empty: Lightning's loggers make none of their own
-        if value == "" and not is_folder:
-            key = origin(raw, key)
-            raise ValueError(f"{key} is empty; write {key}=VALUE, or {key}=null for none")
+    own = dict(OWN)
+    for group, found in readers.items():
+        kinds, given = arguments(found)[0], GIVEN.get(group, ())
+        own |= {f"{group}.{name}": kind for name, kind in kinds.items() if name not in given}
+    return own
 
 
 def check_parts(plain: dict, paths: Sequence[str] = PARTS) -> None:
@@ -172,11 +144,7 @@ def check_parts(plain: dict, paths: Sequence[str] = PARTS) -> None:
 
 
 def check_members(plain: dict, group: str) -> None:
-    """Refuse a member of a collection that names no class; null is none.
-
-    Raises:
-        ValueError: naming the member.
-    """
+    """Refuse a member of a collection that names no class; null is none."""
     members = plain.get(group, "nothing")
     if not isinstance(members, dict):
         raise ValueError(f"{group} must be a dict of classes, got {members}; choose one with {group}=OPTION")
@@ -187,18 +155,21 @@ def check_members(plain: dict, group: str) -> None:
             raise ValueError(f"{group}.{name} must name a class (_target_) or be null, got {member!r}")
 
 
-def check_read(raw: dict, plain: dict, own: Mapping[str, Any]) -> None:
+def check_read(raw: dict, plain: dict, own: set[str]) -> None:
     """Refuse settings that nothing reads, such as a mistyped one, or one that an experiment sets for another model.
 
     A setting is read by the program, by a class that it is an argument of, or by another setting as `${key}`.
-
-    Raises:
-        ValueError: naming the settings.
     """
     hydra = OmegaConf.to_container(HydraConfig.get()) if HydraConfig.initialized() else {}  # the name of a run's folder
-    referred = references("\n".join(text for _, text in walk([raw, hydra]) if isinstance(text, str)))
-    ours = {*own, *PARTS, *COLLECTIONS, *(key.split(".")[0] for key in (*own, *PARTS))}
-    unread = [key for key in own_keys(plain) if key not in ours and not any(is_same(key, other) for other in referred)]
+    text = "\n".join(node for _, node in walk([raw, hydra]) if isinstance(node, str))
+    insides = re.sub(r"\[[\"']?(\w+)[\"']?\]", r".\1", " ".join(re.findall(r"\$\{([^}]*)", text)))
+    referred = set(re.findall(r"[\w.]+", insides))
+    keys = list(plain)  # that are no arguments of a class, or were not set there instead
+    for group in ("dataset", "model", "loss", "sweep"):
+        parts = [lookup(plain, part) for part in PARTS if part.startswith(f"{group}.")]
+        keys += [f"{group}.{name}" for name in plain.get(group, {}) if all(name not in part for part in parts)]
+    ours = {*own, *COLLECTIONS, *(key.split(".")[0] for key in own)}
+    unread = [key for key in keys if key not in ours and not any(is_same(key, other) for other in referred)]
     if unread:
         meant = did_you_mean(unread[0], (name for name in setting_names(raw) if name not in unread))
         group = unread[0].partition(".")[0]
@@ -209,22 +180,6 @@ def check_read(raw: dict, plain: dict, own: Mapping[str, Any]) -> None:
         )
 
 
-def own_keys(plain: dict) -> Iterator[str]:
-    """The keys that are not arguments of a class, without those that an argument of a part has been set instead of."""
-    yield from plain
-    for group in ("dataset", "model", "loss", "sweep"):
-        parts = [part for part in PARTS if part.startswith(f"{group}.")]
-        yield from (
-            f"{group}.{k}" for k in plain.get(group, {}) if all(lookup(plain, f"{p}.{k}") is ABSENT for p in parts)
-        )
-
-
-def references(text: str) -> set[str]:
-    """The dotted names inside every `${...}`."""
-    insides = " ".join(re.findall(r"\$\{([^}]*)", text))
-    return set(re.findall(r"[\w.]+", re.sub(r"\[[\"']?(\w+)[\"']?\]", r".\1", insides)))
-
-
 def is_same(key: str, reference: str) -> bool:
     """Whether a reference reaches a key: by its name, by that of its group or of a part, or relative to its place."""
     if reference.startswith("."):
@@ -233,17 +188,7 @@ def is_same(key: str, reference: str) -> bool:
 
 
 def check_arguments(raw: dict, path: str, node: dict, own: set[str]) -> None:
-    """Refuse what the constructor of a node's class does not take.
-
-    Args:
-        raw: the config, not resolved, to find the setting that a value comes from.
-        path: the dotted key of the node.
-        node: plain, with `_target_`.
-        own: dotted keys that the program reads itself.
-
-    Raises:
-        ValueError: naming the key and the value.
-    """
+    """Refuse what the constructor of a node's class does not take, except keys that the program reads itself."""
     found = check_target(path, node["_target_"])
     kinds, takes_any = arguments(found)
     for name, value in node.items():
@@ -256,7 +201,7 @@ def check_arguments(raw: dict, path: str, node: dict, own: set[str]) -> None:
             meant = did_you_mean(name, kinds) or f"; remove it (~{key})"
             raise ValueError(f"there is no {key}, because {node['_target_']} takes no {name}{meant}")
         check_kind(raw, key, kinds.get(name, Any), value)
-        least = LEAST.get((found.__name__, name))
+        least = LEAST.get(name) if found.__module__.startswith("lightning.") else None
         if least is not None and isinstance(value, int | float) and value < least:
             raise ValueError(f"{key} must be >= {least}, got {value}")
 
@@ -274,29 +219,21 @@ def arguments(found: type) -> tuple[dict[str, Any], bool]:
 
 
 def check_kind(raw: dict, key: str, kind: Any, value: Any) -> None:
-    """Refuse a value that an annotation does not allow.
-
-    Args:
-        raw: the config, not resolved, to find the setting that the value comes from.
-        key: where the value is.
-        kind: the annotation. What it says of things that YAML cannot express counts for nothing.
-        value: plain. ABSENT, and what is still to be built (`_target_`), are of every kind.
-
-    Raises:
-        ValueError: naming the setting that the value comes from.
-    """
+    """Refuse a plain value that an annotation does not allow; what is absent or still to be built is of every kind."""
     inside = [node for _, node in walk(value)]
     if value is ABSENT or any(isinstance(node, dict) and "_target_" in node for node in inside):
         return
-    is_fit, has_large = fits(kind, value), any(is_large(node) for node in inside)
-    if is_fit and not has_large:
+    numbers = [node for node in inside if isinstance(node, int | float)]
+    largest = {int: LARGEST_INT, float: LARGEST_FLOAT, bool: 1}
+    is_large = any(largest[type(number)] < abs(number) < math.inf for number in numbers)
+    is_fit = fits(kind, value)
+    if is_fit and not is_large:
         return
     wanted, key = describe(kind), origin(raw, key)
-    if has_large and "number" in wanted:
+    if is_large and "number" in wanted:
         raise ValueError(f"{key} is too large: {value}")
     if wanted and not is_fit:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        quoted = f""" (as text: "{key}='{value}'")""" if is_number and "text" in wanted else ""
+        quoted = f""" (as text: "{key}='{value}'")""" if type(value) in (int, float) and "text" in wanted else ""
         raise ValueError(f"{key} must be {wanted}, got {value!r}{quoted}")
 
 
@@ -305,12 +242,6 @@ def origin(raw: dict, key: str) -> str:
     while isinstance(source := lookup(raw, key), str) and (found := re.fullmatch(r"\$\{([A-Za-z_][\w.]*)\}", source)):
         key = found[1]
     return key
-
-
-def is_large(value: Any) -> bool:
-    """Whether a value is a number that 64 bits, or float32, cannot hold; infinity is no number here."""
-    largest = LARGEST_INT if isinstance(value, int) else LARGEST_FLOAT
-    return isinstance(value, int | float) and largest < abs(value) < float("inf")
 
 
 def fits(kind: Any, value: Any) -> bool:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import cast
 
 import yaml
@@ -16,6 +15,7 @@ from hydra.errors import (
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from vae_lab.config.help import CONF
 from vae_lab.config.nested import ABSENT, lookup, walk
 from vae_lab.config.secrets import redact
 from vae_lab.errors import one_line
@@ -33,10 +33,19 @@ FLAGS = (
     *("help", "hydra-help", "version", "cfg", "resolve", "package", "run", "multirun", "shell-completion"),
     *("config-path", "config-name", "config-dir", "info"),
 )
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+# Of an override that cannot be applied: what Hydra says of it, and what is said instead.
+OVERRIDES = {
+    r"Ambiguous value for argument '((.*?)=(.*?))' 1\.": r"\1: a sweep over several values needs -m; "
+    r"one value that is a list is written \2=[\3]",
+    r"Could not append to config. An item is already at '(.*?)'": r"\1 exists already: change it with \1=VALUE, "
+    r"without the +",
+    r"Multiple values for (\S+)\. ": r"\1 has an option already: choose another with \1=OPTION, without the +",
+}
 
 
-def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The known names most like a mistyped one, at most three.
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean this or that?`, at most three; nothing where no known name is near.
 
     Dotted names are compared by their last part; those of the same group come alone.
     """
@@ -44,13 +53,8 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     group, _, last = name.lower().rpartition(".")
     best = get_close_matches(OTHER_NAMES.get(last, last), {other for _, _, other in parts.values()}, n=1)
     found = [other for other, (_, _, tail) in parts.items() if tail in best]
-    return ([other for other in found if parts[other][0] == group] or found)[:3]
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean this or that?`, or nothing where no known name is near."""
-    found = nearest(name, known)
-    return f"; did you mean {' or '.join(found)}?" if found else ""
+    found = [other for other in found if parts[other][0] == group] or found
+    return f"; did you mean {' or '.join(found[:3])}?" if found else ""
 
 
 def setting_names(raw: dict) -> Iterator[str]:
@@ -60,58 +64,60 @@ def setting_names(raw: dict) -> Iterator[str]:
             yield key
 
 
-def explain(error: BaseException, arguments: Sequence[str] = (), conf: Path | None = None) -> str:
+def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:
     """Any exception on one line, without secrets; what Hydra and OmegaConf say in words that need no knowledge of them.
 
     Args:
         error: any exception.
         arguments: of the command line.
-        conf: the folder of the config groups.
     """
-    return redact(" ".join(in_our_words(error, arguments, conf).split()))
+    return redact(" ".join(in_our_words(error, arguments).split()))
 
 
-def in_our_words(error: BaseException, arguments: Sequence[str], conf: Path | None) -> str:
+def in_our_words(error: BaseException, arguments: Sequence[str]) -> str:
     """As `explain`, on any number of lines."""
-    if isinstance(error, InstantiationException) and isinstance(error.__cause__, ValueError):
-        return str(error.__cause__)  # of a launcher or a sweeper; it names its key
-    cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
+    cause = error.__cause__
+    if isinstance(error, InstantiationException) and isinstance(cause, ValueError):
+        return str(cause)  # of a launcher or a sweeper; it names its key
     if isinstance(error, MissingConfigException):
-        return explain_option(error)
+        if not error.options:
+            return str(error).splitlines()[0]
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        meant = did_you_mean(option, error.options)
+        return f"there is no {group}={option}{meant} (options of {group}: {', '.join(error.options)})"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form key=value (no spaces around =, quotes around [ ] {{ }} and spaces)"
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
-        return explain_key(cause, conf)
+    unknown = cause if isinstance(error, ConfigCompositionException) else error
+    if isinstance(unknown, ConfigAttributeError | ConfigKeyError) and unknown.full_key:
+        return explain_key(unknown)
     if isinstance(error, ConfigCompositionException):
-        return explain_composition(error)
-    if isinstance(error, OmegaConfBaseException):
-        return explain_value(error)
+        text = one_line(error)
+        for pattern, ours in OVERRIDES.items():
+            if found := re.match(pattern, text):
+                return found.expand(ours)
+        return f"{text}: {str(cause).splitlines()[0]}" if str(cause or "") else text
+    if isinstance(error, OmegaConfBaseException):  # a value that cannot be read or resolved
+        text = " ".join(str(error).partition("\n    full_key:")[0].split())
+        kind, _, reason = text.partition(" raised while resolving interpolation: ")
+        if kind == "ValueError" and reason:
+            return reason  # it names its key
+        return f"{error.full_key}: {reason or text}" if error.full_key else text
     if isinstance(error, yaml.YAMLError):
         return f"a config file is not plain YAML: {error}"
     if str(error).startswith("Config group override must be"):  # Hydra does not say of which group
-        named = [a for a in arguments if a.partition("=")[0] in groups(conf) and not is_text(a.partition("=")[2])]
+        pairs = ((argument, *argument.partition("=")[::2]) for argument in arguments)
+        named = [text for text, key, value in pairs if key in GROUPS and not isinstance(yaml.safe_load(value), str)]
         return f"{' or '.join(named) or 'an override'}: the option of a group is a name, not null, a number or true"
     return one_line(error)
 
 
-def explain_option(error: MissingConfigException) -> str:
-    """A group has no such option."""
-    if not error.options:
-        return str(error).splitlines()[0]
-    group, _, option = str(error.missing_cfg_file).rpartition("/")
-    return (
-        f"there is no {group}={option}{did_you_mean(option, error.options)} "
-        f"(options of {group}: {', '.join(error.options)})"
-    )
-
-
-def explain_key(error: ConfigAttributeError | ConfigKeyError, conf: Path | None) -> str:
+def explain_key(error: ConfigAttributeError | ConfigKeyError) -> str:
     """The config has no such key."""
     key, parent = str(error.full_key), error.parent_node
     root = OmegaConf.create() if parent is None else parent._get_root()
     dotted = key.replace("/", ".")
-    meant = did_you_mean(dotted, [*groups(conf), *setting_names(cast(dict, OmegaConf.to_container(root)))])
-    if conf and (options := options_with(dotted, conf)):
+    meant = did_you_mean(dotted, [*GROUPS, *setting_names(cast(dict, OmegaConf.to_container(root)))])
+    if options := options_with(dotted):
         meant = f"; it belongs to {' or '.join(options)}"
     if "/" in key:
         meant = meant.replace(".", "/")
@@ -121,47 +127,14 @@ def explain_key(error: ConfigAttributeError | ConfigKeyError, conf: Path | None)
     return f"there is no key {key}{meant}{hint}"
 
 
-def options_with(key: str, conf: Path) -> list[str]:
+def options_with(key: str) -> list[str]:
     """The options, as `group=option`, that would bring a dotted key."""
     parts, found = key.split("."), []
     for depth in range(1, len(parts)):
-        for path in sorted(conf.joinpath(*parts[:depth]).glob("*.yaml")):
+        for path in sorted(CONF.joinpath(*parts[:depth]).glob("*.yaml")):
             if lookup(OmegaConf.to_container(OmegaConf.load(path)), ".".join(parts[depth:])) is not ABSENT:
                 found.append(f"{'/'.join(parts[:depth])}={path.stem}")
     return found
-
-
-def explain_value(error: OmegaConfBaseException) -> str:
-    """A value cannot be read or resolved."""
-    text = " ".join(str(error).partition("\n    full_key:")[0].split())
-    kind, _, reason = text.partition(" raised while resolving interpolation: ")
-    if kind == "ValueError" and reason:
-        return reason  # it names its key
-    return f"{error.full_key}: {reason or text}" if error.full_key else text
-
-
-def explain_composition(error: ConfigCompositionException) -> str:
-    """An override that cannot be applied."""
-    text = one_line(error)
-    if found := re.match(r"Ambiguous value for argument '(.*?)' 1\.", text):
-        key, _, values = found[1].partition("=")
-        return f"{found[1]}: a sweep over several values needs -m; one value that is a list is written {key}=[{values}]"
-    if found := re.match(r"Could not append to config. An item is already at '(.*?)'", text):
-        return f"{found[1]} exists already: change it with {found[1]}=VALUE, without the +"
-    if found := re.match(r"Multiple values for (\S+)\. ", text):
-        return f"{found[1]} has an option already: choose another with {found[1]}=OPTION, without the +"
-    reason = str(error.__cause__).splitlines()[0] if error.__cause__ else ""
-    return f"{text}{': ' if reason else ''}{reason}"
-
-
-def groups(conf: Path | None) -> list[str]:
-    """The config groups in a folder, without Hydra's."""
-    return sorted(path.name for path in conf.iterdir() if path.is_dir() and path.name != "hydra") if conf else []
-
-
-def is_text(value: str) -> bool:
-    """Whether YAML reads a value as text."""
-    return isinstance(yaml.safe_load(value), str)
 
 
 def refuse_flags(arguments: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from itertools import takewhile
 from pathlib import Path
-from textwrap import fill
+from textwrap import TextWrapper
 
 import yaml
 
@@ -60,24 +60,17 @@ def groups(conf: Path) -> dict[str, dict[str, str]]:
             said = (line.lstrip("# ") for line in comments if "@package" not in line)
             found.setdefault(group, {})[path.stem] = next(said, "")
     order = {name.partition("/")[0]: place for place, name in reversed(list(enumerate(defaults)))}
-    return {
-        group: {
-            option: found[group][option] for option in sorted(found[group], key=lambda o: (o != defaults.get(group), o))
-        }
-        for group in sorted(found, key=lambda group: (order.get(group.partition("/")[0], len(order)), group))
-    }
+    names = sorted(found, key=lambda group: (order.get(group.partition("/")[0], len(order)), group))
+    return {name: dict(sorted(found[name].items(), key=lambda o: (o[0] != defaults.get(name), o[0]))) for name in names}
 
 
 def help_text(conf: Path, commands: dict[str, str], group: str | None = None) -> str:
-    """What `vae-lab --help` prints.
+    """What `vae-lab --help` prints, of one group where it is named; at most 100 characters wide.
 
     Args:
         conf: the folder of the config groups.
         commands: how further commands are called, and what each does.
         group: whose options are wanted; None is the overview.
-
-    Returns:
-        Lines of at most 100 characters.
 
     Raises:
         ValueError: if there is no such group.
@@ -95,14 +88,9 @@ def help_text(conf: Path, commands: dict[str, str], group: str | None = None) ->
 def columns(rows: list[tuple[str, str]]) -> str:
     """Two columns, the second one wrapped."""
     width = max(len(first) for first, _ in rows) + 4
-    return "\n".join(
-        fill(
-            second,
-            WIDTH,
-            initial_indent=f"  {first}".ljust(width),
-            subsequent_indent=" " * width,
-            break_on_hyphens=False,
-        )
-        or f"  {first}"
-        for first, second in rows
-    )
+    wrap = TextWrapper(WIDTH, subsequent_indent=" " * width, break_on_hyphens=False)
+    lines = []
+    for first, second in rows:
+        wrap.initial_indent = f"  {first}".ljust(width)
+        lines.append(wrap.fill(second) or f"  {first}")
+    return "\n".join(lines)

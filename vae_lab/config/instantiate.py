@@ -38,29 +38,13 @@ CLASSES = {
 }
 
 
-def trusted_packages() -> tuple[str, ...]:
-    """The packages of which a `_target_` may name any class: ours, and those in VAE_LAB_TRUST, separated by commas."""
-    named = os.environ.get("VAE_LAB_TRUST", "").split(",")
-    return ROOMS + tuple(package.strip() for package in named if package.strip())
-
-
 def is_trusted(path: str) -> bool:
-    """Whether a dotted path lies in a trusted package, or ends in the name of a trusted class of its package."""
+    """Whether a dotted path lies in a trusted package (VAE_LAB_TRUST adds some), or names a class that is listed."""
+    named = (package.strip() for package in os.environ.get("VAE_LAB_TRUST", "").split(","))
+    if any(path.startswith(f"{package}.") for package in (*ROOMS, *filter(None, named))):
+        return True
     name = path.rpartition(".")[2]
-    return any(path.startswith(f"{package}.") for package in trusted_packages()) or any(
-        path.startswith(f"{package}.") and name in names for package, names in CLASSES.items()
-    )
-
-
-def check_resolved(key: str, plain: Any) -> None:
-    """Refuse text that another resolution would turn into something else, after the targets were checked.
-
-    Raises:
-        ValueError: naming the config key.
-    """
-    for path, node in walk(plain, key):
-        if isinstance(node, str) and "${" in node:
-            raise ValueError(f"{path}: ${{...}} is not allowed as plain text, got {node!r}")
+    return any(path.startswith(f"{package}.") and name in names for package, names in CLASSES.items())
 
 
 def targets(plain: Any, key: str = "") -> list[tuple[str, Any]]:
@@ -111,7 +95,9 @@ def instantiate(config: DictConfig | ListConfig, key: str, **kwargs: Any) -> Any
         ValueError: if a target is not trusted or a constructor refuses its arguments.
     """
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    check_resolved(key, plain)
+    for path, node in walk(plain, key):
+        if isinstance(node, str) and "${" in node:  # Hydra resolves once more, after the targets were checked
+            raise ValueError(f"{path}: ${{...}} is not allowed as plain text, got {node!r}")
     found = targets(plain, key)
     for path, target in found:
         check_target(path, target)
@@ -121,19 +107,12 @@ def instantiate(config: DictConfig | ListConfig, key: str, **kwargs: Any) -> Any
         return hydra.utils.instantiate(plain, _convert_="all", **kwargs)
     except InstantiationException as error:
         cause = error.__cause__ or error
-        raise ValueError(refusal(key, plain, cause)) from cause  # Hydra would quote it once more
-
-
-def refusal(key: str, plain: Any, cause: BaseException) -> str:
-    """One line on why a constructor refused its arguments."""
-    message = one_line(cause)
-    target = plain.get("_target_", "") if isinstance(plain, dict) else ""
-    if isinstance(cause, ValueError) and target.startswith("vae_lab."):
-        return message  # it names its key
-    if isinstance(cause, TypeError) and target:
-        settings = [f"{name}={value!r}" for name, value in plain.items() if name != "_target_"]
-        return f"{key}: {message} (from {', '.join(settings)})"
-    return f"{key}: {message}"
+        message, target = one_line(cause), plain.get("_target_", "") if isinstance(plain, dict) else ""
+        if isinstance(cause, TypeError) and target:
+            settings = [f"{name}={value!r}" for name, value in plain.items() if name != "_target_"]
+            message = f"{message} (from {', '.join(settings)})"
+        names_its_key = isinstance(cause, ValueError) and target.startswith("vae_lab.")
+        raise ValueError(message if names_its_key else f"{key}: {message}") from cause  # Hydra would quote it once more
 
 
 def build_vae(cfg: DictConfig) -> VAE:
@@ -147,24 +126,13 @@ def build_vae(cfg: DictConfig) -> VAE:
     channels, height, width = cfg.dataset.image_shape
     posterior = instantiate(cfg.posterior, "posterior")
     likelihood = instantiate(cfg.loss.likelihood, "loss.likelihood")
-    for key, part, size in (
-        ("posterior", posterior, "params_per_latent"),
-        ("loss.likelihood", likelihood, "params_per_channel"),
-    ):
-        if not hasattr(part, size):
-            raise ValueError(f"{key} must be a class with {size}, got {type(part).__name__}")
-    encoder = instantiate(
-        cfg.model.encoder,
-        "model.encoder",
-        image_shape=(channels, height, width),
-        out_features=cfg.latent_dim * posterior.params_per_latent,
-    )
-    decoder = instantiate(
-        cfg.model.decoder,
-        "model.decoder",
-        latent_dim=cfg.latent_dim,
-        image_shape=(channels * likelihood.params_per_channel, height, width),
-    )
+    for key, part, size in (("posterior", posterior, "latent"), ("loss.likelihood", likelihood, "channel")):
+        if not hasattr(part, f"params_per_{size}"):
+            raise ValueError(f"{key} must be a class with params_per_{size}, got {type(part).__name__}")
+    sizes = {"image_shape": (channels, height, width), "out_features": cfg.latent_dim * posterior.params_per_latent}
+    encoder = instantiate(cfg.model.encoder, "model.encoder", **sizes)
+    sizes = {"latent_dim": cfg.latent_dim, "image_shape": (channels * likelihood.params_per_channel, height, width)}
+    decoder = instantiate(cfg.model.decoder, "model.decoder", **sizes)
     latent_shape = (cfg.latent_dim, *getattr(encoder, "grid", ()))  # an encoder with a grid puts out (B, D, h, w)
     prior = instantiate(cfg.prior, "prior", latent_shape=latent_shape) if posterior.has_density else None
     return VAE(encoder, decoder, posterior, prior, likelihood, latent_shape, (channels, height, width))

@@ -9,29 +9,25 @@ ABSENT = object()
 def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """A container and everything in it, outermost first, each with its dotted key."""
     yield path, node
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
-    for key, child in children:
-        yield from walk(child, f"{path}.{key}" if path else str(key))
+    for key, child in _children(node):
+        yield from walk(child, f"{path}.{key}" if path else key)
 
 
-def leaves(node: Any) -> dict[str, Any]:
+def leaves(node: Any, path: str = "") -> dict[str, Any]:
     """Nested dicts as one: dotted keys and their values; lists and empty dicts are values."""
-    found: dict[str, Any] = {}
-
-    def add(child: Any, path: str) -> None:
-        if not isinstance(child, dict) or not child:
-            found[path] = child
-            return
-        for key, grandchild in child.items():
-            add(grandchild, f"{path}.{key}" if path else str(key))
-
-    add(node, "")
-    return found
+    if not isinstance(node, dict) or not node:
+        return {path: node}
+    inside = (leaves(child, f"{path}.{key}" if path else str(key)) for key, child in node.items())
+    return {key: leaf for part in inside for key, leaf in part.items()}
 
 
 def lookup(node: Any, key: str) -> Any:
     """The value at a dotted key of nested dicts and lists, or ABSENT."""
     for part in key.split("."):
-        children = dict(enumerate(node)) if isinstance(node, list) else node if isinstance(node, dict) else {}
-        node = children.get(int(part) if isinstance(node, list) and part.isdecimal() else part, ABSENT)
+        node = dict(_children(node)).get(part, ABSENT)
     return node
+
+
+def _children(node: Any) -> list[tuple[str, Any]]:
+    pairs = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
+    return [(str(key), child) for key, child in pairs]  # no dict: 1 and "1" are two keys

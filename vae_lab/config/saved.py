@@ -15,7 +15,6 @@ from vae_lab.errors import RunError, one_line
 
 MAX_BYTES = 200_000  # a hundred times what a run writes
 MAX_DEPTH = 40
-OF_HYDRA = ("hydra", "defaults")  # keys that Hydra obeys before anything is checked
 
 
 def saved_config(folder: str | Path) -> Path:
@@ -46,7 +45,7 @@ def load_saved(folder: str | Path) -> DictConfig:
         raise RunError(f"{path} is damaged: {one_line(error)}") from error
     if not isinstance(config, DictConfig):
         raise RunError(f"{path} is not a config: it holds no keys")
-    for key in OF_HYDRA:
+    for key in ("hydra", "defaults"):
         if key in config:
             raise ValueError(f"{path} must not set {key}, which Hydra obeys; remove that key")
     return config
@@ -73,9 +72,7 @@ def check_yaml(path: Path, text: str, loader: type = yaml.SafeLoader) -> None:
 
 
 def check_links(folder: Path) -> None:
-    """Refuse a run folder in which a link leads out of it, or something is no file: opening a pipe waits for ever.
-
-    What is written to a link would change other files.
+    """Refuse a folder with a link out of it, through which we would write, or with a pipe, which would wait for ever.
 
     Inside `wandb/` there may be links and sockets: W&B makes them itself, and writes to no file that is there already.
 

@@ -16,6 +16,8 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
+from vae_lab.config.nested import walk
+
 MASK = "***"
 MIN_LENGTH = 6  # a shorter value could be anything
 LOOKS_LIKE_SECRET = (
@@ -52,21 +54,19 @@ def refuse_secrets(argv: list[str]) -> None:
             raise ValueError(f"{name} {LOOKS_LIKE_SECRET}")
 
 
-def refuse_written_secrets(config: dict[str, Any], path: str = "") -> None:
+def refuse_written_secrets(config: Any) -> None:
     """Refuse a config in which a secret is written out: the config is kept in the run folder.
 
     Args:
         config: nested plain containers, unresolved.
-        path: of the config, with a dot at its end.
 
     Raises:
         ValueError: naming the key, never its value.
     """
-    for key, item in config.items():
-        if isinstance(item, dict):
-            refuse_written_secrets(item, f"{path}{_mask(str(key))}.")
-        if redact({key: item}) != {key: item}:
-            raise ValueError(f"{path}{_mask(str(key))} {LOOKS_LIKE_SECRET}")
+    for path, node in reversed(list(walk(config))):  # the innermost first
+        for key, item in node.items() if isinstance(node, dict) else ():
+            if redact({key: item}) != {key: item}:
+                raise ValueError(f"{_mask(f'{path}.{key}'.lstrip('.'))} {LOOKS_LIKE_SECRET}")
 
 
 def redact(value: Any, key: Any = "") -> Any:
@@ -104,8 +104,6 @@ class RedactSecrets(logging.Filter):
         record.msg, record.args = _mask(text), None
         if record.exc_info:
             record.exc_text = _mask(record.exc_text or logging.Formatter().formatException(record.exc_info))
-        if record.stack_info:
-            record.stack_info = _mask(record.stack_info)
         return True
 
 

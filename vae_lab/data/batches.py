@@ -4,10 +4,12 @@ Shapes: N images, M of a split, B batch, C channels, H height, W width, F label 
 """
 
 import hashlib
+import math
 import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,27 +17,12 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vae_lab.data.decoding import Images, check_images
+from vae_lab.data.decoding import Images
 from vae_lab.data.seeds import BINARIZE, ORDER, SPLIT, derive_seed
+from vae_lab.errors import DataError
 
+BINARIZE_MODES = ("none", "threshold", "dynamic", "static")
 CHUNK = 4096  # images
-
-
-def fingerprint(splits: dict) -> str:
-    """Hash what a run trains, validates and tests on, at about 1 GB/s.
-
-    Args:
-        splits: each `Split` by its name; they share their pixels.
-
-    Returns:
-        32 hexadecimal digits: equal if and only if the images and their splits are.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for split in splits.values():
-        digest.update(split.index.numpy().tobytes())
-    for chunk in next(iter(splits.values())).pixels.split(CHUNK):
-        digest.update(chunk.flatten().numpy())
-    return digest.hexdigest()
 
 
 class Batch(NamedTuple):
@@ -50,6 +37,7 @@ class Batch(NamedTuple):
     y: Tensor | None = None
 
 
+@dataclass(eq=False)
 class Split(Dataset):
     """One split of the images.
 
@@ -59,10 +47,9 @@ class Split(Dataset):
         index: int64 (M,), which of the N images belong to this split.
     """
 
-    def __init__(self, pixels: Tensor, labels: Tensor, index: Tensor):
-        self.pixels = pixels
-        self.labels = labels
-        self.index = index
+    pixels: Tensor
+    labels: Tensor
+    index: Tensor
 
     def __len__(self) -> int:
         return len(self.index)
@@ -74,27 +61,20 @@ class Split(Dataset):
         return Batch(x, self.labels[chosen] if self.labels.shape[1] else None)
 
 
+@dataclass(eq=False)
 class EpochSampler(Sampler):
     """A fresh order for every epoch that depends on (seed, epoch) only, and that can start part-way through.
 
-    Every process takes every `world_size`-th image; the few images that do not divide are left out of that epoch.
-
-    Args:
-        total: number of images.
-        seed: of the run.
-        rank: of this process.
-        world_size: number of processes.
-        epoch: to start with.
-        start: images of the first epoch, on this process, that were already used.
+    Every process takes every `world_size`-th of `total` images, from its `start`-th in the first epoch; the few images
+    that do not divide are left out of that epoch.
     """
 
-    def __init__(self, total: int, seed: int, rank: int, world_size: int, epoch: int, start: int):
-        self.total = total
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = epoch
-        self.start = start
+    total: int
+    seed: int
+    rank: int
+    world_size: int
+    epoch: int
+    start: int
 
     def __len__(self) -> int:
         """Images of a whole epoch on this process."""
@@ -111,27 +91,12 @@ class EpochSampler(Sampler):
         return iter(order[self.start : len(self)].tolist())
 
 
-def as_batch(batch: Batch) -> Batch:
-    """The collate function: `__getitems__` has built the batch already."""
-    return batch
-
-
 class Batches(DataLoader):
     """Loads batches of a `Split`; its workers end when the run ends them, not by a SIGTERM that others send them.
 
     torch's own handler in a worker dies of any SIGTERM, as schedulers send to all processes, and the run, which would
     save and stop, dies of its dead worker. Where the system does not tell who sends a signal (macOS), that remains.
     """
-
-    def __init__(self, split: Split, batch_size: int, sampler, num_workers: int):
-        super().__init__(
-            split,
-            batch_size,
-            sampler=sampler,
-            collate_fn=as_batch,
-            num_workers=num_workers,
-            worker_init_fn=watch_for_sigterm if hasattr(signal, "sigwaitinfo") else None,
-        )
 
     def __iter__(self):
         if not self.worker_init_fn:
@@ -154,19 +119,9 @@ def watch_for_sigterm(worker: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-BINARIZE_MODES = ("none", "threshold", "dynamic", "static")
-
-
-def count(key: str, size: float, total: int) -> int:
-    """Turn a number (int) or a fraction (float) of `total` images into a number.
-
-    Raises:
-        ValueError: if it is negative, or leaves nothing.
-    """
-    number = size if isinstance(size, int) else round(size * total)
-    if not 0 <= number < total:
-        raise ValueError(f"dataset.{key} must leave at least one of {total} images, got {size}")
-    return number
+def as_batch(batch: Any) -> Batch:
+    """The collate function: `Split` has built the batch already."""
+    return batch
 
 
 class ImageData(LightningDataModule):
@@ -185,7 +140,7 @@ class ImageData(LightningDataModule):
         split_seed: of the split and of static binarization. It is not the run's seed, so that runs with different
             seeds are validated on the same images.
         num_workers: processes that gather batches; the images are in memory, so 0 is fastest.
-        seed: of the run, which orders the training images.
+        seed: of the run, for the order of the training images.
 
     Raises:
         ValueError: if a value is out of range.
@@ -205,28 +160,18 @@ class ImageData(LightningDataModule):
         seed: int,
     ):
         super().__init__()
-        for key, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("split_seed", split_seed, 0),
-        ):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"dataset.{key} must be a whole number >= {least}, got {value!r}")
+        least = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0), "split_seed": (split_seed, 0)}
+        for key, (value, bound) in least.items():
+            if value < bound:
+                raise ValueError(f"dataset.{key} must be a whole number >= {bound}, got {value!r}")
         if binarize not in BINARIZE_MODES:
             raise ValueError(f"dataset.binarize must be one of {', '.join(BINARIZE_MODES)}, got {binarize!r}")
         for key, size in (("val_size", val_size), ("test_size", test_size)):
-            if not (isinstance(size, int) and size >= 0 or isinstance(size, float) and 0 <= size < 1):
+            if not 0 <= size < (math.inf if isinstance(size, int) else 1):
                 raise ValueError(f"dataset.{key} must be a whole number >= 0 or a fraction in [0, 1), got {size!r}")
-        self.source = source
-        self.image_shape = tuple(image_shape)
-        self.batch_size = batch_size
-        self.binarize = binarize
-        self.flip = flip
-        self.val_size = val_size
-        self.test_size = test_size
-        self.split_seed = split_seed
-        self.num_workers = num_workers
-        self.seed = seed
+        self.source, self.image_shape, self.batch_size = source, tuple(image_shape), batch_size
+        self.binarize, self.flip, self.val_size, self.test_size = binarize, flip, val_size, test_size
+        self.split_seed, self.num_workers, self.seed = split_seed, num_workers, seed
         self.epoch, self.start = 0, 0
         self.num_skipped = 0  # pictures that could not be used
         self.test_split = "test"  # what a test loop reads
@@ -237,7 +182,7 @@ class ImageData(LightningDataModule):
         self.setup("prepare")
 
     def setup(self, stage: str) -> None:
-        """Read and split the images, once.
+        """Read and split the images, once; `fingerprint` is equal if and only if the images and their splits are.
 
         Raises:
             DataError: if the source gives no images or images of another shape.
@@ -248,25 +193,35 @@ class ImageData(LightningDataModule):
         images: Images = self.source.read()
         check_images(images, self.image_shape)
         self.factors, self.num_skipped = images.factors, images.num_skipped
-        pixels = binarized(images.pixels, self.binarize, self.split_seed)
+        pixels = images.pixels
+        if self.binarize == "threshold":
+            pixels = (pixels > 127).to(torch.uint8) * 255
+        elif self.binarize == "static":
+            generator = torch.Generator().manual_seed(derive_seed(self.split_seed, BINARIZE))
+            drawn = [(chunk / 255).bernoulli(generator=generator).to(torch.uint8) for chunk in pixels.split(CHUNK)]
+            pixels = torch.cat(drawn) * 255
         self.splits = {name: Split(pixels, images.labels, index) for name, index in self._split(images).items()}
-        self.fingerprint = fingerprint(self.splits)
+        digest = hashlib.blake2b(digest_size=16)  # at about 1 GB/s
+        for split in self.splits.values():
+            digest.update(split.index.numpy().data)
+        for chunk in pixels.split(CHUNK):
+            digest.update(chunk.flatten().numpy().data)
+        self.fingerprint = digest.hexdigest()
 
     def _split(self, images: Images) -> dict[str, Tensor]:
         """Disjoint int64 indices of the train, val and test images: the source's own splits where it has them."""
-        total = len(images.pixels)
-        own = total - images.num_test - images.num_val  # training images, before what is taken from them
-        val = torch.arange(own, own + images.num_val)
-        test = torch.arange(own + images.num_val, total)
+        total, first_test = len(images.pixels), len(images.pixels) - images.num_test
+        first_val = first_test - images.num_val
+        splits = {"val": torch.arange(first_val, first_test), "test": torch.arange(first_test, total)}
         generator = torch.Generator().manual_seed(derive_seed(self.split_seed, SPLIT))
-        train = torch.randperm(own, generator=generator)
-        if not images.num_test:
-            num_test = count("test_size", self.test_size, len(train))
-            train, test = train[num_test:], train[:num_test]
-        if not images.num_val:
-            num_val = count("val_size", self.val_size, len(train))
-            train, val = train[num_val:], train[:num_val]
-        return {"train": train.sort().values, "val": val.sort().values, "test": test.sort().values}
+        train = torch.randperm(first_val, generator=generator)
+        for name, size in (("test", self.test_size), ("val", self.val_size)):
+            if not len(splits[name]):
+                number = size if isinstance(size, int) else round(size * len(train))
+                if number >= len(train):
+                    raise ValueError(f"dataset.{name}_size must leave at least one of {len(train)} images, got {size}")
+                train, splits[name] = train[number:], train[:number]
+        return {name: index.sort().values for name, index in {"train": train, **splits}.items()}
 
     def start_at(self, epoch: int, batch: int) -> None:
         """Continue training at a batch of an epoch."""
@@ -282,27 +237,34 @@ class ImageData(LightningDataModule):
 
     def val_dataloader(self) -> Batches:
         """Batches of bytes in a fixed order."""
-        return self._loader("val", self._in_order("val"))
+        return self._in_order("val")
 
     def test_dataloader(self) -> Batches:
         """Batches of bytes in a fixed order."""
-        return self._loader(self.test_split, self._in_order(self.test_split))
+        return self._in_order(self.test_split)
 
     def _process(self) -> tuple[int, int]:
         """The rank of this process, and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _in_order(self, split: str) -> range:
+    def _in_order(self, split: str) -> Batches:
         rank, world_size = self._process()
         total = len(self.splits[split])
         if 0 < total < world_size:
             # A process without images would not take part in the sums that the others wait for.
             few = f"{total} images of the {split} split are too few for {world_size} processes"
             raise ValueError(f"{few}: raise dataset.{split}_size or lower trainer.devices")
-        return range(rank, total, world_size)
+        return self._loader(split, range(rank, total, world_size))
 
-    def _loader(self, split: str, sampler) -> Batches:
-        return Batches(self.splits[split], self.batch_size, sampler=sampler, num_workers=self.num_workers)
+    def _loader(self, split: str, sampler: Sampler | range) -> Batches:
+        return Batches(
+            self.splits[split],
+            self.batch_size,
+            sampler=sampler,
+            collate_fn=as_batch,
+            num_workers=self.num_workers,
+            worker_init_fn=watch_for_sigterm if hasattr(signal, "sigwaitinfo") else None,
+        )
 
     def to_pixels(self, batch: Batch, training: bool) -> Batch:
         """Turn bytes (B, C, H, W) into what the model sees: floats in [0, 1], flipped, binarized, on their device."""
@@ -328,12 +290,16 @@ class ImageData(LightningDataModule):
         return (x.round() if self.binarize == "dynamic" else x), chosen.labels[index]
 
 
-def binarized(pixels: Tensor, mode: str, seed: int) -> Tensor:
-    """Apply the binarizations that are the same at every visit to uint8 (N, C, H, W); zeros and 255s, or unchanged."""
-    if mode == "threshold":
-        return (pixels > 127).to(torch.uint8) * 255
-    if mode == "static":
-        generator = torch.Generator().manual_seed(derive_seed(seed, BINARIZE))
-        chunks = [(c / 255).bernoulli(generator=generator).to(torch.uint8) * 255 for c in pixels.split(4096)]
-        return torch.cat(chunks)
-    return pixels
+def check_images(images: Images, image_shape: tuple[int, ...]) -> None:
+    """Refuse what a source has read where pixels, labels and splits do not fit together."""
+    total, shape = len(images.pixels), tuple(images.labels.shape)
+    if total == 0 or tuple(images.pixels.shape[1:]) != image_shape:
+        raise DataError(f"expected images of shape {image_shape}, got {tuple(images.pixels.shape)}")
+    if images.pixels.dtype != torch.uint8:
+        raise DataError(f"expected images of bytes (torch.uint8), got {images.pixels.dtype}")
+    if shape != (total, len(images.factors)):
+        expected = f"{total} images and {len(images.factors)} factors"
+        raise DataError(f"expected labels for {expected}, got the shape {shape}")
+    if images.num_val + images.num_test >= total:
+        taken = f"{images.num_val} are for validation and {images.num_test} for the test"
+        raise DataError(f"no training images: of {total}, {taken}")

@@ -1,11 +1,8 @@
-"""Pictures as uint8 tensors: the one place where they are decoded, converted, fitted to a size and checked.
+"""Pictures as uint8 tensors: the one place where they are decoded, converted and fitted to a size.
 
 Shapes: N images, C channels (1 grey or 3 RGB), H height, W width, F label columns.
 """
 
-import os
-import stat
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -13,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
 from torch import Tensor
 
 from vae_lab.errors import DataError, one_line
@@ -44,26 +41,7 @@ class Images(NamedTuple):
     num_skipped: int = 0
 
 
-def check_images(images: Images, image_shape: tuple[int, int, int]) -> None:
-    """Checks what a source has read.
-
-    Raises:
-        DataError: If there are no training images, or pixels, labels and splits do not fit together.
-    """
-    pixels, labels = images.pixels, images.labels
-    if len(pixels) == 0 or tuple(pixels.shape[1:]) != image_shape:
-        raise DataError(f"expected images of shape {image_shape}, got {tuple(pixels.shape)}")
-    if pixels.dtype != torch.uint8:
-        raise DataError(f"expected images of bytes (torch.uint8), got {pixels.dtype}")
-    if tuple(labels.shape) != (len(pixels), len(images.factors)):
-        expected = f"{len(pixels)} images and {len(images.factors)} factors"
-        raise DataError(f"expected labels for {expected}, got the shape {tuple(labels.shape)}")
-    if images.num_val + images.num_test >= len(pixels):
-        taken = f"{images.num_val} are for validation and {images.num_test} for the test"
-        raise DataError(f"no training images: of {len(pixels)}, {taken}")
-
-
-def check_fit(image_shape: Sequence[int], fit: str, source_size: int = 0) -> tuple[int, int, int]:
+def check_fit(image_shape: tuple[int, int, int], fit: str, source_size: int = 0) -> tuple[int, int, int]:
     """Checks how a user wants images fitted, before any file is touched.
 
     Args:
@@ -82,7 +60,7 @@ def check_fit(image_shape: Sequence[int], fit: str, source_size: int = 0) -> tup
         raise ValueError(f"channels must be 1 or 3, got {channels}")
     if height != width:
         raise ValueError(f"image_shape must be square, got {list(image_shape)}")
-    if type(height) is not int or height < 1:
+    if height < 1:
         raise ValueError(f"image_size must be an integer >= 1, got {height}")
     if fit not in FITS:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, got {fit}")
@@ -91,7 +69,7 @@ def check_fit(image_shape: Sequence[int], fit: str, source_size: int = 0) -> tup
     return channels, height, width
 
 
-def fit_pixels(pixels: Tensor, image_shape: Sequence[int], fit: str) -> Tensor:
+def fit_pixels(pixels: Tensor, image_shape: tuple[int, int, int], fit: str) -> Tensor:
     """Converts the channels of images and brings them to one size.
 
     Args:
@@ -106,39 +84,31 @@ def fit_pixels(pixels: Tensor, image_shape: Sequence[int], fit: str) -> Tensor:
         ValueError: If `fit` is "pad" and the images are larger than the size.
     """
     channels, size, _ = image_shape
-    num_images, _, height, width = pixels.shape
     if tuple(pixels.shape[1:]) == tuple(image_shape):
         return pixels
     if fit == "pad":
-        check_fit(image_shape, fit, max(height, width))
-    fitted = torch.empty(num_images, channels, size, size, dtype=torch.uint8)
+        check_fit(image_shape, fit, max(pixels.shape[2:]))
+    if fit == "crop":
+        side = min(pixels.shape[2:])
+        top, left = ((length - side) // 2 for length in pixels.shape[2:])
+        pixels = pixels[..., top : top + side, left : left + side]
+    height, width = pixels.shape[2:]
+    top, left = (size - height) // 2, (size - width) // 2
+    fitted = torch.zeros(len(pixels), channels, size, size, dtype=torch.uint8)
     step = max(1, CHUNK_PIXELS // (height * width))
-    for start in range(0, num_images, step):
-        chunk = pixels[start : start + step]
-        grey = _luma(chunk) if channels == 1 and chunk.shape[1] == 3 else chunk
-        fitted[start : start + step] = _to_size(grey, size, fit)  # one channel broadcasts to three
+    for chunk, part in zip(pixels.split(step), fitted.split(step), strict=True):
+        if channels < chunk.shape[1]:
+            # The luma in the 16-bit fixed point of Pillow's mode "L", so that both agree bit for bit.
+            red, green, blue = chunk.int().unbind(1)
+            chunk = ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).to(torch.uint8)[:, None]
+        if fit == "pad":
+            part[..., top : top + height, left : left + width] = chunk  # one channel broadcasts to three
+        else:
+            part[:] = F.interpolate(chunk, (size, size), mode="bilinear", antialias=True)
     return fitted
 
 
-def _luma(rgb: Tensor) -> Tensor:
-    """ITU-R 601 luma in the 16-bit fixed point of Pillow's mode "L", so that both agree bit for bit."""
-    red, green, blue = rgb.int().unbind(1)
-    return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).to(torch.uint8).unsqueeze(1)
-
-
-def _to_size(pixels: Tensor, size: int, fit: str) -> Tensor:
-    height, width = pixels.shape[-2:]
-    if fit == "pad":
-        left, top = (size - width) // 2, (size - height) // 2
-        return F.pad(pixels, (left, size - width - left, top, size - height - top))
-    if fit == "crop":
-        side = min(height, width)
-        left, top = (width - side) // 2, (height - side) // 2
-        pixels = pixels[..., top : top + side, left : left + side]
-    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-
-
-def decode(path: Path, image_shape: Sequence[int], fit: str, background: tuple[int, int, int]) -> Tensor:
+def decode(path: Path, image_shape: tuple[int, int, int], fit: str, background: tuple[int, ...]) -> Tensor:
     """Decodes one picture file: upright by its EXIF tag, 16 bits scaled to 8, transparency over a background.
 
     Args:
@@ -155,12 +125,10 @@ def decode(path: Path, image_shape: Sequence[int], fit: str, background: tuple[i
     """
     channels, size, _ = image_shape
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if path.exists() and not path.is_file():
             raise ValueError("not a file")  # opening a pipe would wait for ever
         with open(path, "rb") as file:
-            image = _open_whole(file)
-            _check_values(image)
-            _spread_transparency(image)
+            image = _open(file)
             if fit != "pad":
                 # Large JPEGs decode much faster at a reduced scale. Below four times the size it would show.
                 image.draft(None, (4 * size, 4 * size))
@@ -168,7 +136,12 @@ def decode(path: Path, image_shape: Sequence[int], fit: str, background: tuple[i
             pixels = torch.from_numpy(_to_uint8(image, channels, background))
         return fit_pixels(pixels.permute(2, 0, 1)[None], image_shape, fit)[0].contiguous()
     except Exception as error:  # on a damaged file, Pillow's readers raise nearly every type there is
-        raise DataError(f"{printable(path)}: {_reason(error)}") from error
+        reason = getattr(error, "strerror", None) or one_line(error)
+        if isinstance(error, UnidentifiedImageError):
+            reason = "no picture that can be read"
+        if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            reason = f"more than {MAX_PIXELS:,} pixels"
+        raise DataError(f"{printable(path)}: {reason}") from error
 
 
 def printable(path: str | Path) -> str:
@@ -176,18 +149,8 @@ def printable(path: str | Path) -> str:
     return str(path) if str(path).isprintable() else ascii(str(path))
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "no picture that can be read"
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"more than {MAX_PIXELS:,} pixels"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return one_line(error)
-
-
-def _open_whole(file: BinaryIO) -> Image.Image:
-    """Opens a picture after looking for damage that its decoder would pass over."""
+def _open(file: BinaryIO) -> Image.Image:
+    """Opens a picture, unless Pillow would pass over its damage or does not know the range of its values."""
     image = Image.open(file, formats=KINDS)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels")
@@ -196,46 +159,38 @@ def _open_whole(file: BinaryIO) -> Image.Image:
         image = Image.open(file, formats=KINDS)
     if image.format == "JPEG" and b"\xff\xd9" not in file.read():  # Pillow has read up to the first scan
         raise ValueError("the end of the picture is missing")
-    return image
-
-
-def _check_values(image: Image.Image) -> None:
-    """Refuses pixels whose range is unknown, or whose transparent colour Pillow would not find."""
     advice = "save the picture with 8 or 16 bits a channel"
     if image.mode == "F":
         raise ValueError(f"floating-point pixels have no known range: {advice}")
-    if image.format == "TIFF" and set(image.tag_v2.get(SAMPLEFORMAT, (1,))) - {1, 4}:
+    if isinstance(image, TiffImageFile) and set(image.tag_v2.get(SAMPLEFORMAT, (1,))) - {1, 4}:
         raise ValueError(f"signed pixels have no known range: {advice}")
-    if image.mode.startswith("I") and _bits(image) > 16:
+    if _bits(image) > 16:
         raise ValueError(f"32-bit pixels have no known range: {advice}")
     if "transparency" in image.info and ";16" in str(image.tile):
         raise ValueError("a transparent colour of 16 bits: save the picture with an alpha channel")
-
-
-def _spread_transparency(image: Image.Image) -> None:
-    """Brings the transparent grey of a PNG with 2 or 4 bits to 0 ... 255, as Pillow does with its pixels only."""
-    levels = {"L;2": 4, "L;4": 16}.get(image.tile[0][3]) if image.format == "PNG" and image.mode == "L" else None
-    transparent = image.info.get("transparency")
-    if levels and isinstance(transparent, int) and transparent < levels:
-        image.info["transparency"] = transparent * 255 // (levels - 1)
+    if "transparency" in image.info and image.format == "PNG" and image.mode == "L":
+        levels = {"L;2": 4, "L;4": 16}.get(str(image.tile[0][3]), 256)  # Pillow spreads the pixels only over 0 ... 255
+        image.info["transparency"] = image.info["transparency"] * 255 // (levels - 1)
+    return image
 
 
 def _bits(image: Image.Image) -> int:
-    """Bits of a grey pixel in one of the modes "I"; those that are not TIFF have been brought to 16."""
-    return image.tag_v2[BITSPERSAMPLE][0] if image.format == "TIFF" else 16
+    """Of a channel; Pillow has brought those that are not TIFF to at most 16."""
+    if not image.mode.startswith("I"):
+        return 8
+    return image.tag_v2[BITSPERSAMPLE][0] if isinstance(image, TiffImageFile) else 16
 
 
-def _to_uint8(image: Image.Image, channels: int, background: tuple[int, int, int]) -> np.ndarray:
+def _to_uint8(image: Image.Image, channels: int, background: tuple[int, ...]) -> np.ndarray:
     """Returns the pixels as uint8 (H, W, C)."""
     if image.mode.startswith("I"):
         largest = 2 ** _bits(image) - 1
         values = np.asarray(image).astype(np.uint32)
-        if image.format == "TIFF" and image.tag_v2[PHOTOMETRIC_INTERPRETATION] == 0:
+        if isinstance(image, TiffImageFile) and image.tag_v2[PHOTOMETRIC_INTERPRETATION] == 0:
             values = largest - values  # zero is white, which Pillow heeds up to 8 bits only
         image = Image.fromarray(((values * 255 + largest // 2) // largest).astype(np.uint8))
     if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, background)
-        image = Image.alpha_composite(opaque, image.convert("RGBA"))
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image.convert("RGBA"))
     if image.mode not in ("1", "L"):
         image = image.convert("RGB")  # LAB has no direct way to grey
     pixels = np.array(image.convert("RGB" if channels == 3 else "L"))

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 from errno import ENOENT
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -34,7 +34,7 @@ ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm",
     ".pbm", ".pnm",
 )  # fmt: skip
-ACCEPTED = f"pictures ({' '.join(ENDINGS)})"
+REMEDY = f"set dataset.root to a folder of pictures ({' '.join(ENDINGS)})"
 ON_BAD = ("error", "skip")
 MAX_SKIPPED = 0.05  # of all pictures
 MAX_NAMED = 1000
@@ -72,31 +72,20 @@ class File(NamedTuple):
 
 @dataclass
 class ImageCache:
-    """The decoded pictures of a folder.
-
-    Args:
-        root: The folder that the paths of the files start from.
-        image_shape: (C, size, size).
-        fit: See `vae_lab.data.decoding.fit_pixels`.
-        background: Under transparent pixels: red, green and blue, 0 to 255.
-        on_bad: "error", or "skip" to leave out pictures that cannot be used, up to 5 % of them.
-        cache_dir: Where the cache files are kept, made if needed; None for `vae_lab` in XDG_CACHE_HOME or ~/.cache.
-
-    Raises:
-        ValueError: If `on_bad` is neither.
-    """
+    """The decoded pictures below a folder, `root`; for the other arguments see `ImageFolder`."""
 
     root: Path
     image_shape: tuple[int, int, int]
     fit: str
-    background: tuple[int, int, int]
+    background: tuple[int, ...]
     on_bad: str
-    cache_dir: InitVar[str | None]
+    cache_dir: str | None
 
-    def __post_init__(self, cache_dir: str | None):
+    def __post_init__(self):
         if self.on_bad not in ON_BAD:
             raise ValueError(f"dataset.on_bad must be one of {', '.join(ON_BAD)}, got {self.on_bad!r}")
-        self.folder = Path(cache_dir or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "vae_lab")).expanduser()
+        default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "vae_lab")
+        self.folder = Path(self.cache_dir or default).expanduser()
 
     def read(
         self, files: list[File], labels: Tensor, factors: tuple[str, ...], num_test: int = 0, num_val: int = 0
@@ -133,15 +122,20 @@ class ImageCache:
 
     def _pixels(self, files: list[File]) -> tuple[Tensor, dict[int, str]]:
         """Returns uint8 (N - S, C, size, size), and what is wrong with the S others by their index."""
-        identity = repr((CACHE_VERSION, self.image_shape, self.fit, self.background, files, self._sample(files)))
+        # Other pictures with the same names, sizes and times must not be taken for these.
+        sample = hashlib.sha256()
+        for file in files[:: max(1, len(files) // SAMPLE)]:
+            if file.size > 0:  # it is not a pipe, which would keep us waiting
+                with suppress(OSError), open(self.root / file.path, "rb") as content:
+                    sample.update(content.read(SAMPLE_READ))
+        identity = repr((CACHE_VERSION, self.image_shape, self.fit, self.background, files, sample.hexdigest()))
         path = self.folder / f"{hashlib.sha256(identity.encode()).hexdigest()}.pixels"
         try:
             if (found := self._load(path, files)) is None:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with FileLock(self.folder / "lock"):
-                    if (found := self._load(path, files)) is None:  # another process may have made it meanwhile
-                        self._make(path, files)
-                        found = self._load(path, files)
+                    # Another process may have made it meanwhile.
+                    found = self._load(path, files) or self._make(path, files)
         except OSError as error:
             size = len(files) * math.prod(self.image_shape)
             reason = f"cannot keep {size:,} bytes of decoded pictures in {printable(self.folder)} ({one_line(error)})"
@@ -149,15 +143,6 @@ class ImageCache:
         if found is None:
             raise DataError(f"{printable(path)} is not as it was written: check that disk, then run again")
         return found
-
-    def _sample(self, files: list[File]) -> str:
-        """A checksum of some files: other pictures with the same names, sizes and times must not be taken for these."""
-        digest = hashlib.sha256()
-        for file in files[:: max(1, len(files) // SAMPLE)]:
-            if file.size > 0:  # it is not a pipe, which would keep us waiting
-                with suppress(OSError), open(self.root / file.path, "rb") as content:
-                    digest.update(content.read(SAMPLE_READ))
-        return digest.hexdigest()
 
     def _load(self, path: Path, files: list[File]) -> tuple[Tensor, dict[int, str]] | None:
         """Maps a cache file; None if there is none, it is damaged, or a picture was left out that can be used."""
@@ -175,21 +160,28 @@ class ImageCache:
         errors = {index: error for index, error in again.items() if isinstance(error, str)}
         return (torch.from_numpy(pixels).view(-1, *self.image_shape), errors) if len(errors) == len(again) else None
 
-    def _make(self, path: Path, files: list[File]) -> None:
-        """Decodes all files into a cache file. Nobody else writes to the folder meanwhile."""
+    def _make(self, path: Path, files: list[File]) -> tuple[Tensor, dict[int, str]] | None:
+        """Decodes all files into a cache file, and maps that. Nobody else writes to the folder meanwhile."""
         for leftover in self.folder.glob("*.part"):  # of killed processes
             leftover.unlink(missing_ok=True)
+        console = Console(stderr=True)
+        title = f"decoding {len(files):,} pictures"
+        if not console.is_terminal:
+            log.info("%s of %s", title, printable(self.root))
         errors, checksum = {}, 0
-        with whole_file(path) as file:
-            for index, decoded in enumerate(self._decode_all(files)):
-                if isinstance(decoded, str):
-                    errors[index] = decoded
-                else:
-                    checksum = zlib.crc32(decoded.numpy().data, checksum)
-                    file.write(decoded.numpy().data)
+        with whole_file(path) as part, ThreadPoolExecutor(os.cpu_count()) as pool:
+            starts = range(0, len(files), CHUNK)
+            for start in track(starts, title, console=console, transient=True, disable=not console.is_terminal):
+                for index, decoded in enumerate(pool.map(self._decode, files[start : start + CHUNK]), start):
+                    if isinstance(decoded, str):
+                        errors[index] = decoded
+                    else:
+                        checksum = zlib.crc32(decoded.numpy().data, checksum)
+                        part.write(decoded.numpy().data)
             self._judge(errors, len(files))
             is_kept = bytes(index not in errors for index in range(len(files)))
-            file.write(is_kept + zlib.crc32(is_kept, checksum).to_bytes(4, "little"))
+            part.write(is_kept + zlib.crc32(is_kept, checksum).to_bytes(4, "little"))
+        return self._load(path, files)
 
     def _decode(self, file: File) -> Tensor | str:
         """Returns uint8 (C, size, size), or what is wrong with the picture."""
@@ -197,17 +189,6 @@ class ImageCache:
             return decode(self.root / file.path, self.image_shape, self.fit, self.background)
         except DataError as error:
             return str(error)
-
-    def _decode_all(self, files: list[File]) -> Iterator[Tensor | str]:
-        """Yields the result of every file, in order."""
-        console = Console(stderr=True)
-        title = f"decoding {len(files):,} pictures"
-        if not console.is_terminal:
-            log.info("%s of %s", title, printable(self.root))
-        starts = range(0, len(files), CHUNK)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in track(starts, title, console=console, transient=True, disable=not console.is_terminal):
-                yield from pool.map(self._decode, files[start : start + CHUNK])
 
     def _judge(self, errors: dict[int, str], total: int) -> None:
         """Refuses bad pictures where they are not to be skipped, or are too many for that."""
@@ -233,7 +214,7 @@ class ImageFolder:
         root: The folder.
         image_shape: (C, size, size) with C 1 or 3.
         fit: See `vae_lab.data.decoding.fit_pixels`.
-        cache_dir: See `ImageCache`.
+        cache_dir: Where the cache files are kept, made if needed; None for `vae_lab` in XDG_CACHE_HOME or ~/.cache.
         background: Under transparent pixels: a grey level, 0 to 255, or three of them, red, green and blue.
         on_bad: "error", or "skip" to leave out pictures that cannot be used, up to 5 % of them.
 
@@ -251,8 +232,12 @@ class ImageFolder:
         on_bad: str = "error",
     ):
         self.root = check_root(root)
-        shape = check_fit(image_shape, fit)
-        self.cache = ImageCache(self.root, shape, fit, check_background(background), on_bad, cache_dir)
+        levels = [background] * 3 if isinstance(background, int) else background
+        is_colour = isinstance(levels, Sequence) and len(levels) == 3
+        if not is_colour or not all(type(level) is int and 0 <= level <= 255 for level in levels):
+            expected = "a grey level from 0 to 255 or [red, green, blue]"
+            raise ValueError(f"dataset.background must be {expected}, got {background!r}")
+        self.cache = ImageCache(self.root, check_fit(image_shape, fit), fit, tuple(levels), on_bad, cache_dir)
 
     def read(self) -> Images:
         """Reads the cache, or decodes the pictures and fills it.
@@ -262,60 +247,32 @@ class ImageFolder:
         """
         files = scan(self.root)
         if not files:
-            raise DataError(f"no pictures in {printable(self.root)}: set dataset.root to a folder of {ACCEPTED}")
-        files, inner_paths, num_test, num_val = _splits(files)
-        classes = [path.rpartition("/")[0].partition("/")[0] for path in inner_paths]  # "" for a loose picture
+            raise DataError(f"no pictures in {printable(self.root)}: {REMEDY}")
+        split: dict[str, list[File]] = {"train": files, "val": [], "test": []}
+        tops = {file.path.partition("/")[0] for file in files if "/" in file.path}
+        has_splits = "train" in tops and (tops == {"train"} or not tops.isdisjoint({"val", "test"}))
+        if has_splits:
+            split = {name: [file for file in files if file.path.startswith(f"{name}/")] for name in split}
+            if left_out := len(files) - sum(map(len, split.values())):
+                log.warning("%d pictures outside train/, val/ and test/ are left out", left_out)
+            files = [*split["train"], *split["val"], *split["test"]]
+        parts = [file.path.split("/")[has_splits:] for file in files]
+        classes = [path[0] if len(path) > 1 else "" for path in parts]  # "" for a loose picture
         names = sorted(set(classes) - {""})
         if names and "" in classes:
             stray = printable(files[classes.index("")].path)
             reason = f"{printable(self.root)} has class folders and loose pictures"
             raise DataError(f"{reason}: move {stray} into a class folder")
-        indices = {name: index for index, name in enumerate(names)}
-        factors = ("class",) if names else ()
-        labels = torch.tensor([[indices[name]] if names else [] for name in classes], dtype=torch.int64)
-        return self.cache.read(files, labels, factors, num_test, num_val)
+        index = {name: number for number, name in enumerate(names)}
+        labels = torch.tensor([[index[name]] if names else [] for name in classes], dtype=torch.int64)
+        return self.cache.read(files, labels, ("class",) if names else (), len(split["test"]), len(split["val"]))
 
 
 def check_root(root: str) -> Path:
-    """Returns the folder that a user named.
-
-    Raises:
-        ValueError: If it is empty.
-    """
+    """Returns the folder that a user named, which must not be empty."""
     if root is None or not str(root).strip():
         raise ValueError(f"dataset.root must be a folder, got {root!r}")
     return Path(str(root)).expanduser()
-
-
-def check_background(background: int | Sequence[int]) -> tuple[int, int, int]:
-    """Returns red, green and blue.
-
-    Raises:
-        ValueError: If it is neither a grey level from 0 to 255 nor three of them.
-    """
-    levels = [background] * 3 if isinstance(background, int) else background
-    if (
-        not isinstance(levels, Sequence)
-        or len(levels) != 3
-        or not all(type(level) is int and 0 <= level <= 255 for level in levels)
-    ):
-        expected = "a grey level from 0 to 255 or [red, green, blue]"
-        raise ValueError(f"dataset.background must be {expected}, got {background!r}")
-    red, green, blue = levels
-    return red, green, blue
-
-
-def _splits(files: list[File]) -> tuple[list[File], list[str], int, int]:
-    """Returns the files, training data first, their paths inside the split, and the numbers of test and val files."""
-    tops = {file.path.partition("/")[0] for file in files if "/" in file.path}
-    if "train" not in tops or (len(tops) > 1 and not tops & {"val", "test"}):
-        return files, [file.path for file in files], 0, 0
-    split = {name: [f for f in files if f.path.startswith(f"{name}/")] for name in ("train", "val", "test")}
-    ordered = split["train"] + split["val"] + split["test"]
-    if len(ordered) < len(files):
-        log.warning("%d pictures outside train/, val/ and test/ are left out", len(files) - len(ordered))
-    inner_paths = [file.path.partition("/")[2] for file in ordered]
-    return ordered, inner_paths, len(split["test"]), len(split["val"])
 
 
 def scan(root: Path) -> list[File]:
@@ -327,50 +284,41 @@ def scan(root: Path) -> list[File]:
         DataError: If folders cannot be read; all of them in one message.
     """
     top = os.path.realpath(root)
-    start = len(os.path.join(top, ""))
     files: list[File] = []
     unreadable: list[OSError] = []
     empty: list[str] = []
-    endings: Counter[str] = Counter()
+    others: Counter[str] = Counter()  # by their endings
     for folder, folders, names in os.walk(top, onerror=unreadable.append, followlinks=True):
-        folders[:] = [name for name in folders if name[0] != "." and not _leads_back(Path(folder, name))]
-        shown = [name for name in names if name[0] != "."]
-        pictures = [name for name in shown if name.lower().endswith(ENDINGS)]
-        files += [_file(os.path.join(folder, name), start) for name in pictures]
-        others = [name for name in shown if not name.lower().endswith(ENDINGS)]
-        endings.update(os.path.splitext(name)[1].lower() or "no ending" for name in others)
-        # A link to nothing may have been a link to a folder.
-        links = [os.path.join(folder, name) for name in others if "." not in name]
-        unreadable += [OSError(ENOENT, "it links to nothing", path) for path in links if not os.path.exists(path)]
-        if not pictures and not folders:
+        below = os.path.join(folder, "")[len(os.path.join(top, "")) :].replace(os.sep, "/")
+        above = {os.path.realpath(path) for path in (Path(folder), *Path(folder).parents)}
+        shown = [name for name in folders if name[0] != "."]
+        folders[:] = [name for name in shown if os.path.realpath(os.path.join(folder, name)) not in above]
+        for name in set(shown) - set(folders):
+            path = printable(os.path.join(folder, name))
+            log.warning("%s is left out: it links to a folder that it lies in", path)
+        known = len(files)
+        for name in names:
+            path, ending = os.path.join(folder, name), os.path.splitext(name)[1].lower()
+            if name[0] == ".":
+                continue
+            if ending in ENDINGS:
+                size, mtime_ns = -1, -1  # of a link to nothing
+                with suppress(OSError):
+                    status = os.stat(path)
+                    size, mtime_ns = status.st_size, status.st_mtime_ns
+                files.append(File(below + name, size, mtime_ns))
+                continue
+            others[ending or "no ending"] += 1
+            if not ending and not os.path.exists(path):  # it may have been a link to a folder
+                unreadable.append(OSError(ENOENT, "it links to nothing", path))
+        if len(files) == known and not folders:
             empty.append(folder)
     if unreadable:
         reasons = "; ".join(f"{printable(error.filename)} ({error.strerror})" for error in unreadable)
-        raise DataError(f"cannot read {reasons}: set dataset.root to a folder of {ACCEPTED}")
+        raise DataError(f"cannot read {reasons}: {REMEDY}")
     if files and empty:
         log.warning("no pictures in %s", "; ".join(printable(folder) for folder in sorted(empty)))
-    if files and endings:
-        kinds = ", ".join(f"{number} with {printable(ending)}" for ending, number in sorted(endings.items()))
+    if files and others:
+        kinds = ", ".join(f"{number} with {printable(ending)}" for ending, number in sorted(others.items()))
         log.info("files that are no pictures in %s: %s", printable(root), kinds)
     return sorted(files)
-
-
-def _leads_back(folder: Path) -> bool:
-    """Whether a folder is, through a link, one that it lies in."""
-    try:
-        leads_back = any(folder.samefile(above) for above in folder.parents)
-    except OSError:
-        return False  # listing it will say why
-    if leads_back:
-        log.warning("%s is left out: it links to a folder that it lies in", printable(folder))
-    return leads_back
-
-
-def _file(path: str, start: int) -> File:
-    """Describes a file, by its path from `start` on; a link to nothing has the size -1."""
-    relative = path[start:].replace(os.sep, "/")
-    try:
-        status = os.stat(path)
-    except OSError:
-        return File(relative, -1, -1)
-    return File(relative, status.st_size, status.st_mtime_ns)

@@ -38,7 +38,7 @@ class Sprites:
         if self.image_shape[1] < MIN_SIZE:
             raise ValueError(f"image_size must be >= {MIN_SIZE} for sprites, got {self.image_shape[1]}")
         for name, count in {"scales": scales, "orientations": orientations, "positions": positions}.items():
-            if type(count) is not int or count < 1:
+            if count < 1:
                 raise ValueError(f"dataset.source.{name} must be an integer >= 1, got {count}")
         size = len(SHAPES) * scales * orientations * positions**2 * math.prod(self.image_shape)
         if size > MAX_BYTES:

@@ -22,7 +22,6 @@ import torch
 from filelock import FileLock
 from rich.console import Console
 from rich.progress import wrap_file
-from torch import Tensor
 from torchvision import datasets as torchvision_datasets
 
 from vae_lab.data.decoding import Images, check_fit, fit_pixels, printable
@@ -64,20 +63,10 @@ def no_downloads() -> Iterator[None]:
 
 
 @contextmanager
-def obtaining(name: str, folder: Path, holder: Path, wanted: Sequence[str]) -> Iterator[list[str]]:
-    """Says which files of a dataset are missing, for the block to download; one process at a time does that.
+def obtaining(name: str, folder: Path, holder: str, wanted: Sequence[str]) -> Iterator[list[str]]:
+    """Yields which of the wanted files in a folder are missing, for the block to download, one process at a time.
 
-    Args:
-        name: Of the dataset.
-        folder: Where its files belong.
-        holder: The folder among those that `data_root` holds.
-        wanted: Names of files or folders in `folder`.
-
-    Yields:
-        The names of those that are not there.
-
-    Raises:
-        DataError: If the block fails, with what to do about it.
+    Where the block fails, a `DataError` says to set `data_root` to what holds the folder `holder`.
     """
 
     def missing() -> list[str]:
@@ -90,31 +79,17 @@ def obtaining(name: str, folder: Path, holder: Path, wanted: Sequence[str]) -> I
         if not _may_download.get():
             raise DataError("this command downloads nothing")
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "download.lock") as lock:
-            try:
-                yield missing()
-            finally:
-                with suppress(OSError):  # on Windows, releasing the lock removes it
-                    Path(lock.lock_file).unlink()
+        with FileLock(folder / "download.lock"):
+            yield missing()
     except Exception as error:  # those of the network, the disk, the archives and Google have no common base
         raise DataError(
             f"{name} was not found in {printable(folder)} and could not be downloaded ({_reason(error)}): "
-            f"set data_root (or VAE_LAB_DATA) to the folder that holds {holder.name}/, "
-            "or run once where there is a network"
+            f"set data_root (or VAE_LAB_DATA) to the folder that holds {holder}/, or run once where there is a network"
         ) from error
 
 
 def download(urls: Sequence[str], path: Path, md5: str) -> None:
-    """Downloads a file, unless it is there already; call it within `obtaining`.
-
-    Args:
-        urls: Where it can be had; they are tried in turn.
-        path: Of the file.
-        md5: Its checksum.
-
-    Raises:
-        DataError: If every try failed, with what went wrong in each.
-    """
+    """Downloads a file, unless it is there already; the URLs are tried in turn. Call it within `obtaining`."""
     with suppress(DataError):
         read_verified(path, md5)
         return
@@ -137,7 +112,7 @@ def _reason(error: Exception) -> str:
 
 def _download(url: str, path: Path, md5: str) -> None:
     """Tries it once. The bytes are kept as they are sent: most libraries unpack what a server calls gzip-encoded."""
-    console, digest = Console(stderr=True), _digest(md5)
+    console, digest = Console(stderr=True), hashlib.md5(usedforsecurity=False)
     with (
         urlopen(Request(url, headers={"User-Agent": "vae_lab"}), timeout=TIMEOUT) as response,
         wrap_file(response, response.length or 0, description=path.name, console=console, transient=True,
@@ -154,61 +129,16 @@ def _download(url: str, path: Path, md5: str) -> None:
 
 
 def read_verified(path: Path, checksum: str) -> np.ndarray:
-    """Reads a file whose content is known.
-
-    Args:
-        path: Of the file.
-        checksum: MD5 or SHA-256 of its content, in hexadecimal digits.
-
-    Returns:
-        Its bytes, uint8 (N,).
-
-    Raises:
-        DataError: If the file cannot be read or has another checksum.
-    """
+    """Reads the bytes, uint8 (N,), of a file whose MD5 or SHA-256 is known."""
     try:
         content = np.fromfile(path, np.uint8)
     except OSError as error:
         raise DataError(f"cannot read {printable(path)}: {error.strerror or error}") from error
-    found = _digest(checksum, content).hexdigest()
+    found = hashlib.new({32: "md5", 64: "sha256"}[len(checksum)], content.data, usedforsecurity=False).hexdigest()
     if found != checksum:
         reason = f"checksum mismatch {printable(path)}: expected {checksum}, got {found}"
         raise DataError(f"{reason}; delete it and run again")
     return content
-
-
-def _digest(checksum: str, content=b""):
-    """The hash object that makes checksums like the given one."""
-    return hashlib.new({32: "md5", 64: "sha256"}[len(checksum)], content, usedforsecurity=False)
-
-
-def read_idx(
-    source: type[torchvision_datasets.MNIST], folder: Path, checksums: dict[str, str]
-) -> tuple[Tensor, Tensor, int]:
-    """Reads the two pairs of files of MNIST, or of a dataset in its format, and downloads those that are missing.
-
-    Args:
-        source: Knows where they can be had.
-        folder: Where they belong.
-        checksums: Of the files by their names: images before labels, training before test data.
-
-    Returns:
-        uint8 (N, 1, 28, 28), int64 (N, 1), and how many of them, at the end, are the test split.
-
-    Raises:
-        DataError: If a file cannot be downloaded, or is damaged.
-    """
-    archives = {name.removesuffix(".gz"): (name, md5) for name, md5 in source.resources}
-    with obtaining(source.__name__, folder, folder.parent, list(checksums)) as missing:
-        for name in missing:
-            archive, md5 = archives[name]
-            download([mirror + archive for mirror in source.mirrors], folder / archive, md5)
-            with gzip.open(folder / archive) as packed, whole_file(folder / name) as file:
-                shutil.copyfileobj(packed, file)
-    train, test, train_labels, test_labels = (read_verified(folder / n, c) for n, c in checksums.items())
-    pixels = np.concatenate([train[16:], test[16:]])  # after a header with the numbers and sizes of the images
-    labels = np.concatenate([train_labels[8:], test_labels[8:]])
-    return torch.from_numpy(pixels).view(-1, 1, 28, 28), torch.from_numpy(labels).long()[:, None], len(test_labels) - 8
 
 
 class Digits:
@@ -217,9 +147,6 @@ class Digits:
     Args:
         image_shape: (C, size, size) with C 1 or 3.
         fit: See `vae_lab.data.decoding.fit_pixels`.
-
-    Raises:
-        ValueError: If an argument is out of range.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], fit: str):
@@ -243,51 +170,40 @@ class MNIST:
         root: The folder that holds `MNIST/`.
         image_shape: (C, size, size) with C 1 or 3.
         fit: See `vae_lab.data.decoding.fit_pixels`.
-
-    Raises:
-        ValueError: If an argument is out of range.
     """
 
+    archives = torchvision_datasets.MNIST
+    files = MNIST_FILES
+    factor = "digit"
+
     def __init__(self, root: str, image_shape: tuple[int, int, int], fit: str):
-        self.folder = check_root(root) / "MNIST" / "raw"
+        self.folder = check_root(root) / type(self).__name__ / "raw"
         self.image_shape = check_fit(image_shape, fit, source_size=28)
         self.fit = fit
 
     def read(self) -> Images:
-        """Returns training, then test images.
+        """Returns training, then test images; a `DataError` says that files cannot be had, or are damaged."""
+        archives = {name.removesuffix(".gz"): (name, md5) for name, md5 in self.archives.resources}
+        name = type(self).__name__
+        with obtaining(name, self.folder, name, list(self.files)) as missing:
+            for file in missing:
+                archive, md5 = archives[file]
+                download([mirror + archive for mirror in self.archives.mirrors], self.folder / archive, md5)
+                with gzip.open(self.folder / archive) as packed, whole_file(self.folder / file) as unpacked:
+                    shutil.copyfileobj(packed, unpacked)
+        train, test, train_labels, test_labels = (read_verified(self.folder / n, c) for n, c in self.files.items())
+        pixels = np.concatenate([train[16:], test[16:]])  # after a header with the numbers and sizes of the images
+        labels = torch.from_numpy(np.concatenate([train_labels[8:], test_labels[8:]])).long()[:, None]
+        fitted = fit_pixels(torch.from_numpy(pixels).view(-1, 1, 28, 28), self.image_shape, self.fit)
+        return Images(fitted, labels, (self.factor,), num_test=len(test_labels) - 8)
 
-        Raises:
-            DataError: If the files are missing and cannot be downloaded, or are damaged.
-        """
-        pixels, labels, num_test = read_idx(torchvision_datasets.MNIST, self.folder, MNIST_FILES)
-        return Images(fit_pixels(pixels, self.image_shape, self.fit), labels, ("digit",), num_test)
 
+class FashionMNIST(MNIST):
+    """60,000 + 10,000 pieces of clothing, grey 28x28 (Xiao et al. 2017), with the form and the arguments of MNIST."""
 
-class FashionMNIST:
-    """60,000 + 10,000 pieces of clothing, grey 28x28 (Xiao et al. 2017), downloaded when missing.
-
-    Args:
-        root: The folder that holds `FashionMNIST/`.
-        image_shape: (C, size, size) with C 1 or 3.
-        fit: See `vae_lab.data.decoding.fit_pixels`.
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
-
-    def __init__(self, root: str, image_shape: tuple[int, int, int], fit: str):
-        self.folder = check_root(root) / "FashionMNIST" / "raw"
-        self.image_shape = check_fit(image_shape, fit, source_size=28)
-        self.fit = fit
-
-    def read(self) -> Images:
-        """Returns training, then test images.
-
-        Raises:
-            DataError: If the files are missing and cannot be downloaded, or are damaged.
-        """
-        pixels, labels, num_test = read_idx(torchvision_datasets.FashionMNIST, self.folder, FASHION_MNIST_FILES)
-        return Images(fit_pixels(pixels, self.image_shape, self.fit), labels, ("class",), num_test)
+    archives = torchvision_datasets.FashionMNIST
+    files = FASHION_MNIST_FILES
+    factor = "class"
 
 
 class CIFAR10:
@@ -297,9 +213,6 @@ class CIFAR10:
         root: The folder that holds `cifar-10-batches-py/`.
         image_shape: (C, size, size) with C 1 or 3.
         fit: See `vae_lab.data.decoding.fit_pixels`.
-
-    Raises:
-        ValueError: If an argument is out of range.
     """
 
     def __init__(self, root: str, image_shape: tuple[int, int, int], fit: str):
@@ -308,24 +221,21 @@ class CIFAR10:
         self.fit = fit
 
     def read(self) -> Images:
-        """Returns training, then test images.
-
-        Raises:
-            DataError: If the files are missing and cannot be downloaded, or are damaged.
-        """
+        """Returns training, then test images; a `DataError` says that files cannot be had, or are damaged."""
         source = torchvision_datasets.CIFAR10
         checksums = dict(source.train_list + source.test_list)
-        with obtaining("CIFAR10", self.folder, self.folder, list(checksums)) as missing:
+        with obtaining("CIFAR10", self.folder, self.folder.name, list(checksums)) as missing:
             if missing:
                 archive = self.folder.parent / source.filename
                 download([source.url], archive, source.tgz_md5)
                 with tarfile.open(archive) as tar:
                     for member in tar:
-                        if (name := Path(member.name).name) in missing:
+                        name = Path(member.name).name
+                        if name in missing and (packed := tar.extractfile(member)):
                             with whole_file(self.folder / name) as file:
-                                shutil.copyfileobj(tar.extractfile(member), file)
-        # Nothing is unpickled whose checksum has not been compared.
-        batches = [pickle.loads(read_verified(self.folder / n, c), encoding="latin1") for n, c in checksums.items()]
+                                shutil.copyfileobj(packed, file)
+        contents = [read_verified(self.folder / name, checksum) for name, checksum in checksums.items()]
+        batches = [pickle.loads(content.data, encoding="latin1") for content in contents]  # only after that
         pixels = torch.from_numpy(np.concatenate([batch["data"] for batch in batches])).view(-1, 3, 32, 32)
         labels = torch.tensor([label for batch in batches for label in batch["labels"]])[:, None]
         num_test = sum(len(batch["labels"]) for batch in batches[len(source.train_list) :])
@@ -341,11 +251,8 @@ class CelebA:
         root: The folder that holds `celeba/`.
         image_shape: (C, size, size) with C 1 or 3.
         fit: See `vae_lab.data.decoding.fit_pixels`.
-        cache_dir: See `vae_lab.data.image_folder.ImageCache`.
+        cache_dir: See `vae_lab.data.image_folder.ImageFolder`.
         on_bad: "error", or "skip" to leave out pictures that cannot be used, up to 5 % of them.
-
-    Raises:
-        ValueError: If an argument is out of range.
     """
 
     def __init__(
@@ -362,14 +269,10 @@ class CelebA:
         self.cache = ImageCache(self.pictures, shape, fit, (0, 0, 0), on_bad, cache_dir)
 
     def read(self) -> Images:
-        """Returns the official training, validation and test images, in this order.
-
-        Raises:
-            DataError: If the files are missing and cannot be downloaded, or are damaged.
-        """
+        """Returns the official training, validation and test images; a `DataError` says that files are not there."""
         source = torchvision_datasets.CelebA
         lists = {name: md5 for _, md5, name in source.file_list if name.endswith(".txt")}
-        with obtaining("CelebA", self.folder, self.folder, [*lists, self.pictures.name]) as missing:
+        with obtaining("CelebA", self.folder, self.folder.name, [*lists, self.pictures.name]) as missing:
             if missing:
                 source(self.folder.parent, split="all", download=True)  # from Google Drive
         for name, md5 in lists.items():

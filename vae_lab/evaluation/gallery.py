@@ -7,24 +7,20 @@ are kept for the epochs 0, 1, 2, 4, 8, ... and the last, and `training.npz` hold
 Shapes: B batch, C channels, H height, W width, D latent_dim.
 """
 
-import logging
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from zipfile import BadZipFile
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vae_lab.errors import one_line
 from vae_lab.evaluation import pictures
 from vae_lab.runs.files import durable_open
 from vae_lab.runs.metrics_file import read_events
 
-log = logging.getLogger(__name__)
 SPLIT = "val"
 CHUNK = 256  # images through the model at a time
 NUM_CODES = 2000  # validation images in the latent scatter and in the variances of the latents
@@ -63,7 +59,7 @@ class Painter:
     ):
         self.vae = vae
         self.datamodule = datamodule
-        self.run_dir = run_dir
+        self.metrics = run_dir / "metrics.jsonl"
         self.folder = run_dir / "pictures"
         self.num_images = num_images
         self.precision = precision
@@ -74,7 +70,9 @@ class Painter:
         """Draws every kind; `epoch` is the number of finished epochs, >= 0."""
         when = f"epoch {epoch}"
         paths = self.draw_progress(epoch) | self.draw_latents(when) | self.draw_walks(when)
-        return paths | self.draw_curves() | self.draw_training()
+        if self.metrics.is_file():
+            paths |= self._save({"curves": pictures.curves(read_events(self.metrics))})
+        return paths | self.draw_training()
 
     def draw_progress(self, epoch: int) -> dict[str, Path]:
         """Draws what is followed through training: reconstructions, and samples if there is a prior."""
@@ -89,9 +87,8 @@ class Painter:
         stride = 1
         while sum(epoch % stride == 0 for epoch in frames) > MAX_FRAMES:
             stride *= 2
-        kept = {e: f for e, f in frames.items() if (e % stride == 0 or e == epoch) and f.shape == images.shape}
         with durable_open(self.folder / "training.npz") as file:
-            np.savez(file, **{str(epoch): frame for epoch, frame in kept.items()})
+            np.savez(file, **{str(e): frame for e, frame in frames.items() if e % stride == 0 or e == epoch})
         return self.draw_progress(epoch) if is_drawn else {}
 
     def draw_latents(self, when: str, suffix: str = "") -> dict[str, Path]:
@@ -114,11 +111,6 @@ class Painter:
         if self.vae.latent_dim == 2:
             drawn["manifold"] = self._manifold(codes, when)
         return self._save(drawn)
-
-    def draw_curves(self) -> dict[str, Path]:
-        """Draws the loss curves, if there are metrics."""
-        history = self.run_dir / "metrics.jsonl"
-        return self._save({"curves": pictures.curves(read_events(history))}) if history.is_file() else {}
 
     def draw_training(self) -> dict[str, Path]:
         """Draws a GIF of the followed epochs, and the first of them beside the last."""
@@ -145,12 +137,8 @@ class Painter:
         path = self.folder / "training.npz"
         if not path.is_file():
             return {}
-        try:
-            with np.load(path) as frames:
-                return {int(epoch): frame for epoch, frame in frames.items()}
-        except (OSError, ValueError, BadZipFile) as error:
-            log.warning("%s is damaged, training.gif begins anew: %s", path, one_line(error))
-            return {}
+        with np.load(path) as frames:
+            return {int(epoch): frame for epoch, frame in frames.items()}
 
     def _traversals(self, codes: Tensor, when: str) -> np.ndarray:
         variances = codes.var(0, correction=0)
@@ -158,10 +146,8 @@ class Painter:
         deviations = torch.linspace(-3, 3, 13)
         z = codes[0].repeat(len(dims), len(deviations), 1)
         for row, dim in zip(z, dims, strict=True):
-            if self.has_prior:
-                row[:, dim] = deviations
-            else:
-                row[:, dim] = codes[:, dim].mean() + variances[dim].sqrt() * deviations
+            mean, scale = (0, 1) if self.has_prior else (codes[:, dim].mean(), variances[dim].sqrt())
+            row[:, dim] = mean + scale * deviations
         grid = pictures.grid(self._look(self.vae.generate, z.flatten(0, 1)), len(deviations))
         title = f"traversals at {when}: one latent at -3 ... 3 sd, the others of the first image"
         rows = [f"z{dim} (var {variances[dim]:.2f})" for dim in dims]
@@ -258,22 +244,17 @@ class Gallery(pl.Callback):
         if rest == 0:
             self._draw(trainer, lit, Painter.follow, epoch, periods & (periods - 1) == 0)  # drawn at powers of two
 
-    def on_train_end(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
-        self._draw(trainer, lit, Painter.follow, trainer.current_epoch, False)
-        self._draw(trainer, lit, Painter.draw_all, trainer.current_epoch)
-
-    def on_validation_end(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
-        if trainer.state.fn == "validate":  # of a run that ended within an epoch, after its pictures
-            self._draw(trainer, lit, Painter.draw_curves)
+    def on_run_end(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
+        """Draw every kind, when training and its last validation are over; see `vae_lab.training.train.fit`."""
+        self._draw(trainer, lit, Painter.follow, lit.epochs_begun, False)
+        self._draw(trainer, lit, Painter.draw_all, lit.epochs_begun)
 
     def _draw_early_latents(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
         step, period = trainer.global_step, self.scatter_every_n_steps
-        if period is None or step > self.scatter_until_step or step % period:
-            return
-        if step == self.last_scatter_step:  # stands still while gradients accumulate
-            return
-        self.last_scatter_step = step
-        self._draw(trainer, lit, Painter.draw_latents, f"step {step}", f"/step_{step:06d}")
+        is_due = period is not None and step <= self.scatter_until_step and step % period == 0
+        if is_due and step != self.last_scatter_step:  # it stands still while gradients accumulate
+            self.last_scatter_step = step
+            self._draw(trainer, lit, Painter.draw_latents, f"step {step}", f"/step_{step:06d}")
 
     def _draw(self, trainer: pl.Trainer, lit: pl.LightningModule, draw: Callable, *arguments) -> None:
         if not trainer.is_global_zero:

@@ -31,6 +31,7 @@ INK = (60, 60, 60)
 MUTED = ["#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3"]
 MUTED += ["#937860", "#da8bc3", "#8c8c8c", "#ccb974", "#64b5cd"]
 STAGES = {"train": MUTED[0], "val": MUTED[1]}
+LAYOUT = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
 MAX_FRAME_SIZE = 1200  # pixels, of the GIF
 
 
@@ -111,16 +112,10 @@ def reconstructions(x: Tensor, x_hat: Tensor, title: str) -> np.ndarray:
 
 
 def principal_components(codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Projects codes on their two directions of largest variance.
+    """Projects codes (N, D) on their two directions of largest variance: (N, 2), and the share of each (2,) in [0, 1].
 
     The largest loading of each direction is made positive, so that a picture does not flip between runs.
     An exact decomposition, as `torch.pca_lowrank` draws from the global random generator.
-
-    Args:
-        codes: (N, D) with D >= 2, finite.
-
-    Returns:
-        Centred coordinates (N, 2) and the share of the variance each explains (2,), in [0, 1].
     """
     centred = (codes - codes.mean(0)).double()
     variances, directions = torch.linalg.eigh(centred.T @ centred)  # ascending
@@ -154,7 +149,7 @@ def scatter(codes: Tensor, labels: Tensor | None, label_name: str, title: str) -
         names = ["z0", f"z{codes.shape[1] - 1}"]  # D = 1 lies on the diagonal
     x, y = codes[:, 0].numpy(), codes[:, -1].numpy()
 
-    figure = Figure(figsize=(6.6, 5.6), dpi=120, layout=_layout())
+    figure = Figure(figsize=(6.6, 5.6), dpi=120, layout=LAYOUT)
     axes = figure.subplots()
     style = {"s": 12 if len(x) > 1000 else 24, "alpha": 0.75, "linewidths": 0}
     values = [] if labels is None else labels.unique().tolist()
@@ -185,10 +180,11 @@ def curves(rows: list[dict]) -> np.ndarray:
     """
     recorded = {key.partition("/")[2] for row in rows for key in row}
     keys = [key for key in ("loss", "reconstruction", "kl") if key in recorded] or ["loss"]
-    figure = Figure(figsize=(4.3 * len(keys), 3.6), dpi=120, layout=_layout())
+    figure = Figure(figsize=(4.3 * len(keys), 3.6), dpi=120, layout=LAYOUT)
     for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         for stage, color in STAGES.items():
-            points = _series(rows, f"{stage}/{key}")
+            name = f"{stage}/{key}"
+            points = dict(sorted({row["step"]: row[name] for row in rows if row.get(name) is not None}.items()))
             marker = "o" if len(points) <= 30 else None
             axes.plot(points.keys(), points.values(), color=color, label=stage, marker=marker, markersize=4)
         axes.margins(y=0.08)
@@ -226,14 +222,6 @@ def write_gif(path: Path, frames: list[np.ndarray]) -> None:
     buffer = BytesIO()
     pages[0].save(buffer, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)
     _write(path, buffer.getvalue())
-
-
-def _series(rows: list[dict], key: str) -> dict[int, float]:
-    return dict(sorted({row["step"]: row[key] for row in rows if row.get(key) is not None}.items()))
-
-
-def _layout() -> ConstrainedLayoutEngine:
-    return ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
 
 
 def _label(axes, title: str, x: str, y: str) -> None:

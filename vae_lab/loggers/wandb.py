@@ -9,16 +9,16 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 
+from vae_lab.config.roles import is_identity
 from vae_lab.config.secrets import redact
 from vae_lab.loggers import wandb_process
 from vae_lab.loggers.wandb_process import WandbProcess, obstacle
-from vae_lab.runs.folder import sweep_of, tags_of
 
 log = logging.getLogger(__name__)
 
 MODES = ("auto", "online", "offline", "disabled")
-OTHER_NAMES = {"": "auto", "dryrun": "offline", "run": "online", "shared": "online"}  # of modes, in WANDB_MODE
 
 
 class WandbLogger(Logger):
@@ -26,14 +26,12 @@ class WandbLogger(Logger):
 
     W&B lives in a process of its own, started at the first use, on rank zero only. If the run cannot be online it is
     tracked offline, if that fails too it is not tracked; an error later on ends the tracking. Each of these is one
-    warning. The training never waits; only its end does, for at most 10 seconds, and not before `init_timeout` has
-    passed since the start: a server that is dead, hangs or dies costs at most `init_timeout` + 10 seconds in all. What
-    was not uploaded stays on disk for `wandb sync`.
+    warning. The training never waits; only its end does: a server that is dead, hangs or dies costs at most
+    `init_timeout` + 10 seconds in all. What was not uploaded stays on disk for `wandb sync`.
 
-    Resuming a run folder continues the same W&B run: the id is kept in the file `wandb_id`. An offline run cannot ask
-    the server where it stood, so every start writes a part of its own, `wandb/offline-run-*`, with the same id.
-    `wandb sync RUN_DIR/wandb/offline-run-*` appends the parts in order, also to a run that was online before. Nothing
-    is dropped: W&B counts the log calls itself, and "step" is an ordinary value, declared as the x axis.
+    Resuming a run folder continues the same W&B run, whose id is kept in the file `wandb_id`. Offline every start
+    writes a part of its own, which `wandb sync RUN_DIR/wandb/offline-run-*` appends in order. W&B counts the log calls
+    itself; "step" is an ordinary value, declared as the x axis.
 
     The jobs of a sweep are one group, each tagged with its overrides, in one `wandb/` folder, that of the sweep.
 
@@ -71,21 +69,20 @@ class WandbLogger(Logger):
         if not init_timeout > 0:
             raise ValueError(f"logger.wandb.init_timeout must be > 0, got {init_timeout}")
         self._folder = Path(save_dir)
-        self._name = redact(name or self._folder.resolve().name)
-        sweep = sweep_of(self._folder)
-        self._parts = sweep or self._folder
-        if sweep:
-            group, tags = group or sweep.name, tags or tags_of(self._folder)
+        home = self._folder.resolve()  # of wandb/
+        name = name or home.name
+        if (home.parent / "multirun.yaml").exists():  # which Hydra writes for a sweep
+            home = home.parent
+            group, tags = group or home.name, tags or tags_of(self._folder)
         labels = {"project": project, "entity": entity, "group": group, "job_type": job_type, "tags": list(tags)}
-        self._labels = redact(labels)
-        self._mode = mode
-        self._init_timeout = float(init_timeout)
+        self._settings: dict[str, Any] = {"folder": str(home), "mode": mode, "init_timeout": float(init_timeout)}
+        self._settings |= redact({"name": name, "labels": labels})
         self._process: WandbProcess | None = None
         self._is_over = False
 
     @property
     def name(self) -> str:
-        return self._name
+        return self._settings["name"]
 
     @property
     def version(self) -> str | None:
@@ -105,14 +102,14 @@ class WandbLogger(Logger):
         Raises:
             ValueError: if there is none, or the environment is such that W&B does not start.
         """
-        if self._mode == "online" and (reason := obstacle(self._init_timeout)):
+        if self._settings["mode"] == "online" and (reason := obstacle(self._settings["init_timeout"])):
             raise ValueError(f"logger.wandb.mode=online is not possible: {reason}")
 
     def log_config(self, config: dict) -> None:
         """Store the resolved config, a plain nested dict; secrets are replaced."""
         self._tell("config", redact(config))
 
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Nothing to do: `log_config` stores the whole config."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -126,9 +123,6 @@ class WandbLogger(Logger):
     def summarize(self, values: dict) -> None:
         """Set final values in the run's summary."""
         self._tell("summary", redact(values))
-
-    def finalize(self, status: str) -> None:
-        """Nothing to do: pictures and results follow after Lightning is done, see `finish`."""
 
     @rank_zero_only
     def finish(self, exit_code: int) -> None:
@@ -153,24 +147,17 @@ class WandbLogger(Logger):
         self._is_over = self._process is None or self._process.is_over
 
     def _start(self) -> WandbProcess | None:
-        mode = self._wanted_mode()
+        mode = self._settings["mode"] if self._settings["mode"] != "auto" else mode_of_environment()
         if mode == "disabled":
             return None
-        settings = {
-            "folder": str(self._parts.resolve()),
-            "run_id": self.version or self._new_id(),
-            "name": self._name,
-            "labels": self._labels,
-            "mode": mode,
-            "init_timeout": self._init_timeout,
-            "upload_timeout": wandb_process.UPLOAD_TIMEOUT,
-        }
+        settings = {**self._settings, "mode": mode, "run_id": self.version or self._new_id()}
+        settings["upload_timeout"] = wandb_process.UPLOAD_TIMEOUT
         try:
             process = WandbProcess()
         except (OSError, AssertionError, RuntimeError) as error:  # as where a process may not have any of its own
             log.warning("W&B does not start, this run is not tracked: %s", error)
             return None
-        process.begin("start", settings, self._init_timeout)
+        process.begin("start", settings, settings["init_timeout"])
         return process
 
     def _new_id(self) -> str:
@@ -181,14 +168,20 @@ class WandbLogger(Logger):
         (self._folder / "wandb_id").write_text(run_id + "\n")
         return run_id
 
-    def _wanted_mode(self) -> str:
-        if self._mode != "auto":
-            return self._mode
-        if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
-            return "disabled"
-        named = os.environ.get("WANDB_MODE", "").strip().lower()
-        mode = OTHER_NAMES.get(named, named)
-        if mode not in MODES:
-            log.warning("WANDB_MODE must be one of %s, got %r: tracking offline", ", ".join(MODES), named)
-            return "offline"
-        return mode
+
+def tags_of(job: Path) -> list[str]:
+    """The overrides of a job that make it what it is, as W&B takes them: at most 64 characters each."""
+    path = job / ".hydra" / "overrides.yaml"
+    overrides = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
+    return [override[:64] for override in overrides if is_identity(override.lstrip("+~").partition("=")[0])]
+
+
+def mode_of_environment() -> str:
+    """What W&B's own variables say."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        return "disabled"
+    mode = os.environ.get("WANDB_MODE", "").strip().lower() or "auto"
+    if mode not in MODES:
+        log.warning("WANDB_MODE must be one of %s, got %r: tracking offline", ", ".join(MODES), mode)
+        return "offline"
+    return mode

@@ -18,7 +18,7 @@ ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2: a unit is active if Va
 class Means:
     """Running means of named tensors over images, kept on their device so that a step never waits for it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
@@ -56,7 +56,7 @@ class Means:
 class Terms:
     """The terms that the objective returns, `loss` among them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.means = Means()
         self.reset, self.compute = self.means.reset, self.means.compute
 
@@ -70,7 +70,7 @@ class MSE:
 
     needs = ("encoder",)
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.means = Means()
         self.reset, self.compute = self.means.reset, self.means.compute
 
@@ -88,7 +88,7 @@ class ActiveUnits:
 
     needs = ("encoder",)
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.codes = Means()
         self.reset = self.codes.reset
 

@@ -23,7 +23,7 @@ class Bernoulli:
     params_per_channel = 1
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
-        """Log p(x given z) in nats per image, summed over pixels, float32: (B, C, H, W), (..., B, C, H, W) -> (..., B)."""
+        """Log p(x given z) in nats per image, float32: x (B, C, H, W), params (..., B, C, H, W) -> (..., B)."""
         nll = F.binary_cross_entropy_with_logits(params.float(), x.expand_as(params), reduction="none")
         return -nll.flatten(-3).sum(-1)
 
@@ -52,7 +52,7 @@ class Gaussian:
     params_per_channel = 1
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
-        """Log p(x given z) in nats per image, summed over pixels, float32: (B, C, H, W), (..., B, C, H, W) -> (..., B)."""
+        """Log p(x given z) in nats per image, float32: x (B, C, H, W), params (..., B, C, H, W) -> (..., B)."""
         squared_error = F.mse_loss(params.float(), x.expand_as(params), reduction="none").flatten(-3).sum(-1)
         return -squared_error - 0.5 * math.log(math.pi) * x[0].numel()
 

@@ -21,6 +21,7 @@ class DiagonalGaussian:
         mean: (B, D), float32.
         log_var: (B, D), float32, already clamped.
         max_log_var: the bound on |log_var| that was applied.
+        terms: further terms of the loss, by name.
     """
 
     mean: Tensor
@@ -62,6 +63,7 @@ class PointMass:
 
     Args:
         mean: (B, D), float32.
+        terms: further terms of the loss, by name.
     """
 
     mean: Tensor

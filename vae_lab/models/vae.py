@@ -37,7 +37,7 @@ class VAE(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.posterior = posterior
-        self.prior = prior
+        self.prior: Any = prior  # with methods of its own
         self.likelihood = likelihood
         self.latent_shape = tuple(latent_shape)
         self.image_shape = tuple(image_shape)

@@ -77,7 +77,7 @@ class ELBO(nn.Module):
         }
 
 
-def kl_per_latent(q: Any, z: Tensor, prior: nn.Module) -> Tensor:
+def kl_per_latent(q: Any, z: Tensor, prior: Any) -> Tensor:
     """KL(q(z given x), p(z)) in nats, averaged over the batch.
 
     Args:

@@ -6,48 +6,25 @@ import time
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from vae_lab.config.nested import walk
-from vae_lab.errors import NumericsError, Preempted, RunError
+from vae_lab.errors import NumericsError, Preempted, RunError, one_line
 from vae_lab.runs.files import durable_link, durable_open
 from vae_lab.runs.signals import Preemption
 
 log = logging.getLogger(__name__)
 
-
-def set_position(checkpoint: dict, epoch: int, batch: int, batches_seen: int) -> None:
-    """Rewrite Lightning's progress counters to "`epoch` epochs and then `batch` batches are complete".
-
-    Lightning's own counters depend on the hook a checkpoint was saved from, and some of those states skip a validation
-    or repeat one when they are resumed. This one form means the same wherever it was saved.
-    """
-    loop = checkpoint["loops"]["fit_loop"]
-    begun = epoch + 1 if batch else epoch
-    epochs = {"ready": begun, "started": begun, "processed": epoch, "completed": epoch}
-    loop["epoch_progress"] = {"total": epochs, "current": dict(epochs)}
-    loop["epoch_loop.batch_progress"] = {
-        "total": same_count(batches_seen),
-        "current": same_count(batch),
-        "is_last_batch": False,
-    }
-    loop["epoch_loop.val_loop.batch_progress"] = {
-        "total": same_count(0),
-        "current": same_count(0),
-        "is_last_batch": False,
-    }
+# --- when
 
 
-def same_count(number: int) -> dict[str, int]:
-    """Progress in which everything begun is complete."""
-    return dict.fromkeys(("ready", "started", "processed", "completed"), number)
-
-
-def is_safe_point(trainer, batch_idx: int) -> bool:
+def is_safe_point(trainer: Trainer, batch_idx: int) -> bool:
     """Whether all that belongs to the batches so far is done when a training batch ends.
 
     It is not between two accumulated gradients, nor where a validation or the end of the epoch is still to come.
@@ -90,23 +67,21 @@ class Checkpoints(Checkpoint):
         self.best: dict = {}  # step, epoch and metrics of the best validation
 
     def state_dict(self) -> dict:
-        """The best validation so far."""
         return {"best": self.best}
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict`."""
         self.best = state["best"]
 
-    def on_train_start(self, trainer, lit) -> None:
+    def on_train_start(self, trainer: Trainer, lit: LightningModule) -> None:
         self.saved_at = time.monotonic()
         if trainer.global_step == 0:
             save_last(trainer, lit)  # so that a run that diverges at once leaves finite weights too
 
-    def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer: Trainer, lit: LightningModule, _: Any, batch: Any, batch_idx: int) -> None:
         if time.monotonic() - self.saved_at > self.seconds and is_safe_point(trainer, batch_idx):
             self._save(trainer, lit)
 
-    def on_validation_end(self, trainer, lit) -> None:
+    def on_validation_end(self, trainer: Trainer, lit: LightningModule) -> None:
         if trainer.sanity_checking:
             return
         self._update_best(trainer)
@@ -115,35 +90,30 @@ class Checkpoints(Checkpoint):
             self._save(trainer, lit)
         # else the epoch ends here: on_train_epoch_end saves, after the epoch's metrics are recorded
 
-    def on_train_epoch_end(self, trainer, lit) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, lit: LightningModule) -> None:
         self._save(trainer, lit)
 
-    def on_train_end(self, trainer, lit) -> None:
+    def on_train_end(self, trainer: Trainer, lit: LightningModule) -> None:
         if not self.best and trainer.global_step:
             self._link_best(trainer)
 
-    def _update_best(self, trainer) -> None:
-        if self.monitor not in trainer.callback_metrics:
-            known = ", ".join(sorted(key for key in trainer.callback_metrics if key.startswith("val/")))
+    def _update_best(self, trainer: Trainer) -> None:
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+        if self.monitor not in metrics:
+            known = ", ".join(sorted(metrics))
             raise ValueError(f"callbacks.checkpoints.monitor must be one of {known}, got {self.monitor!r}")
-        value = float(trainer.callback_metrics[self.monitor])
-        if self.best and not (value < self.best["value"] if self.mode == "min" else value > self.best["value"]):
-            return
-        metrics = {key: float(number) for key, number in trainer.callback_metrics.items() if key.startswith("val/")}
-        self.best = {
-            "value": value,
-            "step": trainer.global_step,
-            "epoch": trainer.current_epoch,
-            "metrics": metrics,
-        }
+        value = metrics[self.monitor]
+        if not self.best or (value < self.best["value"] if self.mode == "min" else value > self.best["value"]):
+            place = {"step": trainer.global_step, "epoch": trainer.current_epoch}
+            self.best = {"value": value, **place, "metrics": metrics}
 
-    def _save(self, trainer, lit) -> None:
+    def _save(self, trainer: Trainer, lit: LightningModule) -> None:
         save_last(trainer, lit)
         self.saved_at = time.monotonic()
         if self.best.get("step") == trainer.global_step:
             self._link_best(trainer)
 
-    def _link_best(self, trainer) -> None:
+    def _link_best(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir) / "checkpoints"
             durable_link(folder / "last.ckpt", folder / "best.ckpt")
@@ -159,27 +129,27 @@ class StopAtSignal(Checkpoint):
     def __init__(self, preemption: Preemption):
         self.preemption = preemption
 
-    def on_train_start(self, trainer, lit) -> None:
+    def on_train_start(self, trainer: Trainer, lit: LightningModule) -> None:
         self.preemption.listen()
         self.preemption.training = True
         self.preemption.end_if_asked()  # by a signal whose exception was swallowed
 
-    def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer: Trainer, lit: LightningModule, _: Any, batch: Any, batch_idx: int) -> None:
         if is_safe_point(trainer, batch_idx):
             self._stop_if_asked(trainer, lit)
 
-    def on_validation_end(self, trainer, lit) -> None:
+    def on_validation_end(self, trainer: Trainer, lit: LightningModule) -> None:
         if trainer.state.fn == "fit" and lit.batches_seen % trainer.num_training_batches:
             self._stop_if_asked(trainer, lit)
 
-    def on_train_epoch_end(self, trainer, lit) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, lit: LightningModule) -> None:
         self._stop_if_asked(trainer, lit)
 
-    def on_train_end(self, trainer, lit) -> None:
+    def on_train_end(self, trainer: Trainer, lit: LightningModule) -> None:
         self.preemption.training = False
         self.preemption.end_if_asked()  # after the last save, while the final pictures were drawn
 
-    def _stop_if_asked(self, trainer, lit) -> None:
+    def _stop_if_asked(self, trainer: Trainer, lit: LightningModule) -> None:
         asked = self.preemption.signum is not None
         if trainer.world_size > 1:  # a signal to one process stops all of them, at the same batch
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
@@ -188,26 +158,49 @@ class StopAtSignal(Checkpoint):
             raise Preempted(128 + (self.preemption.signum or signal.SIGTERM))
 
 
+# --- what
+
+
+def set_position(checkpoint: dict, epoch: int, batch: int, batches_seen: int) -> None:
+    """Rewrite Lightning's progress counters to "`epoch` epochs and then `batch` batches are complete".
+
+    Lightning's own counters depend on the hook a checkpoint was saved from, and some of those states skip a validation
+    or repeat one when they are resumed. This one form means the same wherever it was saved.
+
+    Args:
+        checkpoint: as Lightning has put it together.
+        epoch: how many are complete, >= 0.
+        batch: how many of the next one, >= 0.
+        batches_seen: how many of all epochs, >= 0.
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    begun = epoch + 1 if batch else epoch
+    epochs = {"ready": begun, "started": begun, "processed": epoch, "completed": epoch}
+    loop["epoch_progress"] = {"total": epochs, "current": dict(epochs)}
+    for name, total, current in (("batch_progress", batches_seen, batch), ("val_loop.batch_progress", 0, 0)):
+        counts = {"total": dict.fromkeys(epochs, total), "current": dict.fromkeys(epochs, current)}
+        loop[f"epoch_loop.{name}"] = {**counts, "is_last_batch": False}
+
+
 def first_broken(weights: dict[str, Tensor]) -> str | None:
     """The name of the first weight that is not finite, if there is one."""
     return next((name for name, value in weights.items() if not value.isfinite().all()), None)
 
 
-def check_finite(trainer, lit) -> None:
+def check_finite(trainer: Trainer, lit: LightningModule) -> None:
     """Refuse weights that are not finite.
 
     Raises:
         NumericsError: naming the first one.
     """
-    broken = first_broken(lit.state_dict())
-    if broken is not None:
+    if broken := first_broken(lit.state_dict()):
         raise NumericsError(
             f"{broken} is not finite at step {trainer.global_step}; no checkpoint holds it. "
             "In a new run lower optimizer.lr or set trainer.gradient_clip_val=1.0"
         )
 
 
-def save_last(trainer, lit) -> None:
+def save_last(trainer: Trainer, lit: LightningModule) -> None:
     """Write `checkpoints/last.ckpt` in the run folder; the one before becomes `previous.ckpt`.
 
     Raises:
@@ -220,6 +213,9 @@ def save_last(trainer, lit) -> None:
     trainer.save_checkpoint(path, weights_only=False)
 
 
+# --- the file
+
+
 class DamagedError(RunError):
     """A checkpoint is not what was written: an older one may do."""
 
@@ -227,28 +223,26 @@ class DamagedError(RunError):
 class DurableCheckpointIO(CheckpointIO):
     """Writes checkpoints with `durable_open` and reads them without executing anything they contain."""
 
-    def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint.
 
         Raises:
             RunError: if it cannot be written; the previous one is then intact.
         """
-        path = Path(path)
         size = sum(part.nbytes for _, part in walk(checkpoint) if isinstance(part, Tensor))  # about what it needs
-        with durable_open(path, size) as file:
+        with durable_open(Path(path), size) as file:
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:  # torch hides what the file said behind an assertion of its own
-                reason = error.__context__ if isinstance(error.__context__, OSError) else None
-                if reason is None:
-                    raise RunError(f"cannot write {path}: {str(error).splitlines()[0]}; is the disk full?") from error
-                raise reason from error
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from error
+                raise RunError(f"cannot write {path}: {str(error).splitlines()[0]}; is the disk full?") from error
 
-    def load_checkpoint(self, path, map_location=None, weights_only=None) -> dict:
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict:
         """Read a checkpoint; see `load_checkpoint`."""
         return load_checkpoint(Path(path), map_location or "cpu")
 
-    def remove_checkpoint(self, path) -> None:
+    def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint."""
         Path(path).unlink(missing_ok=True)
 
@@ -256,38 +250,28 @@ class DurableCheckpointIO(CheckpointIO):
 def load_checkpoint(path: Path, map_location: str = "cpu") -> dict:
     """Read a checkpoint that holds tensors and plain containers only; anything else is refused unexecuted.
 
+    Args:
+        path: of the file.
+        map_location: the device for its tensors.
+
     Raises:
         DamagedError: if its bytes are not those that were written.
         RunError: if the file is missing or holds other objects.
     """
-    path = Path(path)
     if not path.is_file():
         raise RunError(f"no checkpoint at {path}")
-    check_bytes(path)
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself would load flipped bits silently
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} is wrong")
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except UnpicklingError as error:
         raise RunError(f"cannot load {path}: it holds more than tensors and plain containers") from error
-    except Exception as error:  # what is not a checkpoint at all raises one of half a dozen unrelated types
-        raise DamagedError(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else repr(error)}") from error
+    except Exception as error:  # what is damaged, or no checkpoint at all, raises nearly anything
+        raise DamagedError(f"{path} is damaged: {one_line(error)}") from error
     if not isinstance(checkpoint, dict):
         raise RunError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
     return checkpoint
-
-
-def check_bytes(path: Path) -> None:
-    """Compare every part of a checkpoint with its CRC-32: torch itself would load flipped bits silently.
-
-    Raises:
-        DamagedError: naming the file and the first damaged part.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except Exception as error:  # a damaged directory of the archive raises nearly anything
-        raise DamagedError(f"{path} is damaged: {str(error) or repr(error)}") from error
-    if damaged is not None:
-        raise DamagedError(f"{path} is damaged: the checksum of {damaged} is wrong")
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -297,9 +281,10 @@ def newest_checkpoint(folder: Path) -> Path | None:
         RunError: if all are damaged, or one holds more than a checkpoint does.
     """
     # By age: the best one is the last one or an older one.
-    saved = [path for path in (folder / f"{name}.ckpt" for name in ("last", "previous", "best")) if path.is_file()]
     damage = []
-    for path in saved:
+    for path in (folder / f"{name}.ckpt" for name in ("last", "previous", "best")):
+        if not path.is_file():
+            continue
         try:
             step = load_checkpoint(path).get("global_step")
         except DamagedError as error:

@@ -26,7 +26,7 @@ from vae_lab.runs.trained import (
     build_stored,
     content_sha256,
     is_export,
-    read_run,
+    read_stored,
 )
 
 USAGE = """vae-lab-export: a trained model as two files to share, without code, secrets or the places of your data.
@@ -65,22 +65,10 @@ def export_run(arguments: list[str]) -> None:
 
 
 def export(folder: Path, target: Path, checkpoint: str) -> list[str]:
-    """Write the two files.
-
-    Args:
-        folder: of the run.
-        target: the folder to write to; made if it does not exist.
-        checkpoint: `best` or `last`.
-
-    Returns:
-        The keys of the config that are null in the export, because they belong to this machine.
-
-    Raises:
-        ValueError, RunError, NumericsError: as `export_run`.
-    """
+    """Write the two files; returns the keys of the config that are null there, because they belong to this machine."""
     if is_export(folder):
         raise RunError(f"{folder} is an export already; copy it")
-    stored = read_run(folder, checkpoint)
+    stored = read_stored(folder, checkpoint)
     config = shareable(stored.cfg)
     vae = build_stored(stored._replace(cfg=OmegaConf.create(config)))  # as a reader will
     if broken := first_broken(vae.state_dict()):
@@ -91,8 +79,9 @@ def export(folder: Path, target: Path, checkpoint: str) -> list[str]:
         "images": stored.images,
         "parameters_sha256": parameters_sha256(vae),
         "metrics": numbers(read_json(folder / "result.json"), checkpoint),
+        "config": config,
     }
-    write_export(target, {**facts, "config": config}, vae.state_dict())
+    write_export(target, facts, vae.state_dict())
     settings, kept = leaves(OmegaConf.to_container(stored.cfg)), leaves(config)
     return [key for key, value in kept.items() if value is None and settings.get(key) is not None]
 
@@ -111,30 +100,26 @@ def shareable(cfg: DictConfig) -> dict[str, Any]:
 
 def numbers(result: dict[str, Any], checkpoint: str) -> dict[str, float]:
     """The numbers of a run's result that belong to a checkpoint: the validation to the best one."""
-    tested = result.get("test/checkpoint")
-    of_others = [stage for stage, of in (("val/", "best"), ("best_", "best"), ("test/", tested)) if of != checkpoint]
+    stages = {"val/": "best", "best_": "best", "test/": result.get("test/checkpoint")}
+    of_others = tuple(stage for stage, of in stages.items() if of != checkpoint)
     return {
         key: value
         for key, value in result.items()
-        if isinstance(value, int | float) and math.isfinite(value) and not key.startswith(tuple(of_others))
+        if isinstance(value, int | float) and math.isfinite(value) and not key.startswith(of_others)
     }
 
 
 def write_export(folder: Path, facts: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """Write both files, each whole or not at all; between the two, the old and the new do not fit and are not read.
-
-    Raises:
-        RunError: if they cannot be written, or would replace files of another kind.
-    """
+    """Write both files, each whole or not at all; between the two, the old and the new do not fit and are not read."""
     if (folder / CONFIG).exists() or (folder / WEIGHTS).exists():
         try:
-            is_ours = json.loads((folder / CONFIG).read_bytes()).get("format") == FORMAT
-        except (OSError, ValueError, AttributeError, RecursionError):
+            is_ours = read_json(folder / CONFIG).get("format") == FORMAT
+        except RunError:
             is_ours = False
         if not is_ours:
             held = f"{folder} holds a {CONFIG} or {WEIGHTS} that is no export"
             raise RunError(f"{held}; choose another folder with out=DIR")
-    separate = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    separate = {name: value.contiguous().clone() for name, value in weights.items()}
     with durable_open(folder / WEIGHTS, sum(value.nbytes for value in separate.values())) as file:
         file.write(safetensors.torch.save(separate))
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "vae_lab": version("vae_lab"), **facts}

@@ -1,4 +1,4 @@
-"""Files that appear under their name whole or not at all, even after a kill or a power cut.
+"""Files that appear under their name whole or not at all, even after a kill or a power cut; and locks.
 
 The temporary file is `NAME.tmp.PID` in the same folder, because a rename is atomic only within one file system.
 """
@@ -28,17 +28,18 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def replacing(path: Path, size: int | None = None) -> Iterator[Path]:
-    """A temporary name beside `path`, whose file takes that place when the block ends without an exception.
-
-    Raises:
-        RunError: if that cannot be done; the previous file of that name is then intact.
-    """
+    """A temporary name beside `path`, whose file takes that place when the block ends without an exception."""
     temporary = path.with_name(f"{path.name}.tmp.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if os.name != "nt":  # which opens no folders
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
     except OSError as error:
         raise RunError(cannot_write(path, error, size)) from error
     finally:
@@ -118,23 +119,8 @@ def cannot_write(path: Path, error: OSError, size: int | None = None) -> str:
     return f"{reason} ({needed}); free space, then continue"
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder durable."""
-    if os.name == "nt":  # which opens no folders
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Delete the temporary files that killed processes left in a folder and below it; those of live ones stay.
-
-    Returns:
-        What was deleted.
-    """
+    """Delete the temporary files that killed processes left in a folder and below it, and return them."""
     found = [(path, TEMPORARY.fullmatch(path.name)) for path in folder.rglob("*.tmp.*")]
     dead = [path for path, match in found if match and not is_alive(int(match[1]))]
     for path in dead:
@@ -159,13 +145,22 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         RunError: if another process holds the lock, or the file cannot be made.
     """
-    lock = FileLock(path, fallback_to_soft=False, on_acquired=write_owner)
+
+    def sign(descriptor: int) -> None:  # after the first byte, which nobody else can read on Windows
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"\nprocess {os.getpid()} on {socket.gethostname()}\n".encode())
+
+    lock = FileLock(path, fallback_to_soft=False, on_acquired=sign)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout as error:
-        owner = lock_owner(path) or "another process"
-        raise RunError(f"{path.parent} is locked by {owner}, which is still at work there") from error
+        owner = ""
+        with suppress(OSError), open(path, "rb", buffering=0) as file:
+            file.seek(1)
+            owner = file.read(200).decode(errors="replace").strip()
+        message = f"{path.parent} is locked by {owner or 'another process'}, which is still at work there"
+        raise RunError(message) from error
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise RunError(cannot_write(path, error)) from error
@@ -174,22 +169,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def write_owner(descriptor: int) -> None:
-    """Say in a lock file whose it is, after its first byte, which nobody else can read on Windows."""
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"\nprocess {os.getpid()} on {socket.gethostname()}\n".encode())
-
-
-def lock_owner(path: Path) -> str:
-    """Who holds a lock, or held it last: `process PID on HOST`; empty where that is not known."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            file.seek(1)
-            return file.read(200).decode(errors="replace").strip()
-    except OSError:
-        return ""
 
 
 def wait_for(path: Path, seconds: float) -> None:

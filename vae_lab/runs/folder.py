@@ -1,15 +1,7 @@
-"""The run folder: what it holds, and who writes it.
+"""The run folder: what it holds, and who writes it. No torch: the start of a command is to be quick.
 
-    .hydra/           the composed config, as Hydra writes it
-    status.json       state, reason, times, pid, versions
-    metrics.jsonl     one JSON object for each log event: step, epoch, time and metrics
-    result.json       final values
-    checkpoints/      last.ckpt, previous.ckpt, best.ckpt
-    pictures/         a bounded number of PNG files, and training.gif for all epochs
-    train.log         what was printed, and the traceback of a failure
-
-The files are the record of truth; W&B and TensorBoard hold copies. No torch is
-imported here, for the start of a command is to be quick.
+.hydra/ (the composed config), status.json, metrics.jsonl, result.json, checkpoints/ (last, previous, best), pictures/,
+train.log (what was printed, and the traceback of a failure). They are the record of truth; W&B and others hold copies.
 """
 
 import logging
@@ -25,26 +17,11 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from vae_lab.config.roles import is_identity
 from vae_lab.config.secrets import RedactSecrets, redact
 from vae_lab.errors import Preempted, RunError
 from vae_lab.runs.files import durable_open, locked, read_json, remove_leftovers, write_json
 
 log = logging.getLogger(__name__)
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601 to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides a run's numbers."""
-    import torch
-
-    packages = ("vae_lab", "torchvision", "lightning", "hydra-core", "wandb")
-    own = {"python": platform.python_version(), "torch": torch.__version__}  # with the build, such as +cu130
-    return own | {package: version(package) for package in packages}
 
 
 class Run:
@@ -133,12 +110,12 @@ class Run:
         try:
             yield
         except Preempted as stop:
-            self._end("preempted", reason=f"signal {stop.code - 128}")
+            self._end("preempted", f"signal {int(stop.code or 0) - 128}")
             log.warning("stopped by a signal; continue with: vae-lab resume=%s", self.folder)
             raise
         except BaseException as error:
             logging.getLogger("train.log").error("failed", exc_info=error)
-            self._end("failed", reason=f"{type(error).__name__}: {error}")
+            self._end("failed", f"{type(error).__name__}: {error}")
             raise
         else:
             self._write_status("completed")
@@ -150,12 +127,17 @@ class Run:
         except RunError as error:
             log.error("%s", error)
 
-    def _write_status(self, state: str, **fields) -> None:
+    def _write_status(self, state: str, **reason: str) -> None:
         if not self.is_first:
             return
-        times = self.status.get("times", [])
-        times = [*times, {"started": now()}] if state == "running" else [*times[:-1], {**times[-1], "ended": now()}]
-        content = {"state": state, "pid": os.getpid(), "times": times, "versions": versions(), **fields}
+        import torch
+
+        now, times = datetime.now(UTC).isoformat(timespec="seconds"), self.status.get("times", [])
+        times = [*times, {"started": now}] if state == "running" else [*times[:-1], {**times[-1], "ended": now}]
+        # Of what decides a run's numbers; torch's with the build, such as +cu130.
+        versions = {"python": platform.python_version(), "torch": torch.__version__}
+        versions |= {name: version(name) for name in ("vae_lab", "torchvision", "lightning", "hydra-core", "wandb")}
+        content = {"state": state, "pid": os.getpid(), "times": times, "versions": versions, **reason}
         write_json(self.folder / "status.json", content)
 
     @contextmanager
@@ -194,7 +176,6 @@ class LogFile(logging.FileHandler):
     """A log file that, where it cannot be written, says so once instead of printing a traceback for every record."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Report the failure and stop writing."""
         logging.getLogger().removeHandler(self)
         log.warning("cannot write %s any more: %s", self.baseFilename, sys.exc_info()[1])
 
@@ -225,16 +206,3 @@ def folder_name(name: object, otherwise: str, key: str = "run_name") -> str:
     if redact(text) != text:
         raise ValueError(f"{key} holds a secret, and would be the name of a folder")
     return text
-
-
-def sweep_of(run: Path) -> Path | None:
-    """The folder of the sweep that a run folder belongs to, by the file that Hydra writes there."""
-    parent = run.absolute().parent
-    return parent if (parent / "multirun.yaml").exists() else None
-
-
-def tags_of(run: Path) -> list[str]:
-    """The overrides of a job that make it what it is, as W&B takes them: at most 64 characters each."""
-    path = run / ".hydra" / "overrides.yaml"
-    overrides = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
-    return [override[:64] for override in overrides if is_identity(override.lstrip("+~").partition("=")[0])]

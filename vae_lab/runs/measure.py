@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from typing import Any
 
 import psutil
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -25,7 +26,7 @@ class MetricsLogger(Logger):
         super().__init__()
         self.metrics = metrics
 
-    def log_hyperparams(self, *args, **kwargs) -> None:
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The config is in `.hydra/`."""
 
     @rank_zero_only
@@ -51,11 +52,9 @@ class Stopwatch(Callback):
         self.since: float | None = None  # when the clock was started; None while it stands
 
     def state_dict(self) -> dict:
-        """Counts, and the length of the metrics file."""
         return {"metrics_bytes": self.metrics.sync(), "images": self.images, "seconds": self._seconds()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict`."""
         self.truncate(state["metrics_bytes"])
         self.images, self.seconds = state["images"], state["seconds"]
 
@@ -64,35 +63,31 @@ class Stopwatch(Callback):
         """Drop what the metrics file holds after its first `size` bytes."""
         self.metrics.truncate(size)
 
-    def on_train_batch_start(self, trainer, lit, batch, batch_idx) -> None:
+    def on_train_batch_start(self, *args: Any) -> None:
         if self.since is None:
             self.since = time.perf_counter()
 
-    def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer: Trainer, lit: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.images += len(batch.x) * trainer.world_size
 
-    def on_validation_start(self, trainer, lit) -> None:
-        self._pause()
+    def on_validation_start(self, *args: Any) -> None:
+        self.seconds, self.since = self._seconds(), None
 
-    def on_train_epoch_end(self, trainer, lit) -> None:
-        self._pause()
+    on_train_epoch_end = on_validation_start
 
     def _seconds(self) -> float:
         return self.seconds + (time.perf_counter() - self.since if self.since is not None else 0.0)
 
-    def _pause(self) -> None:
-        self.seconds, self.since = self._seconds(), None
-
     def result(self, trainer: Trainer, lit: LightningModule) -> dict:
         """What `result.json` says besides the metrics."""
         return {
-            "epochs": trainer.current_epoch,
+            "epochs": lit.epochs_begun,
             "steps": trainer.global_step,
             "images_per_second": round(self.images / self.seconds, 1) if self.seconds else None,
             "train_seconds": round(self.seconds, 3),
             "parameters": sum(p.numel() for p in lit.parameters()),
             "parameters_sha256": parameters_sha256(lit),
-            "peak_memory_mb": round(peak_memory_mb()),
+            "peak_memory_mb": peak_memory_mb(),
         }
 
 
@@ -104,11 +99,11 @@ def parameters_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, in MB."""
+def peak_memory_mb() -> int:
+    """Largest resident size of this process so far."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows, which tells it by psutil; elsewhere psutil knows only the size now
         memory = psutil.Process().memory_info()
-        return getattr(memory, "peak_wset", memory.rss) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if psutil.MACOS else 2**10)
+        return round(getattr(memory, "peak_wset", memory.rss) / 2**20)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if psutil.MACOS else 2**10))

@@ -35,28 +35,22 @@ def read_events(path: Path, containing: str = "", last_bytes: int | None = None)
             lines = [line for line in file.read().splitlines() if containing.encode() in line]
     except FileNotFoundError:
         return []
-    events = [event for event in map(parse_event, lines) if event is not None]
+    events = [event for event in map(read_event, lines) if event is not None]
     damaged = len(lines) - len(events)
     if damaged and not containing and last_bytes is None:
         log.warning("%s: %d of %d lines are damaged and left out", path, damaged, len(lines))
     return events
 
 
-def parse_event(line: bytes) -> Event | None:
-    """One line, or None if it is not a step with values that are numbers or null."""
+def read_event(line: bytes) -> Event | None:
+    """One line, or None if it is not a step with values that are null or numbers that fit a float."""
     try:
         event = json.loads(line)
-    except (ValueError, RecursionError):
+        numbers = [value for value in event.values() if value is not None]
+    except (ValueError, RecursionError, AttributeError):
         return None
-    if not isinstance(event, dict) or not all(is_value(value) for value in event.values()):
-        return None
-    return event if isinstance(event.get("step"), int) else None
-
-
-def is_value(value: object) -> bool:
-    """Whether it is a number that fits a float, or null."""
-    is_whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-    return value is None or isinstance(value, float) or is_whole
+    is_ours = all(type(number) is float or type(number) is int and abs(number) < 2**63 for number in numbers)
+    return event if is_ours and type(event.get("step")) is int else None
 
 
 class MetricsFile:

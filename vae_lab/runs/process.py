@@ -1,4 +1,8 @@
-"""The process of a command: what it prints can always be printed, and a failure is one line and an exit code."""
+"""The process of a command: what it prints can always be printed, and a failure is one line and an exit code.
+
+A run on several devices starts its further processes itself. What a launcher or an earlier program left in the
+environment says nothing about them: Lightning would believe it, and a process that is not the first keeps no record.
+"""
 
 import io
 import os
@@ -6,22 +10,39 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.config.explain import explain
-from vae_lab.config.help import CONF
 from vae_lab.config.secrets import print_redacted
 from vae_lab.errors import DataError, NumericsError, OutOfMemoryError, Preempted, RunError, SweepError
 from vae_lab.runs.files import cannot_write
-from vae_lab.runs.ranks import forget_ranks, is_first
 
 SETTING_ERRORS = (ValueError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 # An OSError is a full disk or a folder without permission.
 USER_ERRORS = (*SETTING_ERRORS, DataError, NumericsError, OutOfMemoryError, RunError, SweepError, OSError)
+# Where Lightning finds one of these, it takes the process for one of many.
+RANKS = (
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE"),
+    *("SLURM_PROCID", "SLURM_NTASKS", "JSM_NAMESPACE_RANK"),
+)
+FIRST = "VAE_LAB_FIRST_PROCESS"  # its number, for those that it starts
+
+
+def is_first() -> bool:
+    """Whether this is no further process that another one of ours started; a spawned job of a sweep has no rank."""
+    return os.environ.get(FIRST) != str(os.getppid()) or "LOCAL_RANK" not in os.environ
+
+
+def forget_ranks() -> None:
+    """Make a first process one of its own: `srun -n4 vae-lab` is four runs. To be called before Lightning's import."""
+    if is_first():
+        for name in RANKS:
+            os.environ.pop(name, None)
+        os.environ[FIRST] = str(os.getpid())
 
 
 class Lossy(io.FileIO):
@@ -30,7 +51,7 @@ class Lossy(io.FileIO):
     A pipe whose reader has ended (`vae-lab ... | head`) is nothing to speak of.
     """
 
-    def write(self, data) -> int | None:
+    def write(self, data: Any, /) -> Any:
         """Write, or pretend to."""
         try:
             return super().write(data)
@@ -83,8 +104,10 @@ def one_line_errors() -> Iterator[None]:
         raise
     finally:
         os.environ["HYDRA_FULL_ERROR"] = full_error
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream, before in zip((sys.stdout, sys.stderr), streams, strict=True):
+            stream.flush()
+            if before is None:
+                stream.close()
         sys.stdout, sys.stderr = streams
 
 
@@ -92,4 +115,4 @@ def in_one_line(error: Exception) -> str:
     """What an exception says to a user."""
     if isinstance(error, OSError) and isinstance(error.filename, str) and not isinstance(error, SETTING_ERRORS):
         error = RunError(cannot_write(Path(error.filename), error))
-    return explain(error, sys.argv[1:], CONF)
+    return explain(error, sys.argv[1:])

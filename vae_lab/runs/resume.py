@@ -15,6 +15,7 @@ from vae_lab.errors import RunError
 from vae_lab.runs.files import read_json
 
 SAVED = "saved_run"  # the name under which Hydra finds the config of the run that continues
+ALLOWED = f"only these may change: {', '.join(keys(Role.CHANGEABLE))}"
 
 
 def resume_arguments(arguments: list[str], conf: Path) -> list[str]:
@@ -47,12 +48,13 @@ def resume_arguments(arguments: list[str], conf: Path) -> list[str]:
     for argument in arguments:
         key, _, value = argument.lstrip("+~").partition("=")
         if key == "logger":
-            config.logger = compose_logger(value, conf)
+            with initialize_config_dir(config_dir=str(conf), version_base="1.3"):
+                config.logger = compose("config", [f"logger={value}"]).logger
         elif (conf / key).is_dir() and key:
-            raise ValueError(f"{key} cannot change when a run continues; {allowed()}")
+            raise ValueError(f"{key} cannot change when a run continues; {ALLOWED}")
         elif argument not in named:
             overrides.append(argument)
-    if not overrides and is_completed(folder):
+    if not overrides and read_json(folder / "status.json").get("state") == "completed":
         print(f"{folder} is already complete; nothing to do (more epochs: trainer.max_epochs=N)")
         sys.exit(0)
     absolute = folder.resolve()
@@ -71,12 +73,6 @@ def resume_arguments(arguments: list[str], conf: Path) -> list[str]:
     ]
 
 
-def compose_logger(option: str, conf: Path) -> DictConfig:
-    """Another option of the group `logger`."""
-    with initialize_config_dir(config_dir=str(conf), version_base="1.3"):
-        return compose("config", [f"logger={option}"]).logger
-
-
 def quote(text: str | Path) -> str:
     """Write text in Hydra's grammar of overrides, where backslashes mean something before a quote and at the end."""
     escaped = re.sub(r"(\\*)(?='|\Z)", r"\1\1", str(text)).replace("'", "\\'")
@@ -90,19 +86,14 @@ def continues_run(cfg: DictConfig) -> bool:
         RunError: if there is nothing to resume, or its config cannot be read.
         ValueError: naming the settings that would change what was already computed, with their old and new values.
     """
-    if not cfg.resume:
-        return False
-    if cfg.resume == "auto" and not saved_config(cfg.run_dir).is_file():
+    if not cfg.resume or (cfg.resume == "auto" and not saved_config(cfg.run_dir).is_file()):
         return False
     saved, wanted = (leaves(OmegaConf.to_container(config)) for config in (load_saved(cfg.run_dir), cfg))
     missing = "(not set)"
-    differing = [
-        f"{key} was {saved.get(key, missing)} and would be {wanted.get(key, missing)}"
-        for key in {**saved, **wanted}
-        if saved.get(key, missing) != wanted.get(key, missing) and not may_change(key)
-    ]
+    values = {key: (saved.get(key, missing), wanted.get(key, missing)) for key in {**saved, **wanted}}
+    differing = [f"{k} was {a} and would be {b}" for k, (a, b) in values.items() if a != b and not may_change(k)]
     if differing:
-        raise ValueError(f"{cfg.run_dir} cannot continue with other settings: {'; '.join(differing)}; {allowed()}")
+        raise ValueError(f"{cfg.run_dir} cannot continue with other settings: {'; '.join(differing)}; {ALLOWED}")
     return True
 
 
@@ -113,20 +104,11 @@ def continue_if_begun(cfg: DictConfig) -> None:
 
 def is_complete(cfg: DictConfig) -> bool:
     """Whether the run has ended by itself, and its limits are those it ended at."""
-    return is_completed(Path(cfg.run_dir)) and has_limits_of(cfg, load_saved(cfg.run_dir))
+    state = read_json(Path(cfg.run_dir) / "status.json").get("state")
+    return state == "completed" and has_limits_of(cfg, load_saved(cfg.run_dir))
 
 
 def has_limits_of(cfg: DictConfig, saved: DictConfig) -> bool:
     """Whether two configs end the training at the same place."""
     limits = (f"trainer.{limit}" for limit in ("max_epochs", "max_steps", "max_time"))
     return all(OmegaConf.select(saved, key) == OmegaConf.select(cfg, key) for key in limits)
-
-
-def is_completed(folder: Path) -> bool:
-    """Whether `status.json` says so."""
-    return read_json(folder / "status.json").get("state") == "completed"
-
-
-def allowed() -> str:
-    """What may change, for messages."""
-    return f"only these may change: {', '.join(keys(Role.CHANGEABLE))}"

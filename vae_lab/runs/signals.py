@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Self
 
 from vae_lab.errors import Preempted
 
@@ -30,18 +31,19 @@ class Preemption:
     from which a run continues exactly. A second signal half a second later, or one outside training, stops at once.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signum: int | None = None
+        self.asked_at = 0.0
         self.training = False
         self.interrupted = False
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self.process = os.getpid()
         self.previous = {number: signal.getsignal(number) for number in heeded()}
         self.listen()
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: Any) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler or signal.SIG_DFL)
 
@@ -50,7 +52,7 @@ class Preemption:
         for number in self.previous:
             signal.signal(number, self._handle)
 
-    def _handle(self, signum: int, frame) -> None:
+    def _handle(self, signum: int, frame: Any) -> None:
         if os.getpid() != self.process:
             return  # a worker, to which a signal to the whole group came too: the main process ends it
         again, now = self.signum is not None, time.monotonic()
@@ -82,4 +84,17 @@ class Preemption:
         except Exception as error:
             if not self.interrupted:
                 raise
-            raise Preempted(128 + self.signum) from error
+            raise Preempted(128 + (self.signum or 0)) from error
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Hold signals back while the block starts a process, which inherits that until it says otherwise."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -10,29 +10,38 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from vae_lab.config.instantiate import build_vae
-from vae_lab.config.nested import ABSENT, walk
+from vae_lab.config.nested import ABSENT, lookup, walk
 from vae_lab.config.roles import PLACES, Role, keys
 from vae_lab.config.saved import check_links, load_saved
 from vae_lab.errors import RunError, one_line
 from vae_lab.models.vae import VAE
 from vae_lab.runs.checkpoints import load_checkpoint
+from vae_lab.runs.form import check_form
 from vae_lab.runs.measure import parameters_sha256
 
 FORMAT, FORMAT_VERSION = "vae_lab", 1  # of an export
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MAX_BYTES = 1_000_000  # of config.json
-FACTS = {"checkpoint": str, "epoch": int, "images": str, "parameters_sha256": str, "config": dict, "metrics": dict}
 
-# What must be in a checkpoint of ours.
+# What must be in a checkpoint of ours, and in the text of an export.
 CHECKPOINT = {
-    **{"state_dict": dict, "global_step": int, "vae_lab": dict, "vae_lab.images": str, "vae_lab.means": dict},
-    **dict.fromkeys((f"vae_lab.{count}" for count in ("seed", "epoch", "batch", "batches_seen", "validated_at")), int),
-    "vae_lab.lr": float | int,
+    **{"state_dict": dict, "global_step": 0, "vae_lab.images": str, "vae_lab.means": dict, "vae_lab.lr": 0.0},
+    **{
+        "vae_lab.seed": 0,
+        "vae_lab.epoch": 0,
+        "vae_lab.batch": 0,
+        "vae_lab.batches_seen": 0,
+        "vae_lab.validated_at": int,
+    },
+}
+EXPORT = {
+    **{"checkpoint": str, "epoch": 0, "images": str, "parameters_sha256": str, "metrics": dict},
+    "config": {key: 0 if key in ("seed", "latent_dim") else dict for key in keys(Role.SHARED)},
+    "config.dataset.source": dict,
 }
 
 
@@ -76,19 +85,16 @@ def load_run(run_dir: str | Path, checkpoint: str = "best") -> TrainedRun:
 def read_stored(folder: str | Path, checkpoint: str) -> Stored:
     """Read a run folder or an export; nothing in it is executed.
 
+    Args:
+        folder: of either kind.
+        checkpoint: `best` or `last`.
+
     Raises:
         RunError, ValueError: as `load_run`.
     """
     folder = Path(folder)
-    return read_export(folder, checkpoint) if is_export(folder) else read_run(folder, checkpoint)
-
-
-def read_run(folder: Path, checkpoint: str) -> Stored:
-    """Read a run folder.
-
-    Raises:
-        RunError, ValueError: as `load_run`.
-    """
+    if is_export(folder):
+        return read_export(folder, checkpoint)
     cfg = load_saved(folder)
     cfg.run_dir = str(folder)  # where it is now; it may have been moved, and there is no Hydra to ask
     path = folder / "checkpoints" / f"{checkpoint}.ckpt"
@@ -102,11 +108,7 @@ def is_export(folder: Path) -> bool:
 
 
 def read_export(folder: Path, checkpoint: str) -> Stored:
-    """Read an export; whether the weights are those of its hash is for the model to say.
-
-    Raises:
-        RunError: if a file is missing, damaged, of another kind, or holds what no export does.
-    """
+    """Read an export; whether the weights are those of its hash is for the model to say."""
     check_links(folder)
     content, path = read_content(folder / CONFIG), folder / WEIGHTS
     if checkpoint not in ("best", content["checkpoint"]):
@@ -121,16 +123,12 @@ def read_export(folder: Path, checkpoint: str) -> Stored:
     for key, place in PLACES.items():
         if OmegaConf.select(cfg, key, default=ABSENT) is not ABSENT:
             OmegaConf.update(cfg, key, place)  # this machine's, whatever the file says
-    facts = (content[key] for key in ("checkpoint", "epoch", "images"))
-    return Stored(cfg, weights, *facts, path, content["parameters_sha256"])
+    facts = {key: content[key] for key in ("checkpoint", "epoch", "images")}
+    return Stored(cfg, weights, **facts, source=path, sha256=content["parameters_sha256"])
 
 
 def read_content(path: Path) -> dict[str, Any]:
-    """Read `config.json`.
-
-    Raises:
-        RunError: if it is damaged, of another kind, or holds what no export does.
-    """
+    """Read `config.json`; nothing in it is left to be filled in from this machine."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RunError(f"{path} is no export: it has more than {MAX_BYTES:,} bytes")
@@ -141,20 +139,12 @@ def read_content(path: Path) -> dict[str, Any]:
             raise RunError(f"{path} has format {content.get('format_version')!r}, this program reads {FORMAT_VERSION}")
         if content.pop("sha256", None) != content_sha256(content):
             raise RunError(f"{path} is damaged or was changed: its checksum is wrong; get it again")
-        for key, value in walk(content):  # an interpolation would take something from this machine
+        for key, value in walk(content):
             if isinstance(value, str) and ("${" in value or value == "???"):
                 raise RunError(f"{path}: {key} must not be left to be filled in, got {value[:200]!r}")
+        check_form("", {key: lookup(content, key) for key in EXPORT}, EXPORT)
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: {error}; get it again") from error
-    for key, kind in FACTS.items():
-        if not isinstance(content.get(key), kind):
-            raise RunError(f"{path} is damaged: {key} is not a {kind.__name__}")
-    config = content["config"]
-    kinds = {key: int if key in ("seed", "latent_dim") else dict for key in keys(Role.SHARED)}
-    if set(config) != set(kinds) or not all(isinstance(config[key], kind) for key, kind in kinds.items()):
-        raise RunError(f"{path} is no export: config must hold {', '.join(kinds)}, each of its kind")
-    if not isinstance(config["dataset"].get("source"), dict):
-        raise RunError(f"{path} is no export: config.dataset.source is not a dict")
+        raise RunError(f"{path} is damaged: {one_line(error)}; get it again") from error
     return content
 
 
@@ -166,24 +156,27 @@ def content_sha256(content: dict[str, Any]) -> str:
 def split_checkpoint(content: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights of the model in a checkpoint, by their names there, and what we added to it.
 
+    Args:
+        content: of the checkpoint.
+        path: of it, for the message.
+
     Raises:
         RunError: if it is not a checkpoint of ours.
     """
-    facts = content.get("vae_lab")
-    inner = facts if isinstance(facts, dict) else {}
-    found = {**content, **{f"vae_lab.{key}": value for key, value in inner.items()}}
-    for key, kind in CHECKPOINT.items():
-        value = found.get(key)
-        if not isinstance(value, kind) or kind is int and value < (-1 if key == "vae_lab.validated_at" else 0):
-            raise RunError(f"{path} is not a checkpoint of vae-lab: {key} is missing or not what it must be")
-    own = {
-        str(name): weight for name, weight in content["state_dict"].items() if not str(name).startswith("objective.")
-    }
-    return {name.removeprefix("vae."): weight for name, weight in own.items()}, facts
+    try:
+        check_form("", {key: lookup(content, key) for key in CHECKPOINT}, CHECKPOINT)
+    except ValueError as error:
+        raise RunError(f"{path} is not a checkpoint of vae-lab: {error}") from error
+    weights = {str(name): weight for name, weight in content["state_dict"].items()}
+    own = {name.removeprefix("vae."): w for name, w in weights.items() if not name.startswith("objective.")}
+    return own, content["vae_lab"]
 
 
 def build_stored(stored: Stored) -> VAE:
     """Build the model and load its weights; on the CPU, in evaluation mode and without gradients.
+
+    Args:
+        stored: what a folder holds.
 
     Raises:
         RunError: if the weights do not fit the config, or are not those that were exported.
@@ -196,32 +189,24 @@ def build_stored(stored: Stored) -> VAE:
     except Exception as error:  # a config that is not one of ours can lack anything, anywhere
         raise ValueError(f"the config beside {stored.source} does not describe a model: {one_line(error)}") from error
     check_fit(vae, stored.weights, stored.source)
-    try:
-        vae.load_state_dict(stored.weights)
-    except RuntimeError as error:
-        raise RunError(f"{stored.source} does not fit its config: {one_line(error)}") from error
+    vae.load_state_dict(stored.weights)
     if stored.sha256 not in (None, parameters_sha256(vae)):
         raise RunError(f"{stored.source} is damaged: its weights are not those that were exported; get it again")
     return vae.eval().requires_grad_(False)
 
 
 def check_fit(vae: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
-    """Compare names, shapes and types of weights with what a model wants, so that one line can say what differs.
+    """Compare names, shapes and types of weights with those of a model.
+
+    Args:
+        vae: the model.
+        weights: by their names in it.
+        source: their file, for the message.
 
     Raises:
         RunError: naming the file and the first weight that does not fit.
     """
-    wanted = vae.state_dict()
-    for name in sorted({*wanted, *weights}, key=str):
-        has, wants = describe(weights.get(name)), describe(wanted.get(name))
-        if has != wants:
-            raise RunError(f"{source} does not fit its config: {name} is {has}, the model wants {wants}")
-
-
-def describe(weight: object) -> str:
-    """What decides whether a weight fits."""
-    if not isinstance(weight, Tensor):
-        return "missing" if weight is None else f"a {type(weight).__name__}"
-    kind = str(weight.dtype).removeprefix("torch.")
-    layout = "" if weight.layout == torch.strided else f" {weight.layout}"
-    return f"{kind} {tuple(weight.shape)}{layout}{'' if weight.device.type == 'cpu' else f' on {weight.device}'}"
+    try:
+        check_form("", weights, dict(vae.state_dict()))
+    except ValueError as error:
+        raise RunError(f"{source} does not fit its config: {error}") from error

@@ -22,26 +22,21 @@ from vae_lab.config.secrets import redact
 from vae_lab.errors import RunError
 from vae_lab.runs.files import cannot_write, locked, read_json, write_json
 from vae_lab.runs.folder import folder_name
+from vae_lab.runs.metrics_file import read_events
 from vae_lab.runs.resume import has_limits_of
 from vae_lab.runs.signals import SIGNALS
 
 JOURNAL = "sweep.jsonl"  # in the sweep's folder: one JSON object for every start and end, lines are only ever added
 OUTPUT = "output.log"  # in the job's folder: what it printed
 MAX_TITLE = 80  # characters of a folder's name that say what the job is
-TAIL = 8192  # bytes of a file that are read for its last lines
 log = logging.getLogger(__name__)
 
 
 def identity(cfg: DictConfig) -> str:
-    """Eight hexadecimal digits: the hash of the resolved config without what leaves the trained model as it is.
+    """Eight hexadecimal digits, the same for two configs that train the same model.
 
-    Paths below `data_root` count as they are written, so that a moved data folder changes nothing.
-
-    Args:
-        cfg: a composed config, with or without Hydra's own node.
-
-    Returns:
-        The same for two configs that train the same model.
+    The hash of the resolved config without what leaves the trained model as it is. Paths below `data_root` count as
+    they are written, so that a moved data folder changes nothing.
     """
     kept = OmegaConf.masked_copy(cfg, [key for key in cfg if is_identity(key)])
     kept.data_root = "data_root"
@@ -56,9 +51,6 @@ def job_folder(overrides: list[str] | None = None, *, _root_: DictConfig) -> str
     Args:
         overrides: that say what the job is; None is all that it has.
         _root_: its composed config, with Hydra's own node.
-
-    Returns:
-        The name, which is fit for every file system.
     """
     key = identity(_root_)
     if existing := next(Path(_root_.hydra.sweep.dir).glob(f"*_{key}"), None):
@@ -87,41 +79,36 @@ class Job:
         self.overrides = overrides
         self.distinctive = [o for o in overrides if o not in common and not o.startswith("+callbacks.pruning.")]
         self.title = re.sub(r"-?\d+\.\d{5,}(e-?\d+)?", lambda n: f"{float(n[0]):.4g}", " ".join(self.distinctive))
-        self.state = "pending"
-        self.reason = ""
+        self.config: Any = None  # a DictConfig once its turn has come, as is the folder
+        self.folder = Path()
+        self.state, self.reason = "pending", ""
         self.value: float | None = None  # the best one of the monitored metric, of a completed job
-        self.config: DictConfig | None = None
-        self.folder: Path | None = None
         self.started = self.seconds = math.nan
         self.first_epoch: float | None = None
         self.before: dict = {}  # what `status.json` said when it was started
         self.printed = 0  # bytes in its output then
 
-    def place(self, config: DictConfig) -> None:
-        """Set the config, and the folder that it says."""
-        self.config = config
-        self.folder = Path(config.hydra.runtime.output_dir)
-
     def is_done(self) -> bool:
         """Whether the folder needs nothing more, so that the job is skipped; it fails if it was continued by hand."""
         if self.status.get("state") != "completed":
             return False
-        kept = has_limits_of(self.config, load_saved(self.folder))
-        self.state, self.value = ("completed", self._best_value()) if kept else ("failed", None)
-        self.reason = "" if kept else "its folder was continued to other limits of training; use another sweep.name"
+        if has_limits_of(self.config, load_saved(self.folder)):
+            self.state, self.value = "completed", self.read("result").get("best_value")
+        else:
+            self.state = "failed"
+            self.reason = "its folder was continued to other limits of training; use another sweep.name"
         return True
+
+    def read(self, name: str) -> dict:
+        """What `status.json` or `result.json` says; empty where there is nothing that can be read."""
+        with suppress(RunError):
+            return read_json(self.folder / f"{name}.json")
+        return {}
 
     @property
     def status(self) -> dict:
-        """What `status.json` says; empty where there is nothing that can be read."""
-        with suppress(RunError):
-            return read_json(self.folder / "status.json")
-        return {}
-
-    def _best_value(self) -> float | None:
-        with suppress(RunError):
-            return read_json(self.folder / "result.json").get("best_value")
-        return None
+        """What `status.json` says."""
+        return self.read("status")
 
     @property
     def monitor(self) -> str:
@@ -135,68 +122,44 @@ class Job:
         self.printed = output.stat().st_size if output.exists() else 0
 
     def end(self, exit_code: int) -> None:
-        """Note how its process ended; a run that could not say so itself is marked as failed.
-
-        Args:
-            exit_code: of the process; minus the signal's number if one killed it.
-        """
+        """Note how its process ended (a signal that killed it is negative); mark a run that could not say so."""
         self.seconds = time.monotonic() - self.started
         said = {} if self.status == self.before else self.status  # of an earlier start
         number = -exit_code if -exit_code in SIGNALS else exit_code - 128  # of the signal that asked it to stop
         if said.get("state") == "completed":
-            self.state, self.value = "completed", self._best_value()
+            self.state, self.value = "completed", self.read("result").get("best_value")
         elif 0 < number < 32 and said.get("state") != "failed":
             self.state, self.reason = "preempted", said.get("reason") or f"signal {number}"
+        elif exit_code < 0:
+            self.state, self.reason = "failed", f"killed by {signal.Signals(-exit_code).name}"
         else:
-            self.state = "failed"
-            words = self._last_words() or said.get("reason") or ""
-            self.reason = words if words and exit_code >= 0 else ended_by(exit_code)
+            how = f"ended with exit code {exit_code}" if exit_code else "ended without a result"
+            self.state, self.reason = "failed", self.last_words() or said.get("reason") or how
         if self.state != said.get("state") and (self.state == "failed" or said):
             with suppress(RunError), locked(self.folder / ".lock"):  # unless another process has the folder
                 write_json(self.folder / "status.json", {**self.status, "state": self.state, "reason": self.reason})
 
-    @property
-    def outcome(self) -> dict:
-        """How it ended, for the journal."""
-        ended = {"state": self.state, "reason": self.reason, "seconds": round(self.seconds, 3)}
-        return {"job": self.number, "folder": self.folder.name, **ended}
-
-    def _last_words(self) -> str:
-        lines = tail(self.folder / OUTPUT, self.printed)
-        return next((line.removeprefix("vae-lab: ") for line in reversed(lines) if line.startswith("vae-lab: ")), "")
+    def last_words(self) -> str:
+        """The last error that it printed since it was started."""
+        output = self.folder / OUTPUT
+        printed = output.read_bytes()[self.printed :].decode(errors="replace") if output.exists() else ""
+        said = [line.removeprefix("vae-lab: ") for line in printed.splitlines() if line.startswith("vae-lab: ")]
+        return said[-1] if said else ""
 
     def progress(self) -> tuple[float | None, float | None, float]:
         """The epoch it is in, from 1, the monitored metric's last value, and the seconds left (or NaN)."""
-        epoch = value = None
-        for line in tail(self.folder / "metrics.jsonl"):
-            with suppress(ValueError):  # cut by the reading, or being written
-                event = json.loads(line)
-                epoch = event["epoch"] + 1 if "epoch" in event else epoch
-                value = event.get(self.monitor, value)
-        total = OmegaConf.select(self.config, "trainer.max_epochs")
-        if epoch is None:
-            return None, value, math.nan
+        last: dict = {}
+        for event in read_events(self.folder / "metrics.jsonl", last_bytes=8192):
+            last |= event
+        value, left = last.get(self.monitor), math.nan
+        if "epoch" not in last:
+            return None, value, left
+        epoch = last["epoch"] + 1
         self.first_epoch = epoch if self.first_epoch is None else self.first_epoch
-        done = epoch - self.first_epoch
-        known = done > 0 and total not in (None, -1)
-        return epoch, value, (time.monotonic() - self.started) / done * (total - epoch) if known else math.nan
-
-
-def tail(path: Path, start: int = 0) -> list[str]:
-    """The last lines of a text file after so many bytes, none where there is no file; the first of them may be cut."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(start, os.fstat(file.fileno()).st_size - TAIL))
-            return file.read().decode(errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-
-
-def ended_by(exit_code: int) -> str:
-    """An exit code in words."""
-    if exit_code < 0:
-        return f"killed by {signal.Signals(-exit_code).name}"
-    return f"ended with exit code {exit_code}" if exit_code else "ended without a result"
+        done, total = epoch - self.first_epoch, OmegaConf.select(self.config, "trainer.max_epochs")
+        if done > 0 and total not in (None, -1):
+            left = (time.monotonic() - self.started) / done * (total - epoch)
+        return epoch, value, left
 
 
 def read_journal(folder: Path) -> list[dict]:
@@ -205,12 +168,11 @@ def read_journal(folder: Path) -> list[dict]:
     for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else [], 1):
         try:
             event = json.loads(line)
-        except ValueError:
-            event = None
-        if isinstance(event, dict) and "event" in event:
-            events.append(event)
-        else:
+            event["event"]
+        except (ValueError, TypeError, KeyError):
             log.warning("%s: line %d is torn, going on without it", path, number)
+        else:
+            events.append(event)
     return events
 
 

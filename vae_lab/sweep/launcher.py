@@ -3,18 +3,17 @@
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from vae_lab.config.secrets import refuse_written_secrets
 from vae_lab.errors import Preempted, SweepError
 from vae_lab.runs.files import locked
 from vae_lab.runs.signals import heeded
@@ -41,26 +40,24 @@ class LocalLauncher(Launcher):
                 raise ValueError(f"sweep.{key} must be a whole number >= 1, got {value!r}")
         if on_failure not in ("continue", "stop"):
             raise ValueError(f"sweep.on_failure must be continue or stop, got {on_failure!r}")
-        self.n_jobs = n_jobs
-        self.jobs_per_device = jobs_per_device
-        self.on_failure = on_failure
+        self.n_jobs, self.jobs_per_device, self.on_failure = n_jobs, jobs_per_device, on_failure
         self.jobs: list[Job] = []  # of all launches: a search has several
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives, and share out the machine."""
         if config.hydra.sweeper.get("max_batch_size") is not None:
             raise ValueError("hydra.sweeper.max_batch_size has no meaning with hydra/launcher=local; use sweep.n_jobs")
+        refuse_written_secrets(OmegaConf.to_container(config))  # before the sweep's own files would hold them
         self.config = config
         self.folder = Path(config.hydra.sweep.dir).resolve()
-        self.loader = hydra_context.config_loader
-        hydra_context.config_loader = self.composed = Remembering(self.loader)
         self.is_grid = config.hydra.sweeper._target_.endswith(".BasicSweeper")  # else a search, of several launches
         self.pool = Pool(share_out(config.trainer, self.n_jobs, self.jobs_per_device))
-
-    @property
-    def room(self) -> int:
-        """How many jobs run at the same time."""
-        return len(self.pool.free) + len(self.pool.running)
+        self.room = len(self.pool.free)  # how many jobs run at the same time
+        # Hydra's sweeper composes every job to check it, a tenth of a second each: once is enough.
+        loader = hydra_context.config_loader
+        compose = loader.load_sweep_config
+        self.compose = cache(lambda *overrides: compose(config, list(overrides)))
+        loader.load_sweep_config = lambda master_config, sweep_overrides: self.compose(*sweep_overrides)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs; completed ones are skipped, interrupted ones continue.
@@ -70,24 +67,40 @@ class LocalLauncher(Launcher):
             initial_job_idx: the first job's number.
 
         Returns:
-            For each job whether it was completed, and the best value of its metric. Of a failed one, asking for the
-            value raises `SweepError` with a summary.
+            For each job whether it was completed, and the best value of its metric. Of one that was not started there
+            is no config.
 
         Raises:
             RunError: if another process works on the same sweep.
             Preempted: if a signal stopped the sweep.
+            SweepError: if a job of a grid did not complete.
         """
         common = set(self.config.hydra.overrides.task)  # what the command does not vary
         jobs = [Job(initial_job_idx + i, list(overrides), common) for i, overrides in enumerate(job_overrides)]
         self.jobs += jobs
         table = SweepTable(self.folder, self.jobs, stays=self.is_grid)
-        with locked(self.folder / ".lock"), stopping(self.pool.stop) as asked, table:
-            append_event(self.folder, "sweep", arguments=sys.argv[1:], jobs=len(jobs))
-            self._run(jobs, table, asked)
+        asked: list[int] = []  # signals
+
+        def hear(number: int, frame: FrameType | None) -> None:
+            asked.append(number)
+            self.pool.stop(number)  # at once: what also reaches the jobs without us is one request with this
+
+        with locked(self.folder / ".lock"):
+            previous = {number: signal.signal(number, hear) for number in heeded()}
+            try:
+                with table:
+                    append_event(self.folder, "sweep", arguments=sys.argv[1:], jobs=len(jobs))
+                    self._run(jobs, table, asked)
+            finally:
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
         table.close(jobs)
         if asked:
             raise Preempted(128 + asked[0])
-        return [Returned(job, jobs) for job in jobs]
+        missing = sum(job.state != "completed" for job in jobs)
+        if missing and self.is_grid:
+            raise SweepError(f"{missing} of {len(jobs)} jobs did not complete, see above; the same command tries again")
+        return [returned(job) for job in jobs]
 
     def _run(self, jobs: list[Job], table: SweepTable, asked: list[int]) -> None:
         pending, twins = deque(jobs), []
@@ -107,7 +120,8 @@ class LocalLauncher(Launcher):
                 table.tell(job)
             for job, exit_code in self.pool.ended(0 if pending and self.pool.free else REFRESH_SECONDS):
                 job.end(exit_code)
-                append_event(self.folder, "end", exit_code=exit_code, **job.outcome)
+                ended = {"state": job.state, "reason": job.reason, "seconds": round(job.seconds, 3)}
+                append_event(self.folder, "end", job=job.number, folder=job.folder.name, exit_code=exit_code, **ended)
                 table.tell(job)
             table.update()
         for job, twin in twins:
@@ -116,77 +130,16 @@ class LocalLauncher(Launcher):
 
     def _place(self, job: Job) -> None:
         """Compose a job's config, which says where its folder is."""
-        config = self.composed.checked.pop(tuple(job.overrides), None)
-        if config is None:
-            config = self.loader.load_sweep_config(self.config, job.overrides)
-        with open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = job.number
-            folder = self.folder / job_folder(job.distinctive, _root_=config)
-            config.hydra.run.dir = config.hydra.runtime.output_dir = str(folder)
-        job.place(config)
+        job.config = self.compose(*job.overrides)
+        with open_dict(job.config):
+            job.config.hydra.job.id = job.config.hydra.job.num = job.number
+            job.folder = self.folder / job_folder(job.distinctive, _root_=job.config)
+            job.config.hydra.run.dir = job.config.hydra.runtime.output_dir = str(job.folder)
 
 
-class Remembering:
-    """Hydra's config loader. Its sweeper composes every job to check it, a tenth of a second each: once is enough.
-
-    Args:
-        loader: which composes.
-    """
-
-    def __init__(self, loader: ConfigLoader):
-        self._loader = loader
-        self.checked: dict[tuple[str, ...], DictConfig] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """Compose a job, and keep its config for the launcher."""
-        config = self._loader.load_sweep_config(master_config, sweep_overrides)
-        self.checked[tuple(sweep_overrides)] = config
-        return config
-
-
-class Returned(JobReturn):
-    """What a job came to, as Hydra wants it back; unlike Hydra's own, it prints nothing of its own where a job failed.
-
-    Args:
-        job: that has ended, or was not started.
-        jobs: of the sweep.
-    """
-
-    def __init__(self, job: Job, jobs: list[Job]):
-        status = JobStatus.COMPLETED if job.state == "completed" else JobStatus.FAILED
-        super().__init__(overrides=job.overrides, cfg=job.config, hydra_cfg=job.config, status=status)
-        self._job, self._jobs = job, jobs
-
-    @property
-    def return_value(self) -> float | None:
-        """The metric's best value.
-
-        Raises:
-            SweepError: if the job failed.
-        """
-        if self.status == JobStatus.COMPLETED:
-            return self._job.value
-        missing = sum(job.state != "completed" for job in self._jobs)
-        raise SweepError(
-            f"{missing} of {len(self._jobs)} jobs did not complete, see above; the same command tries again"
-        )
-
-
-@contextmanager
-def stopping(stop: Callable[[int], None]) -> Iterator[list[int]]:
-    """Hand on the signals that ask this process to stop, and collect them, while the block runs."""
-    asked: list[int] = []
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        stop(number)  # at once: what also reaches the jobs without us is one request with this
-
-    previous = {number: signal.signal(number, hear) for number in heeded()}
-    try:
-        yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def returned(job: Job) -> JobReturn:
+    """What a job came to, as Hydra wants it back."""
+    is_completed = job.state == "completed"
+    status = JobStatus.COMPLETED if is_completed else JobStatus.FAILED
+    value = job.value if is_completed else SweepError(f"job {job.number} did not complete: {job.reason}")
+    return JobReturn(job.overrides, job.config, job.config, status=status, _return_value=value)

@@ -10,14 +10,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing import connection
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
@@ -27,7 +25,7 @@ from vae_lab.config.secrets import print_redacted
 from vae_lab.runs.files import wait_for
 from vae_lab.runs.process import one_line_errors
 from vae_lab.runs.resume import continue_if_begun
-from vae_lab.runs.signals import SIGNALS
+from vae_lab.runs.signals import SIGNALS, Preemption, signals_wait
 from vae_lab.sweep.command_line import config_flags
 from vae_lab.sweep.job import OUTPUT, Job
 
@@ -49,8 +47,7 @@ PRELOADED = [
     "vae_lab.metrics.standard",
     "sklearn.datasets",
 ]
-# How long a job waits for its process of a sweep that was killed, which may still be saving.
-ORPHAN_SECONDS = 30.0
+ORPHAN_SECONDS = 30.0  # how long a job waits for its process of a sweep that was killed, which may still be saving
 
 
 class Slot(NamedTuple):
@@ -61,7 +58,7 @@ class Slot(NamedTuple):
 
 
 def share_out(trainer: DictConfig, n_jobs: int | None, jobs_per_device: int) -> list[Slot]:
-    """The slots of this machine.
+    """The slots of this machine, at least one.
 
     Without GPUs there is one for each core that this process may use, or as many as a job's processes allow. With GPUs
     there is one for each group of as many of them as a job wants. OMP_NUM_THREADS is the most threads that a job gets.
@@ -70,19 +67,16 @@ def share_out(trainer: DictConfig, n_jobs: int | None, jobs_per_device: int) -> 
         trainer: that the command sets: its devices and accelerator.
         n_jobs: how many slots, >= 1; None is as above.
         jobs_per_device: how many slots there are for the same GPUs, >= 1.
-
-    Returns:
-        At least one.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     wanted = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else None
     gpus = visible_gpus() if trainer.accelerator in ("auto", "gpu", "cuda") else []
+    devices: list[str | None] = [None] * (n_jobs or max(1, cores // (wanted or 1)))
     if gpus:
         size = wanted or len(gpus)
         groups = [",".join(gpus[i : i + size]) for i in range(0, len(gpus) - size + 1, size)] or [",".join(gpus)]
-        devices = groups * jobs_per_device if n_jobs is None else [groups[i % len(groups)] for i in range(n_jobs)]
-    else:
-        devices = [None] * (n_jobs or max(1, cores // (wanted or 1)))
+        count = n_jobs or len(groups) * jobs_per_device
+        devices = [groups[i % len(groups)] for i in range(count)]
     threads = max(1, cores // (len(devices) * (1 if gpus else wanted or 1)))
     most = os.environ.get("OMP_NUM_THREADS", "")
     return [Slot(min(threads, int(most)) if most.isdecimal() and int(most) else threads, device) for device in devices]
@@ -92,23 +86,18 @@ def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES would name them."""
     import torch  # only here, a second or two
 
-    if not torch.cuda.device_count():  # asks the driver's library, starts nothing
-        return []
+    count = torch.cuda.device_count()  # asks the driver's library, starts nothing
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if named else [str(index) for index in range(torch.cuda.device_count())]
+    return named.split(",") if count and named else list(map(str, range(count)))
 
 
 class Pool:
-    """Starts jobs, and tells how they ended.
-
-    Args:
-        slots: room for as many jobs.
-    """
+    """Starts jobs in slots, and tells how they ended."""
 
     def __init__(self, slots: list[Slot]):
         self.free = list(slots)
-        self.running: dict[BaseProcess, tuple[Job, Slot, Connection]] = {}
-        self.context = multiprocessing.get_context("forkserver" if HAS_FORK_SERVER else "spawn")
+        self.running: dict[Any, tuple[Job, Slot, Connection]] = {}
+        self.context: Any = multiprocessing.get_context("forkserver" if HAS_FORK_SERVER else "spawn")
         if HAS_FORK_SERVER:  # it starts at once, to import while the jobs are composed
             from multiprocessing import forkserver, resource_tracker
 
@@ -131,10 +120,9 @@ class Pool:
 
     def ended(self, seconds: float) -> list[tuple[Job, int]]:
         """The jobs that have ended, with their exit codes; waits at most so many seconds for one."""
-        sentinels = {process.sentinel: process for process in self.running}
+        ready = connection.wait([process.sentinel for process in self.running], seconds) if self.running else []
         found = []
-        for sentinel in connection.wait(sentinels, seconds) if sentinels else ():
-            process = sentinels[sentinel]
+        for process in [process for process in self.running if process.sentinel in ready]:
             process.join()
             job, slot, ask = self.running.pop(process)
             ask.close()
@@ -149,88 +137,57 @@ class Pool:
                 ask.send(number)
 
 
-@contextmanager
-def signals_wait() -> Iterator[None]:
-    """Hold signals back while the block starts a process, which inherits that until it says otherwise."""
-    if not hasattr(signal, "pthread_sigmask"):  # on Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def work(config: DictConfig, arguments: list[str], slot: Slot, asked: Connection) -> None:
-    """Train what a config says, or continue it; called in a process of its own.
+    """Train what a job's config says, or continue it, in a process of its own.
 
-    Args:
-        config: of the job, with Hydra's own node.
-        arguments: the command line of the same run alone, for the further processes of a run on several devices.
-        slot: what is this job's of the machine.
-        asked: brings the numbers of signals, and ends with the sweep's process.
+    The arguments are those of the same run alone, for the further processes of a run on several devices. The connection
+    brings the numbers of signals, and ends with the sweep's process.
     """
     folder = Path(config.hydra.runtime.output_dir)
-    redirect(folder / OUTPUT)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / OUTPUT, "ab") as file:  # all that this process prints
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
     faulthandler.enable()  # a crash in C says where
+    os.environ.pop("HYDRA_FULL_ERROR", None)  # set by the sweep's process, not by the user
+    try:
+        with one_line_errors(), Preemption() as preemption, preemption.first():
+            if hasattr(signal, "pthread_sigmask"):
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            threading.Thread(target=obey, args=(asked,), daemon=True).start()
+            if slot.device is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = slot.device
+            os.environ["OMP_NUM_THREADS"] = str(slot.threads)  # of the processes that this one starts
+            sys.argv = arguments
+            sys.modules["__main__"].__spec__ = find_spec("vae_lab.__main__")  # Lightning starts it for each device
+            setup_globals()
+            HydraConfig.instance().set_config(config)
+            import torch
 
-    import torch
+            from vae_lab.training.train import train
 
-    from vae_lab.runs.signals import Preemption
-    from vae_lab.training.train import train
-
-    with Preemption() as preemption, preemption.first():  # until the run takes over
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        threading.Thread(target=obey, args=(asked,), daemon=True).start()
-        if slot.device is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = slot.device
-        os.environ["OMP_NUM_THREADS"] = str(slot.threads)  # of the processes that this one starts
-        torch.set_num_threads(slot.threads)
-        sys.argv = arguments
-        sys.modules["__main__"].__spec__ = find_spec("vae_lab.__main__")  # Lightning starts this module for each device
-        os.environ.pop("HYDRA_FULL_ERROR", None)  # set by the sweep's process, not by the user
-        try:
-            with one_line_errors(), preemption.first():
-                wait_for(folder / ".lock", ORPHAN_SECONDS)
-                train(job_config(config))
-        except Exception:
-            print_redacted(*sys.exc_info())
-            sys.exit(1)
-
-
-def job_config(config: DictConfig) -> DictConfig:
-    """Give Hydra its node of a job's config, and return the rest."""
-    setup_globals()
-    HydraConfig.instance().set_config(config)
-    cfg = config.copy()
-    with open_dict(cfg):
-        del cfg["hydra"]
-    continue_if_begun(cfg)
-    return cfg
+            torch.set_num_threads(slot.threads)
+            wait_for(folder / ".lock", ORPHAN_SECONDS)
+            cfg = config.copy()
+            with open_dict(cfg):
+                del cfg["hydra"]
+            continue_if_begun(cfg)
+            train(cfg)
+    except Exception:
+        print_redacted(*sys.exc_info())
+        sys.exit(1)
 
 
 def obey(asked: Connection) -> None:
-    """Give this process the signals that the sweep asks for; SIGTERM, to save and stop, if the sweep was killed."""
+    """Give the main thread the signals that the sweep asks for; SIGTERM, to save and stop, if the sweep was killed."""
+
+    def interrupt(number: int) -> None:
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+        else:  # on Windows the main thread hears of it when it goes on
+            signal.raise_signal(number)
+
     with suppress(EOFError, OSError):
         while True:
             interrupt(asked.recv())
     interrupt(signal.SIGTERM)
-
-
-def interrupt(number: int) -> None:
-    """Send a signal to the main thread, which may be waiting; on Windows it hears of it when it goes on."""
-    if hasattr(signal, "pthread_kill"):
-        signal.pthread_kill(threading.main_thread().ident, number)
-    else:
-        signal.raise_signal(number)
-
-
-def redirect(path: Path) -> None:
-    """Send what this process prints to the end of a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)

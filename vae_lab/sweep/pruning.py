@@ -1,4 +1,4 @@
-"""Ends a trial of a search early, where it is no match for the others."""
+"""Ends a trial of a search early; beside `search.py`, which every command imports, because Lightning takes seconds."""
 
 import logging
 import os
@@ -22,13 +22,10 @@ class Pruning(Callback):
     """
 
     def __init__(self, trial: int, study_name: str, monitor: str):
-        self.number = trial
-        self.study_name = study_name
-        self.monitor = monitor
+        self.number, self.study_name, self.monitor = trial, study_name, monitor
         self.trial = None
 
     def on_fit_start(self, trainer: Trainer, lit: LightningModule) -> None:
-        """Find the trial in the study."""
         if STORAGE not in os.environ or not trainer.is_global_zero:
             return
         import optuna
@@ -39,14 +36,11 @@ class Pruning(Callback):
         self.trial = optuna.Trial(study, frozen._trial_id) if not frozen.state.is_finished() else None
 
     def on_validation_end(self, trainer: Trainer, lit: LightningModule) -> None:
-        """Report the metric; the step is the number of the validation's epoch."""
-        value = trainer.callback_metrics.get(self.monitor)
+        value, epoch = trainer.callback_metrics.get(self.monitor), trainer.current_epoch
         if self.trial is None or value is None or trainer.sanity_checking:
             return
-        self.trial.report(float(value), trainer.current_epoch)
+        self.trial.report(float(value), epoch)
         if self.trial.should_prune():
-            log.info(
-                "pruned: %s=%.4g at epoch %d is no match for other trials", self.monitor, value, trainer.current_epoch
-            )
+            log.info("pruned: %s=%.4g at epoch %d is no match for other trials", self.monitor, value, epoch)
             self.trial.set_user_attr("pruned", True)
             trainer.should_stop = True

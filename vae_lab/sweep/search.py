@@ -1,15 +1,11 @@
 """Hydra's sweeper `optuna`: a search in which each trial is a job of the sweep. Optuna is imported only when it begins.
 
-    vae-lab -m hydra/sweeper=optuna 'latent_dim=int(interval(2,64))'
-
-Its keys are those of Hydra's own Optuna plugin.
+vae-lab -m hydra/sweeper=optuna 'latent_dim=int(interval(2,64))'
 """
 
 import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +21,7 @@ from vae_lab.config.secrets import redact
 from vae_lab.errors import RunError, SweepError
 from vae_lab.runs.files import durable_open, read_json
 from vae_lab.runs.resume import quote
-from vae_lab.sweep.table import next_command
+from vae_lab.sweep.table import format_value, next_command
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -33,8 +29,8 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 STORAGE = "VAE_LAB_STUDY"  # the variable in which a trial finds its study; a URL may hold a password
-IN_FOLDER = (None, "journal", "sqlite")  # storages that are files in the sweep's folder
 JOURNAL_URL = "journal://"  # how the URL of a file begins that is not a database
+IN_FOLDER = (None, "journal", "sqlite")  # storages that are files in the sweep's folder
 OTHER = "begin another with another sweep.name or hydra.sweeper.study_name"
 
 
@@ -52,7 +48,7 @@ class OptunaSweeper(Sweeper):
         n_trials: in all, >= 1.
         n_jobs: at a time; None is as many as the launcher runs.
         max_failure_rate: of a batch; a larger share of failed trials ends the search.
-        storage: see `storage_url`.
+        storage: None or "journal" is a file in the sweep's folder, "sqlite" a database there; or a URL of Optuna's.
         study_name: None is the name of the sweep, or "search" where the storage is in the sweep's folder.
         params: overrides to draw from, as a dict.
 
@@ -79,22 +75,20 @@ class OptunaSweeper(Sweeper):
             raise ValueError(f"hydra/sweeper=optuna needs the package optuna ({error}): pip install optuna") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.directions = [direction] if isinstance(direction, str) else list(direction)
+        self.metrics = list(metrics) if metrics else None
         if wrong := [d for d in self.directions if d not in ("minimize", "maximize")]:
             raise ValueError(f"hydra.sweeper.direction must be minimize or maximize, got {wrong[0]!r}")
-        self.metrics = list(metrics) if metrics else None
         if len(self.directions) != len(self.metrics or [None]):
-            raise ValueError(
-                f"hydra.sweeper.direction must have an entry for each of hydra.sweeper.metrics, got {direction}"
-            )
+            wanted = "must have an entry for each of hydra.sweeper.metrics"
+            raise ValueError(f"hydra.sweeper.direction {wanted}, got {direction}")
         if pruner and len(self.directions) > 1:
             raise ValueError("hydra/sweeper/pruner must be none where there are several metrics")
         if not (isinstance(n_trials, int) and n_trials >= 1):
             raise ValueError(f"hydra.sweeper.n_trials must be a whole number >= 1, got {n_trials!r}")
-        self.sampler, self.pruner = sampler, pruner
-        self.n_trials, self.n_jobs = n_trials, n_jobs
-        self.max_failure_rate = max_failure_rate
+        self.sampler, self.pruner, self.params = sampler, pruner, params or {}
+        self.n_trials, self.max_failure_rate = n_trials, max_failure_rate
+        self.n_jobs: Any = n_jobs
         self.storage, self.study_name = storage, study_name
-        self.params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives, and build the launcher."""
@@ -110,73 +104,63 @@ class OptunaSweeper(Sweeper):
         self.n_jobs = self.n_jobs or getattr(self.launcher, "room", 1)
 
     def sweep(self, arguments: list[str]) -> None:
-        """Search.
-
-        Args:
-            arguments: of the command, fixed ones and those to draw from.
-
-        Raises:
-            SweepError: if too many trials of a batch failed, or none was completed.
-        """
+        """Search with the overrides of the command; `SweepError` if too many trials failed, or none was completed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
         given = self.parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
         overrides = {override.get_key_element(): override for override in given}  # the command has the last word
         space = {key: distribution(override) for key, override in overrides.items() if override.is_sweep_override()}
-        fixed = [override.input_line for key, override in overrides.items() if key not in space]
         if not space:
-            raise ValueError(
-                "a search needs something to vary: hydra.sweeper.params, or key=interval(0,1) and the like"
-            )
+            examples = "hydra.sweeper.params, or key=interval(0,1) and the like"
+            raise ValueError(f"a search needs something to vary: {examples}")
         study = self._open_study()
         check_space(study, space)
+        fixed = [override.input_line for key, override in overrides.items() if key not in space]
+        if self.pruner:  # it looks at a trial while that trains
+            monitor = OmegaConf.select(self.config, "callbacks.checkpoints.monitor")
+            pruning = {"_target_": "vae_lab.sweep.pruning.Pruning", "study_name": quote(study.study_name)}
+            fixed += [f"+callbacks.pruning.{key}={value}" for key, value in (pruning | {"monitor": monitor}).items()]
         while batch := self._next_trials(study, space):
-            jobs = [[*fixed, *(f"{k}={v}" for k, v in trial.params.items()), *self._watched(trial)] for trial in batch]
+            jobs = []
+            for trial in batch:
+                drawn = trial.params | ({"+callbacks.pruning.trial": trial.number} if self.pruner else {})
+                jobs.append([*fixed, *(f"{key}={value}" for key, value in drawn.items())])
             returns = self.launcher.launch(jobs, initial_job_idx=batch[0].number)
             ended = [pair for pair in zip(batch, returns, strict=True) if pair[1].cfg is not None]  # the others wait
             failed = [self._tell(study, trial, returned) for trial, returned in ended].count(False)
             if failed and self.config.sweep.on_failure == "stop":
                 raise SweepError("a trial failed, and sweep.on_failure=stop; the same command goes on")
             if failed > self.max_failure_rate * len(batch):
-                raise SweepError(
-                    f"{failed} of {len(batch)} trials of a batch failed, more than "
-                    f"hydra.sweeper.max_failure_rate={self.max_failure_rate} allows"
-                )
+                limit = f"hydra.sweeper.max_failure_rate={self.max_failure_rate}"
+                raise SweepError(f"{failed} of {len(batch)} trials of a batch failed, more than {limit} allows")
         self._report(study)
 
     def _open_study(self) -> "Study":
-        """Make the study, or go on with it.
-
-        Raises:
-            ValueError: if its storage is no URL, or it is there with other directions or metrics, which Optuna would
-                keep without a word.
-            RunError: if its storage is damaged.
-        """
+        """Make the study, or go on with it; one that has other aims is refused, which Optuna would keep silently."""
         import optuna
         from optuna.trial import TrialState
 
         sampler, pruner = (OmegaConf.to_container(part) if part else {} for part in (self.sampler, self.pruner))
         pruner = build_part("pruners", pruner, "hydra.sweeper.pruner") if pruner else optuna.pruners.NopPruner()
-        storage = open_storage(os.environ[STORAGE])
-        with storage_errors(os.environ[STORAGE]):
+        try:
             study = optuna.create_study(
                 study_name=self.study_name,
-                storage=storage,
+                storage=open_storage(os.environ[STORAGE]),
                 directions=self.directions,
                 load_if_exists=True,
                 pruner=pruner,
             )
             trials = study.get_trials(deepcopy=False)
+        except OSError:  # names its file
+            raise
+        except Exception as error:  # SQLAlchemy's; of a damaged journal all kinds
+            raise unreadable(os.environ[STORAGE], error) from error
         metrics = self.metrics or [f"best_value of {OmegaConf.select(self.config, 'callbacks.checkpoints.monitor')}"]
         told = any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
-        before = (
-            [d.name.lower() for d in study.directions],
-            study.user_attrs.get("metrics", metrics) if told else metrics,
-        )
-        if before != (self.directions, metrics):
-            was, now = (
-                ", ".join(map(" ".join, zip(*aims, strict=False))) for aims in (before, (self.directions, metrics))
-            )
+        before = study.user_attrs.get("metrics", metrics) if told else metrics
+        was = ", ".join(f"{d.name.lower()} {metric}" for d, metric in zip(study.directions, before, strict=False))
+        now = ", ".join(f"{d} {metric}" for d, metric in zip(self.directions, metrics, strict=True))
+        if was != now:
             raise ValueError(f"the study {study.study_name} is there, to {was}, and cannot go on to {now}: {OTHER}")
         study.set_user_attr("metrics", metrics)
         moved = {} if sampler.get("seed") is None else {"seed": sampler["seed"] + len(trials)}
@@ -198,128 +182,88 @@ class OptunaSweeper(Sweeper):
             batch.append(trial)
         return batch
 
-    def _watched(self, trial: "Trial") -> list[str]:
-        """Overrides that let the pruner look at a trial while it trains."""
-        settings = {
-            "_target_": "vae_lab.sweep.pruning.Pruning",
-            "trial": trial.number,
-            "study_name": quote(self.study_name),
-            "monitor": OmegaConf.select(self.config, "callbacks.checkpoints.monitor"),
-        }
-        return [f"+callbacks.pruning.{key}={value}" for key, value in settings.items()] if self.pruner else []
-
     def _tell(self, study: "Study", trial: "Trial", returned: JobReturn) -> bool:
         """Record how a trial ended; whether it did well."""
         from optuna.trial import TrialState
 
-        values = self._values(returned)
+        values = None
+        if returned.status == JobStatus.COMPLETED:
+            result = read_json(Path(returned.hydra_cfg.hydra.runtime.output_dir) / "result.json")
+            metrics = self.metrics or ["best_value"]
+            if missing := [metric for metric in metrics if metric not in result]:
+                raise ValueError(f"hydra.sweeper.metrics: result.json has no {missing[0]}, only {', '.join(result)}")
+            values = [result[metric] for metric in metrics]
+            values = values if all(value is not None and math.isfinite(value) for value in values) else None
         if study.get_trials(deepcopy=False)[trial.number].user_attrs.get("pruned"):
             study.tell(trial.number, state=TrialState.PRUNED)
         else:
             study.tell(trial.number, values, state=TrialState.FAIL if values is None else None)
         return values is not None
 
-    def _values(self, returned: JobReturn) -> list[float] | None:
-        if returned.status != JobStatus.COMPLETED:
-            return None
-        result = read_json(Path(returned.hydra_cfg.hydra.runtime.output_dir) / "result.json")
-        metrics = self.metrics or ["best_value"]
-        if missing := [metric for metric in metrics if metric not in result]:
-            raise ValueError(f"hydra.sweeper.metrics: result.json has no {missing[0]}, only {', '.join(result)}")
-        values = [result[metric] for metric in metrics]
-        return values if all(value is not None and math.isfinite(value) for value in values) else None
-
     def _report(self, study: "Study") -> None:
         """Write `optimization_results.yaml`, as Hydra's own plugin does: the best trial, or the Pareto set."""
         from optuna.trial import TrialState
 
-        counts = {state.name.lower(): len(study.get_trials(deepcopy=False, states=(state,))) for state in TrialState}
-        told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        if not counts["complete"]:
+        counts = {state: len(study.get_trials(deepcopy=False, states=(state,))) for state in TrialState}
+        told = ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count)
+        if not counts[TrialState.COMPLETE]:
             raise SweepError(f"no trial was completed: {told}")
         if len(self.directions) == 1:
-            content = {"name": "optuna", "best_params": study.best_params, "best_value": study.best_value}
-            params = " ".join(
-                f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in study.best_params.items()
-            )
-            line = f"best of {told}: trial {study.best_trial.number}, {study.best_value:.6g}, {params}"
+            params, value = study.best_params, study.best_value
+            content = {"name": "optuna", "best_params": params, "best_value": value}
+            shown = (f"{k}={format_value(v) if isinstance(v, float) else v}" for k, v in params.items())
+            line = f"best of {told}: trial {study.best_trial.number}, {value:.6g}, {' '.join(shown)}"
         else:
             solutions = [{"params": trial.params, "values": trial.values} for trial in study.best_trials]
             content = {"name": "optuna", "solutions": solutions}
             line = f"{len(solutions)} trials on the Pareto front, of {told}"
-        with durable_open(self.folder / "optimization_results.yaml") as file:
+        path = self.folder / "optimization_results.yaml"
+        with durable_open(path) as file:
             file.write(OmegaConf.to_yaml(OmegaConf.create(content)).encode())
-        print(f"{line} ({self.folder / 'optimization_results.yaml'})\n{next_command(self.folder)}", file=sys.stderr)
+        print(f"{line} ({path})\n{next_command(self.folder)}", file=sys.stderr)
 
 
 def storage_url(storage: str | None, folder: Path) -> str:
-    """The URL of a study's storage: a journal or an sqlite database in the sweep's folder, or what the user says."""
+    """The URL of a study's storage: in the sweep's folder, or what the user says."""
     if storage not in IN_FOLDER:
-        return storage
+        return str(storage)
     return f"sqlite:///{folder / 'optuna.db'}" if storage == "sqlite" else f"{JOURNAL_URL}{folder / 'optuna.journal'}"
 
 
 def open_storage(url: str) -> "BaseStorage":
-    """Open what `storage_url` names; raises what `storage_errors` raises."""
+    """Open what `storage_url` names."""
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
-    with storage_errors(url):
-        if url.startswith(JOURNAL_URL):
-            from optuna.storages.journal import JournalFileBackend
-
-            return optuna.storages.JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL_URL)))
-        return optuna.storages.RDBStorage(url)
+    if url.startswith(JOURNAL_URL):
+        return optuna.storages.JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL_URL)))
+    return optuna.storages.RDBStorage(url)
 
 
-@contextmanager
-def storage_errors(url: str) -> Iterator[None]:
-    """Say which storage it was that could not be opened or read, without its password.
+def unreadable(url: str, error: Exception) -> Exception:
+    """What to raise where a study cannot be opened or read: which storage it was, without its password."""
+    from sqlalchemy.exc import ArgumentError
 
-    Raises:
-        ValueError: if the URL is wrong.
-        RunError: if what it names is damaged, or does not answer.
-    """
-    try:
-        yield
-    except OSError:  # names its file
-        raise
-    except Exception as error:  # SQLAlchemy's; of a damaged journal all kinds
-        from sqlalchemy.exc import ArgumentError
-
-        reason = redact(next(iter(str(error).splitlines()), type(error).__name__))
-        if not url.startswith(JOURNAL_URL) and isinstance(error, ArgumentError | ImportError | ValueError):
-            raise ValueError(
-                f"hydra.sweeper.storage must be journal, sqlite or a URL such as sqlite:///FILE, got {redact(url)}: "
-                f"{reason}"
-            ) from error
-        raise RunError(
-            f"cannot read the study in {redact(url.removeprefix(JOURNAL_URL).removeprefix('sqlite:///'))}: {reason}; "
-            "put a copy in its place, or begin another with another sweep.name or hydra.sweeper.storage"
-        ) from error
+    reason = redact(next(iter(str(error).splitlines()), type(error).__name__))
+    if not url.startswith(JOURNAL_URL) and isinstance(error, ArgumentError | ImportError | ValueError):
+        wanted = "hydra.sweeper.storage must be journal, sqlite or a URL such as sqlite:///FILE"
+        return ValueError(f"{wanted}, got {redact(url)}: {reason}")
+    place = redact(url.removeprefix(JOURNAL_URL).removeprefix("sqlite:///"))
+    remedy = "put a copy in its place, or begin another with another sweep.name or hydra.sweeper.storage"
+    return RunError(f"cannot read the study in {place}: {reason}; {remedy}")
 
 
 def build_part(module: str, settings: dict, key: str) -> Any:
-    """Build a sampler or a pruner of Optuna by the name in its config.
-
-    Args:
-        module: "samplers" or "pruners".
-        settings: `_target_` and arguments.
-        key: of the settings, for messages.
-
-    Returns:
-        The sampler or pruner.
-
-    Raises:
-        ValueError: if there is no such class, or it takes other arguments.
-    """
+    """Build one of Optuna's `samplers` or `pruners` by the name in its config; the key is for messages."""
     import optuna
 
-    package = getattr(optuna, module)
-    prefix, _, name = str(settings.get("_target_")).rpartition(".")
+    package, arguments = getattr(optuna, module), dict(settings)
+    target = arguments.pop("_target_", None)
+    prefix, _, name = str(target).rpartition(".")
     if prefix != package.__name__ or name not in package.__all__:
-        raise ValueError(f"{key}._target_ must be a class of {package.__name__}, got {settings.get('_target_')!r}")
+        raise ValueError(f"{key}._target_ must be a class of {package.__name__}, got {target!r}")
     try:
-        return getattr(package, name)(**{k: value for k, value in settings.items() if k != "_target_"})
+        return getattr(package, name)(**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{key}: {error}") from error
 
@@ -329,15 +273,6 @@ def distribution(override: Override) -> "BaseDistribution":
 
     `choice` and a plain list are categories, `range(a, b, step)` includes both ends, `interval(a, b)` is continuous,
     whole numbers with `int(interval(a, b))`, and logarithmic with `tag(log, ...)`.
-
-    Args:
-        override: with more than one value.
-
-    Returns:
-        Optuna's distribution.
-
-    Raises:
-        ValueError: if nothing can be drawn from it, naming the key.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -356,23 +291,14 @@ def distribution(override: Override) -> "BaseDistribution":
 
 
 def check_space(study: "Study", space: "dict[str, BaseDistribution]") -> None:
-    """Refuse a space that a study cannot go on with, before it draws a trial that would never run.
-
-    Args:
-        study: that is there.
-        space: key -> distribution.
-
-    Raises:
-        ValueError: naming the key.
-    """
+    """Refuse a space that a study cannot go on with, before it draws a trial that would never run."""
     from optuna.distributions import check_distribution_compatibility
 
     for trial in study.get_trials(deepcopy=False):
         for key in trial.distributions.keys() & space.keys():
+            before, now = trial.distributions[key], space[key]
             try:
-                check_distribution_compatibility(trial.distributions[key], space[key])
+                check_distribution_compatibility(before, now)
             except ValueError as error:
-                raise ValueError(
-                    f"{key}: {error} The study {study.study_name} has drawn it from {trial.distributions[key]}, not "
-                    f"from {space[key]}: {OTHER}"
-                ) from error
+                drawn = f"The study {study.study_name} has drawn it from {before}, not from {now}"
+                raise ValueError(f"{key}: {error} {drawn}: {OTHER}") from error

@@ -3,6 +3,7 @@
 import math
 import time
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -29,9 +30,7 @@ class SweepTable:
     """
 
     def __init__(self, folder: Path, jobs: list[Job], stays: bool = True, console: Console | None = None):
-        self.folder = folder
-        self.jobs = jobs
-        self.stays = stays
+        self.folder, self.jobs, self.stays = folder, jobs, stays
         self.started = self.shown_at = time.monotonic()
         self.console = console or Console(stderr=True)
         is_live = self.console.is_terminal
@@ -60,21 +59,21 @@ class SweepTable:
         text = f"job {job.number} of {len(self.jobs)}  {job.state:<9}  {job.title}"
         if job.state == "completed":
             text += f"  {job.monitor} {format_value(job.value)}" + (f"  {job.seconds:.0f} s" if job.seconds > 0 else "")
-        self._print(f"{text}  {job.reason}".rstrip())
+        self.say(f"{text}  {job.reason}".rstrip())
 
     def close(self, jobs: list[Job]) -> None:
         """Say how jobs ended that did not complete, each with its reason and where its log is; then what is next."""
         for job in jobs:
             if job.state in ("failed", "preempted"):
-                self._print(f"{job.state}: job {job.number}  {job.title}  {job.reason}  (logs in {job.folder})")
+                self.say(f"{job.state}: job {job.number}  {job.title}  {job.reason}  (logs in {job.folder})")
         if self.stays:
             best = "" if self.live else self.best()
-            self._print(f"{self.counts()}: {self.folder}" + (f"\n{best}" if best else ""))
-            self._print(next_command(self.folder))
+            self.say(f"{self.counts()}: {self.folder}" + (f"\n{best}" if best else ""))
+            self.say(next_command(self.folder))
 
     def draw(self) -> Group:
         """The jobs that there is room for, then how many are in which state, the time left, and the best one."""
-        metric = next((job.monitor for job in self.jobs if job.config), "metric")
+        metric = next((job.monitor for job in self.jobs if job.state != "pending"), "metric")
         table = Table(box=None, pad_edge=False, expand=True)
         table.add_column("job", justify="right")
         table.add_column(self.folder.name, no_wrap=True, overflow="ellipsis", ratio=1)
@@ -83,8 +82,7 @@ class SweepTable:
             table.add_column(column, justify="right", no_wrap=True)
         urgent = sorted(self.jobs, key=urgency)[: max(1, self.console.height - AROUND)]
         for job in sorted(urgent, key=lambda job: job.number):
-            epoch, value, left = job.progress() if job.state == "running" else (None, None, math.nan)
-            value = job.value if job.state == "completed" else value
+            epoch, value, left = job.progress() if job.state == "running" else (None, job.value, math.nan)
             cells = ["" if epoch is None else f"{epoch:.0f}", format_value(value), format_seconds(left)]
             table.add_row(str(job.number), Text(job.title), Text(job.state, COLOURS[job.state]), *cells)
         below = [f"{len(self.jobs)} jobs: {self.counts()}{self.time_left()}", self.best()]
@@ -97,14 +95,12 @@ class SweepTable:
 
     def best(self) -> str:
         """The best value of the monitored metric so far, and of which job."""
-        values = {job: job.value for job in self.jobs if job.state == "completed"}
-        values = {job: value for job, value in values.items() if value is not None and math.isfinite(value)}
-        if not values:
+        done = [(job.value, job) for job in self.jobs if job.value is not None and math.isfinite(job.value)]
+        if not done:
             return ""
-        metric = next(iter(values)).monitor
-        choose = max if find(metric).better == "higher" else min
-        job = choose(values, key=values.get)
-        return f"best {metric} {format_value(values[job])}: job {job.number}  {job.title}"
+        metric = done[0][1].monitor
+        value, job = (max if find(metric).better == "higher" else min)(done, key=lambda pair: pair[0])
+        return f"best {metric} {format_value(value)}: job {job.number}  {job.title}"
 
     def time_left(self) -> str:
         """When the last job may end, once one has."""
@@ -114,7 +110,8 @@ class SweepTable:
             return ""
         return f", about {format_seconds((time.monotonic() - self.started) / done * waiting)} left"
 
-    def _print(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Print a line as it is."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -136,8 +133,5 @@ def format_value(value: float | None) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Like 1:02:03 or 0:45; nothing where nobody can tell."""
-    if not math.isfinite(seconds):
-        return ""
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+    """Like 1:02:03; nothing where nobody can tell."""
+    return str(timedelta(seconds=round(seconds))) if math.isfinite(seconds) else ""

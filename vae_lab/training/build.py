@@ -5,7 +5,6 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,21 +63,27 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     lit = build_module(cfg)
     callbacks = build_members(cfg.callbacks, "callbacks", Callback)
     loggers = build_members(cfg.logger, "logger", Logger)
-    check_folders(cfg, loggers)
-    for group in ("callbacks", "logger"):
-        check_secrets(cfg[group], group)
-    check_monitors(cfg, callbacks, names_of_metrics(lit))
-    check_end(cfg.trainer, callbacks, lit.schedule)
-    for tracker in (logger for logger in loggers.values() if isinstance(logger, WandbLogger)):
-        tracker.check()
+    for name, logger in loggers.items():
+        folder = getattr(logger, "log_dir", None) or cfg.logger[name].get("save_dir")
+        if folder is not None and not Path(folder).resolve().is_relative_to(Path(cfg.run_dir).resolve()):
+            raise ValueError(f"logger.{name} must write into the run folder, got {folder}; leave save_dir=${{run_dir}}")
+    check_callbacks(cfg, callbacks, lit)
+    for name, logger in loggers.items():
+        if isinstance(logger, WandbLogger):
+            logger.check()  # and it sees to it itself that it cannot fail the run
+        else:
+            loggers[name] = HarmlessLogger(name, logger)
+    settings = {"precision": choose_precision(cfg), **OURS}
+    if cfg.trainer.strategy == "ddp" and lit.adversary is not None:  # each loss leaves the other's parameters alone
+        settings["strategy"] = "ddp_find_unused_parameters_true"
     metrics = MetricsFile(cfg.run_dir)
     stopwatch = Stopwatch(metrics)
     trainer = instantiate(
-        OmegaConf.merge(cfg.trainer, {"precision": choose_precision(cfg), **OURS, **strategy_for(cfg, lit)}),
+        OmegaConf.merge(cfg.trainer, settings),
         "trainer",
         default_root_dir=cfg.run_dir,
         callbacks=[stopwatch, Health(), *callbacks.values(), StopAtSignal(preemption)],
-        logger=[MetricsLogger(metrics), *copies(loggers)],
+        logger=[MetricsLogger(metrics), *loggers.values()],
         plugins=[DurableCheckpointIO(), LightningEnvironment()],  # not what a launcher's variables say
         enable_checkpointing=True,
         enable_progress_bar=False,
@@ -87,90 +92,6 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         lit.vae.encoder.compile()
         lit.vae.decoder.compile()
     return Experiment(data, lit, trainer, stopwatch)
-
-
-def copies(loggers: dict[str, Logger]) -> list[Logger]:
-    """The loggers, none of which can fail the run; W&B's sees to that itself."""
-    guarded = {name: HarmlessLogger(name, logger) for name, logger in loggers.items()}
-    return [logger if isinstance(logger, WandbLogger) else guarded[name] for name, logger in loggers.items()]
-
-
-def check_folders(cfg: DictConfig, loggers: dict[str, Logger]) -> None:
-    """Refuse a logger that would write outside the run folder.
-
-    Raises:
-        ValueError: naming the logger.
-    """
-    for name, logger in loggers.items():
-        folder = getattr(logger, "log_dir", None) or cfg.logger[name].get("save_dir")
-        if folder is not None and not Path(folder).resolve().is_relative_to(Path(cfg.run_dir).resolve()):
-            raise ValueError(f"logger.{name} must write into the run folder, got {folder}; leave save_dir=${{run_dir}}")
-
-
-def check_secrets(group: DictConfig, key: str) -> None:
-    """Refuse a secret as an argument of Lightning's classes: they would write it into names of files and metrics.
-
-    Raises:
-        ValueError: naming the member of the group.
-    """
-    for name, member in OmegaConf.to_container(group, resolve=True).items():
-        if member and member["_target_"].startswith("lightning.") and redact(member) != member:
-            raise ValueError(f"{key}.{name} holds a secret, which it would write into the run folder; remove it")
-
-
-def strategy_for(cfg: DictConfig, lit: LitVAE) -> dict[str, str]:
-    """How processes exchange gradients: with an adversary, each loss leaves the other's parameters alone."""
-    both = cfg.trainer.strategy == "ddp" and lit.adversary is not None
-    return {"strategy": "ddp_find_unused_parameters_true"} if both else {}
-
-
-def build_module(cfg: DictConfig) -> LitVAE:
-    """Build the model with all that trains it.
-
-    Raises:
-        ValueError: if a setting is out of range.
-    """
-    check_seed(cfg.seed)
-    seed_everything(cfg.seed, verbose=False)  # the initial weights
-    vae = build_vae(cfg)
-    objective = build_objective(cfg, vae)
-    check_weights(cfg, vae)
-    metrics = build_metrics(cfg, vae)
-    schedule = instantiate(cfg.optimizer.schedule, "optimizer.schedule") if cfg.optimizer.schedule else None
-    return LitVAE(
-        vae,
-        objective,
-        metrics,
-        build_optimizer(cfg.optimizer, vae),
-        schedule,
-        cfg.optimizer.lr,
-        cfg.seed,
-        accumulate=cfg.trainer.accumulate_grad_batches,
-        clip_val=cfg.trainer.gradient_clip_val,
-        clip_algorithm=cfg.trainer.gradient_clip_algorithm or "norm",
-    )
-
-
-def build_metrics(cfg: DictConfig, vae: VAE) -> list[Any]:
-    """Build what an evaluation measures.
-
-    Raises:
-        ValueError: if the model lacks what a metric needs.
-    """
-    metrics = build_members(cfg.metrics, "metrics", ("reset", "update", "compute"))
-    for name, metric in metrics.items():
-        check_needs(f"metrics.{name}", metric, vae)
-    return list(metrics.values())
-
-
-def check_seed(seed: Any) -> None:
-    """Refuse what generators of random numbers do not take.
-
-    Raises:
-        ValueError: with the value.
-    """
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
 
 
 def build_data(cfg: DictConfig) -> ImageData:
@@ -186,57 +107,39 @@ def build_data(cfg: DictConfig) -> ImageData:
     return ImageData(source, **{key: cfg.dataset[key] for key in keys}, seed=cfg.seed)
 
 
-def build_optimizer(optimizer: DictConfig, vae: VAE) -> Callable:
-    """Build what makes an optimizer of parameters, and try it, because torch checks its settings only then.
+def build_module(cfg: DictConfig) -> LitVAE:
+    """Build the model with all that trains it."""
+    check_seed(cfg.seed)
+    seed_everything(cfg.seed, verbose=False)  # the initial weights
+    vae = build_vae(cfg)
+    objective = build_objective(cfg, vae)
+    check_weights(cfg, vae)
+    return LitVAE(
+        vae,
+        objective,
+        build_metrics(cfg, vae),
+        build_optimizer(cfg.optimizer, vae),
+        instantiate(cfg.optimizer.schedule, "optimizer.schedule") if cfg.optimizer.schedule else None,
+        cfg.optimizer.lr,
+        cfg.seed,
+        accumulate=cfg.trainer.accumulate_grad_batches,
+        clip_val=cfg.trainer.gradient_clip_val,
+        clip_algorithm=cfg.trainer.gradient_clip_algorithm or "norm",
+    )
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what generators of random numbers do not take.
 
     Raises:
-        ValueError: naming the setting that torch refuses.
+        ValueError: with the value.
     """
-    settings = [key for key in optimizer if key != "schedule"]
-    build = instantiate(OmegaConf.masked_copy(optimizer, settings), "optimizer")
-    if error := refusal(build, vae):
-        others = {key: {k: v for k, v in build.keywords.items() if k != key} for key in build.keywords}
-        blamed = [key for key in others if not refusal(partial(build.func, **others[key]), vae)]
-        named = " or ".join(f"optimizer.{key}={build.keywords[key]}" for key in blamed)
-        raise ValueError(f"{named or 'optimizer'}: {error}") from error
-    return build
-
-
-def refusal(build: Callable, vae: VAE) -> Exception | None:
-    """Why an optimizer cannot be built, or None if it can."""
-    try:
-        build(vae.parameters())
-    except (TypeError, ValueError, RuntimeError) as error:
-        return error
-    return None
-
-
-def build_members(group: DictConfig, key: str, kind: type | tuple[str, ...]) -> dict[str, Any]:
-    """Build every member of a group that is not null.
-
-    Args:
-        group: the config of the members, by name.
-        key: of the group.
-        kind: what each must be: a class of Lightning, or the names of methods.
-
-    Raises:
-        ValueError: if a member is not what the group is for.
-    """
-    members = {name: instantiate(group[name], f"{key}.{name}") for name in group if group[name] is not None}
-    for name, member in members.items():
-        if isinstance(kind, type) and not isinstance(member, kind):
-            raise ValueError(f"{key}.{name} must be a {kind.__name__} of Lightning, got {type(member).__name__}")
-        if isinstance(kind, tuple) and (missing := [method for method in kind if not hasattr(member, method)]):
-            raise ValueError(f"{key}.{name} must be a class with {', '.join(missing)}, got {type(member).__name__}")
-    return members
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number in [0, 2**32), got {seed!r}")
 
 
 def check_weights(cfg: DictConfig, vae: VAE) -> None:
-    """Refuse a weight of the KL that the objective does not take, and say so if there is no KL to weigh.
-
-    Raises:
-        ValueError: naming the weight, and what the objective takes.
-    """
+    """Refuse a weight of the KL that the objective does not take, and say so if there is no KL to weigh."""
     taken = OmegaConf.to_yaml(cfg.objective)
     for key, neutral in (("KLD_weight", 1), ("warmup_steps", 0), ("free_bits", 0)):
         if cfg.loss.get(key, neutral) == neutral:
@@ -251,6 +154,49 @@ def check_weights(cfg: DictConfig, vae: VAE) -> None:
             log.warning("loss.%s=%s has no effect: a deterministic posterior has no KL", key, cfg.loss[key])
 
 
+def build_metrics(cfg: DictConfig, vae: VAE) -> list[Any]:
+    """Build what an evaluation measures.
+
+    Raises:
+        ValueError: if the model lacks what a metric needs.
+    """
+    metrics = build_members(cfg.metrics, "metrics", ("reset", "update", "compute"))
+    for name, metric in metrics.items():
+        check_needs(f"metrics.{name}", metric, vae)
+    return list(metrics.values())
+
+
+def build_optimizer(optimizer: DictConfig, vae: VAE) -> Callable:
+    """Build what makes an optimizer of parameters, and try it, because torch checks its settings only then."""
+    build = instantiate(OmegaConf.masked_copy(optimizer, [key for key in optimizer if key != "schedule"]), "optimizer")
+
+    def refusal(without: str | None = None) -> Exception | None:
+        try:
+            build.func(vae.parameters(), **{key: value for key, value in build.keywords.items() if key != without})
+        except (TypeError, ValueError, RuntimeError) as error:
+            return error
+        return None
+
+    if error := refusal():
+        blamed = [f"optimizer.{key}={value}" for key, value in build.keywords.items() if not refusal(without=key)]
+        raise ValueError(f"{' or '.join(blamed) or 'optimizer'}: {error}") from error
+    return build
+
+
+def build_members(group: DictConfig, key: str, kind: type | tuple[str, ...]) -> dict[str, Any]:
+    """Build every member of a group that is not null: a class of Lightning, or one that has some methods."""
+    members = {name: instantiate(group[name], f"{key}.{name}") for name in group if group[name] is not None}
+    for name, member in members.items():
+        if isinstance(kind, type) and not isinstance(member, kind):
+            raise ValueError(f"{key}.{name} must be a {kind.__name__} of Lightning, got {type(member).__name__}")
+        if isinstance(kind, tuple) and not all(hasattr(member, method) for method in kind):
+            raise ValueError(f"{key}.{name} must be a class with {', '.join(kind)}, got {type(member).__name__}")
+        plain = OmegaConf.to_container(group[name], resolve=True)
+        if type(member).__module__.startswith("lightning.") and redact(plain) != plain:  # in names of files and metrics
+            raise ValueError(f"{key}.{name} holds a secret, which it would write into the run folder; remove it")
+    return members
+
+
 def names_of_metrics(lit: LitVAE) -> set[str]:
     """The keys of what an epoch logs, found by evaluating the untrained model on two black images.
 
@@ -258,8 +204,7 @@ def names_of_metrics(lit: LitVAE) -> set[str]:
         ValueError: if that fails, because the parts do not fit each other.
     """
     vae, objective = lit.vae, lit.objective
-    batch = Batch(torch.zeros(2, *vae.image_shape))
-    context = Context(0, 1, "val")
+    batch, context = Batch(torch.zeros(2, *vae.image_shape)), Context(0, 1, "val")
     lit.eval()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -279,53 +224,38 @@ def names_of_metrics(lit: LitVAE) -> set[str]:
     return {f"train/{key}" for key in terms} | {f"val/{key}" for key in measured}
 
 
-def check_monitors(cfg: DictConfig, callbacks: dict[str, Callback], metrics: set[str]) -> None:
-    """Refuse to monitor what will not be logged.
+def check_callbacks(cfg: DictConfig, callbacks: dict[str, Callback], lit: LitVAE) -> None:
+    """Refuse to watch what will not be measured, and training that nothing ends.
 
     Raises:
-        ValueError: naming the callback and what there is.
+        ValueError: naming the callback and what there is, or what can end the training.
     """
+    trainer, metrics = cfg.trainer, names_of_metrics(lit)
+    # A user's own may log metrics, and end the training.
+    foreign = any(not type(c).__module__.startswith(("vae_lab.", "lightning.")) for c in callbacks.values())
     for name, callback in callbacks.items():
-        monitor = getattr(callback, "monitor", None)
-        if monitor is not None and monitor not in metrics and not are_foreign(callbacks):
+        key, monitor = f"callbacks.{name}", getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in metrics and not foreign:
             known = ", ".join(sorted(metric for metric in metrics if metric.startswith("val/")))
-            raise ValueError(f"callbacks.{name}.monitor must be one of {known}, got {monitor!r}")
-        if isinstance(callback, EarlyStopping) and monitor.startswith("val/"):
-            check_validates(cfg, f"callbacks.{name}", monitor)
-
-
-def check_validates(cfg: DictConfig, key: str, monitor: str) -> None:
-    """Refuse early stopping where no validation would tell it anything.
-
-    Raises:
-        ValueError: naming the setting.
-    """
-    for size in ("dataset.val_size", "trainer.limit_val_batches"):
-        if OmegaConf.select(cfg, size) == 0:
-            raise ValueError(f"{size} must be > 0 with {key}, which watches {monitor}, got 0")
-    at_epoch_end = OmegaConf.select(cfg, f"{key}.check_on_train_epoch_end")
-    if at_epoch_end is not False and cfg.resume in (None, "auto"):  # trainer.max_steps may end an epoch without one
-        raise ValueError(f"{key}.check_on_train_epoch_end must be false to watch {monitor}, got {at_epoch_end}")
-
-
-def check_end(trainer: DictConfig, callbacks: dict[str, Callback], schedule: Callable | None) -> None:
-    """Refuse training that nothing would end, and a schedule that needs to know the end where nothing tells.
-
-    Raises:
-        ValueError: naming what can end it.
-    """
+            raise ValueError(f"{key}.monitor must be one of {known}, got {monitor!r}")
+        if not isinstance(callback, EarlyStopping) or not monitor.startswith("val/"):
+            continue
+        for size in ("dataset.val_size", "trainer.limit_val_batches"):
+            if OmegaConf.select(cfg, size) == 0:
+                raise ValueError(f"{size} must be > 0 with {key}, which watches {monitor}, got 0")
+        at_epoch_end = OmegaConf.select(cfg, f"{key}.check_on_train_epoch_end")
+        if at_epoch_end is not False and cfg.resume in (None, "auto"):  # trainer.max_steps may end an epoch without one
+            raise ValueError(f"{key}.check_on_train_epoch_end must be false to watch {monitor}, got {at_epoch_end}")
     if any(trainer[key] not in (None, -1) for key in ("max_epochs", "max_steps")):
         return
-    has_ender = any(isinstance(callback, EarlyStopping | Timer) for callback in callbacks.values())
-    if trainer.max_time is None and not has_ender and not are_foreign(callbacks):
+    if (
+        trainer.max_time is None
+        and not foreign
+        and not any(isinstance(c, EarlyStopping | Timer) for c in callbacks.values())
+    ):
         raise ValueError(
             f"nothing ends the training, got trainer.max_epochs={trainer.max_epochs} and trainer.max_steps="
             f"{trainer.max_steps}; set one of them, or trainer.max_time, or callbacks=early_stopping"
         )
-    if schedule is not None:
-        schedule(sys.maxsize, math.inf)  # refuses, if it needs an end
-
-
-def are_foreign(callbacks: dict[str, Callback]) -> bool:
-    """Whether some are a user's own, which may log metrics and end the training themselves."""
-    return any(not type(callback).__module__.startswith(("vae_lab.", "lightning.")) for callback in callbacks.values())
+    if lit.schedule is not None:
+        lit.schedule(sys.maxsize, math.inf)  # refuses, if it needs an end

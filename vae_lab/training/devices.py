@@ -1,7 +1,4 @@
-"""What the arguments of Lightning's Trainer may be here: limits, device, precision.
-
-`vae_lab.config.check` has checked what each argument is; here is what they mean together, and on this machine.
-"""
+"""What the arguments of Lightning's Trainer may be here, together and on this machine: limits, device, precision."""
 
 import os
 import re
@@ -21,23 +18,20 @@ def check_trainer(trainer: DictConfig) -> None:
     Raises:
         ValueError: naming the key and the value.
     """
-    for key in ("max_epochs", "max_steps"):
-        if trainer[key] not in (None, -1) and trainer[key] < 1:
-            raise ValueError(f"trainer.{key} must be a whole number >= 1, or -1 for no limit, got {trainer[key]}")
-    for key in ("epochs", "steps"):
-        least, most = trainer[f"min_{key}"] or 0, trainer[f"max_{key}"]
-        if most not in (None, -1) and least > most:
-            raise ValueError(f"trainer.min_{key} must be <= trainer.max_{key}={most}, got {least}")
+    for unit in ("epochs", "steps"):
+        least, most = trainer[f"min_{unit}"] or 0, trainer[f"max_{unit}"]
+        if most in (None, -1):
+            continue
+        if most < 1:
+            raise ValueError(f"trainer.max_{unit} must be a whole number >= 1, or -1 for no limit, got {most}")
+        if least > most:
+            raise ValueError(f"trainer.min_{unit} must be <= trainer.max_{unit}={most}, got {least}")
     if trainer.overfit_batches:
-        raise ValueError(
-            f"trainer.overfit_batches={trainer.overfit_batches} is not supported; use trainer.limit_train_batches"
-        )
+        raise ValueError(f"trainer.overfit_batches={trainer.overfit_batches}: use trainer.limit_train_batches instead")
     if trainer.fast_dev_run:
         raise ValueError(f"trainer.fast_dev_run={trainer.fast_dev_run} has no record; use trainer=debug")
     if trainer.use_distributed_sampler:
-        raise ValueError(
-            "trainer.use_distributed_sampler must be false, got true: the data module shards its own epochs"
-        )
+        raise ValueError("trainer.use_distributed_sampler must be false: the data module shards its own epochs")
     if isinstance(trainer.max_time, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", trainer.max_time.strip()):
         raise ValueError(f"trainer.max_time must be DD:HH:MM:SS, got {trainer.max_time!r}")
     for key in ("limit_train_batches", "val_check_interval"):
@@ -51,7 +45,7 @@ def check_devices(trainer: DictConfig) -> None:
     Raises:
         ValueError: naming the key, the value and what is available.
     """
-    available = accelerators()
+    available, on_gpu = accelerators(), uses_cuda(trainer)
     if trainer.accelerator not in available:
         names = ", ".join(available)
         raise ValueError(f"trainer.accelerator must be one of {names} on this machine, got {trainer.accelerator!r}")
@@ -59,13 +53,32 @@ def check_devices(trainer: DictConfig) -> None:
         raise ValueError(f"trainer.strategy must be one of {', '.join(STRATEGIES)}, got {trainer.strategy!r}")
     if trainer.num_nodes != 1:
         raise ValueError(f"trainer.num_nodes must be 1: a run stays on one machine, got {trainer.num_nodes}")
-    if trainer.sync_batchnorm and not uses_cuda(trainer):
+    if trainer.sync_batchnorm and not on_gpu:
         raise ValueError("trainer.sync_batchnorm=true needs GPUs")
-    devices = parsed(OmegaConf.to_container(trainer, resolve=True)["devices"])
-    if uses_cuda(trainer):
-        check_gpus(devices, torch.cuda.device_count())
-    else:
-        check_processes(devices, trainer.strategy)
+    devices = OmegaConf.to_container(trainer, resolve=True)["devices"]
+    if isinstance(devices, str) and re.fullmatch(r"-?\d+(,\d+)*", devices):  # "2" or "0,1"
+        numbers = [int(number) for number in devices.split(",")]
+        devices = numbers if len(numbers) > 1 else numbers[0]
+    if devices == "auto":
+        return
+    if on_gpu:
+        number = torch.cuda.device_count()
+        is_choice = isinstance(devices, list) and len(set(devices)) == len(devices) > 0
+        if not (is_choice and set(devices) <= set(range(number)) or devices in (-1, *range(1, number + 1))):
+            raise ValueError(
+                f"trainer.devices must be a number of GPUs, at most {number}, or a list of different indices "
+                f"from 0 to {number - 1}, got {devices!r}"
+            )
+        return
+    if not isinstance(devices, int) or devices < 1:
+        raise ValueError(f"trainer.devices must be 1 on a CPU (or more with trainer.strategy=ddp), got {devices!r}")
+    if devices > 1 and not trainer.strategy.startswith("ddp"):
+        raise ValueError(
+            f"trainer.devices={devices} on a CPU means {devices} processes; use trainer.devices=1, "
+            "or add trainer.strategy=ddp if that is what you want"
+        )
+    if devices > (most := max(2, os.cpu_count() or 1)):  # two, so that ddp can be tried anywhere
+        raise ValueError(f"trainer.devices must be at most {most}, the CPUs of this machine, got {devices}")
 
 
 def accelerators() -> list[str]:
@@ -77,50 +90,6 @@ def accelerators() -> list[str]:
 def uses_cuda(trainer: DictConfig) -> bool:
     """Whether the run will be on a GPU of CUDA."""
     return trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-
-
-def parsed(devices: int | str | list) -> int | str | list:
-    """A number or a list of indices that is written as text, "2" or "0,1", as what it is."""
-    if not isinstance(devices, str) or not re.fullmatch(r"-?\d+(,\d+)*", devices):
-        return devices
-    numbers = [int(number) for number in devices.split(",")]
-    return numbers if len(numbers) > 1 else numbers[0]
-
-
-def check_gpus(devices: int | str | list, available: int) -> None:
-    """Refuse more GPUs than there are.
-
-    Raises:
-        ValueError: naming what is available.
-    """
-    is_number = isinstance(devices, int) and (devices == -1 or 1 <= devices <= available)
-    is_choice = isinstance(devices, list) and len(set(devices)) == len(devices) > 0
-    if is_number or devices == "auto" or is_choice and all(0 <= index < available for index in devices):
-        return
-    raise ValueError(
-        f"trainer.devices must be a number of GPUs, at most {available}, or a list of different indices "
-        f"from 0 to {available - 1}, got {devices!r}"
-    )
-
-
-def check_processes(devices: int | str | list, strategy: str) -> None:
-    """Refuse anything but one process on the CPU, unless more were asked for.
-
-    Raises:
-        ValueError: naming the remedy.
-    """
-    if devices == "auto":
-        return
-    if not isinstance(devices, int) or devices < 1:
-        raise ValueError(f"trainer.devices must be 1 on a CPU (or more with trainer.strategy=ddp), got {devices!r}")
-    if devices > 1 and not strategy.startswith("ddp"):
-        raise ValueError(
-            f"trainer.devices={devices} on a CPU means {devices} processes; use trainer.devices=1, "
-            "or add trainer.strategy=ddp if that is what you want"
-        )
-    most = max(2, os.cpu_count() or 1)  # two, so that ddp can be tried anywhere
-    if devices > most:
-        raise ValueError(f"trainer.devices must be at most {most}, the CPUs of this machine, got {devices}")
 
 
 def choose_precision(cfg: DictConfig) -> str:

@@ -15,54 +15,52 @@ NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "can
 
 
 @contextmanager
-def diagnosed(cfg: DictConfig) -> Iterator[None]:
-    """Raise failures of the block in the user's terms.
+def memory_advice(advice: str) -> Iterator[None]:
+    """Say what needs less memory, where the block finds that there is not enough.
 
     Raises:
-        OutOfMemoryError, RunError, ValueError: see `diagnose`; other exceptions pass as they are.
+        OutOfMemoryError: with the advice; other exceptions pass as they are.
     """
     try:
         yield
     except Exception as error:
-        if hasattr(signal, "SIGCHLD"):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises wherever a dead worker is noticed
-        found = diagnose(error, cfg)
-        if found is error:
+        says_so = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+        if not says_so and not isinstance(error, MemoryError):
             raise
-        raise found from error
+        raise OutOfMemoryError(f"out of memory ({first_line(error)}): {advice}") from error
 
 
-def diagnose(error: Exception, cfg: DictConfig) -> Exception:
-    """The failure in the user's terms, or the exception itself where there is nothing to add."""
-    text = str(error)
-    if is_out_of_memory(error):
-        return OutOfMemoryError(f"out of memory ({first_line(error)}): {smaller_batch(cfg)}")
-    lost_contact = isinstance(error, ConnectionError | EOFError) and cfg.dataset.num_workers > 0
-    if lost_contact or "DataLoader worker" in text:
-        return RunError(
-            f"a worker of dataset.num_workers={cfg.dataset.num_workers} died ({first_line(error)}), often for want of "
-            f"memory; continue with: vae-lab resume={cfg.run_dir} dataset.num_workers=0"
-        )
-    if isinstance(error, MisconfigurationException):  # Lightning's word for a setting
-        return ValueError(re.sub(r"`(?=(limit|val_check|max|min)_)", "`trainer.", text))
-    return error
+@contextmanager
+def diagnosed(cfg: DictConfig) -> Iterator[None]:
+    """Raise failures of the block in the user's terms, where there is something to add.
 
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether that is what an exception says, in one of the many ways."""
-    says_so = any(words in str(error) for words in NO_MEMORY)
-    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and says_so
-
-
-def smaller_batch(cfg: DictConfig) -> str:
-    """Which settings need less memory, the best first."""
+    Raises:
+        OutOfMemoryError: naming the settings that need less memory.
+        RunError: if a data worker died; with the command that continues.
+        ValueError: if Lightning calls a setting misconfigured.
+    """
     size, accumulated = cfg.dataset.batch_size, cfg.trainer.accumulate_grad_batches
-    if size == 1:
-        return "dataset.batch_size is 1 already; choose a smaller model or dataset.image_size"
-    return (
+    smaller = (
         f"in a new run try dataset.batch_size={size // 2} trainer.accumulate_grad_batches={2 * accumulated}, "
         f"which has the same gradients as dataset.batch_size={size}, or a smaller model"
     )
+    if size == 1:
+        smaller = "dataset.batch_size is 1 already; choose a smaller model or dataset.image_size"
+    try:
+        with memory_advice(smaller):
+            yield
+    except Exception as error:
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises wherever a dead worker is noticed
+        lost_contact = isinstance(error, ConnectionError | EOFError) and cfg.dataset.num_workers > 0
+        if lost_contact or "DataLoader worker" in str(error):
+            raise RunError(
+                f"a worker of dataset.num_workers={cfg.dataset.num_workers} died ({first_line(error)}), often for want "
+                f"of memory; continue with: vae-lab resume={cfg.run_dir} dataset.num_workers=0"
+            ) from error
+        if isinstance(error, MisconfigurationException):  # Lightning's word for a setting
+            raise ValueError(re.sub(r"`(?=(limit|val_check|max|min)_)", "`trainer.", str(error))) from error
+        raise
 
 
 def first_line(error: Exception) -> str:

@@ -37,22 +37,21 @@ class Health(Callback):
         is_warm = trainer.global_step >= getattr(lit.objective, "warmup_steps", 0)
         is_silent = active == 0 and kl < COLLAPSED_KL * lit.vae.latent_dim
         self.kls = [*self.kls, kl][-NUM_DURING:] if is_warm and is_silent else []
-        self._judge(trainer, lit, "val", at_end=trainer.state.fn == "validate")
+        self._judge(trainer, lit, NUM_DURING, lambda told_at: told_at is None)
 
-    def on_train_end(self, trainer, lit) -> None:
-        is_validated = lit.validated_at == trainer.global_step
-        self._judge(trainer, lit, "val" if is_validated else "train", at_end=True)
+    def on_run_end(self, trainer, lit) -> None:
+        self._judge(trainer, lit, NUM_AT_END, lambda told_at: told_at != trainer.global_step)
 
-    def _judge(self, trainer, lit, stage: str, at_end: bool) -> None:
-        step, clamped = trainer.global_step, float(trainer.callback_metrics.get(f"{stage}/clamped", "nan"))
-        if clamped > 0:
-            self._tell(at_end, step, CLAMPED, clamped, step)
-        if stage != "val" or len(self.kls) < (NUM_AT_END if at_end else NUM_DURING):
+    def _judge(self, trainer, lit, num_validations: int, is_news) -> None:
+        step = trainer.global_step
+        is_validated = lit.validated_at == step
+        clamped = float(trainer.callback_metrics.get(f"{'val' if is_validated else 'train'}/clamped", "nan"))
+        if clamped > 0 and is_news(self.told_at.get(CLAMPED)):
+            self.told_at[CLAMPED] = step
+            log.warning(CLAMPED, clamped, step)
+        if not is_validated or len(self.kls) < num_validations:
             return
-        if self.kls[-1] <= max(2 * min(self.kls), RISING_KL * lit.vae.latent_dim):
-            self._tell(at_end, step, COLLAPSE, step, lit.vae.latent_dim, self.kls[-1])
-
-    def _tell(self, at_end: bool, step: int, message: str, *values: float) -> None:
-        if message not in self.told_at or (at_end and self.told_at[message] != step):
-            self.told_at[message] = step
-            log.warning(message, *values)
+        is_rising = self.kls[-1] > max(2 * min(self.kls), RISING_KL * lit.vae.latent_dim)
+        if not is_rising and is_news(self.told_at.get(COLLAPSE)):
+            self.told_at[COLLAPSE] = step
+            log.warning(COLLAPSE, step, lit.vae.latent_dim, self.kls[-1])

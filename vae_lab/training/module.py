@@ -91,6 +91,11 @@ class LitVAE(LightningModule):
         """The network that the objective trains against the model, if it has one."""
         return getattr(self.objective, "adversary", None)
 
+    @property
+    def epochs_begun(self) -> int:
+        """Epochs of which a batch was seen; Lightning's `current_epoch` forgets the last one of a finished run."""
+        return math.ceil(self.batches_seen / self.trainer.num_training_batches)
+
     def new_optimizers(self) -> list[torch.optim.Optimizer]:
         """One for the model and, if there is an adversary, one for that."""
         rival = list(self.adversary.parameters()) if self.adversary is not None else []
@@ -99,21 +104,15 @@ class LitVAE(LightningModule):
         return [self.optimizer(group, lr=self.lr) for group in (own, rival) if group]
 
     def configure_optimizers(self) -> tuple[list, list]:
-        """The optimizers and, if there is a schedule, a scheduler for each of them."""
         optimizers = self.new_optimizers()
         if self.schedule is None:
             return optimizers, []
-        total_steps = self.total_steps()
-        return optimizers, [LambdaLR(o, lambda step: self.schedule(step, total_steps)) for o in optimizers]
-
-    def total_steps(self) -> float:
-        """Optimizer steps of the whole training; infinite where only time or early stopping end it."""
         self.trainer.fit_loop.setup_data()  # the number of batches is known only then
         epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
-        limit = math.inf if steps == -1 else steps
-        if epochs in (None, -1):
-            return limit
-        return min(limit, math.ceil(self.trainer.num_training_batches / self.accumulate) * max(epochs, 1))
+        total_steps = math.inf if steps == -1 else steps  # infinite where only time or early stopping end it
+        if epochs not in (None, -1):
+            total_steps = min(total_steps, math.ceil(self.trainer.num_training_batches / self.accumulate) * epochs)
+        return optimizers, [LambdaLR(o, lambda step: self.schedule(step, total_steps)) for o in optimizers]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Begin each optimizer step with the running statistics of the first process, which checkpoints hold."""
@@ -122,13 +121,8 @@ class LitVAE(LightningModule):
             model.require_forward_param_sync = True  # Lightning clears it under manual optimization
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        """Learn from a batch of bytes (B, C, H, W)."""
         # Seeded at every batch, so that a resumed run draws the same noise from here on.
-        seed_generators(batch.x.device, derive_seed(self.seed, TRAIN, self.batches_seen, self.global_rank))
-        batch = self.trainer.datamodule.to_pixels(batch, training=True)
-        if batch_idx == 0:
-            self.vae.likelihood.check(batch.x)
-        context = Context(self.global_step, len(self.trainer.datamodule.splits["train"]), "train")
+        batch, context = self._prepare(batch, batch_idx, "train", TRAIN, self.batches_seen)
         optimizers = self.trainer.strategy.optimizers
         opens_window = batch_idx % self.accumulate == 0
         closes_window = (batch_idx + 1) % self.accumulate == 0 or batch_idx + 1 == self.trainer.num_training_batches
@@ -145,8 +139,8 @@ class LitVAE(LightningModule):
         lr = optimizers[0].param_groups[0]["lr"]
         self._backward(terms["loss"], closes_window)
         if closes_window:
+            counted = self.optimizers()  # by Lightning, whose global_step is the number of its steps
             with self._full_precision():
-                counted = self.optimizers()  # by Lightning, whose global_step is the number of its steps
                 (counted[0] if isinstance(counted, list) else counted).step()
         if self.adversary is not None:
             self.adversary.requires_grad_(True)
@@ -161,8 +155,18 @@ class LitVAE(LightningModule):
                 config.scheduler.step()
         self.means.add(terms, len(batch.x))
         if opens_window and context.step % self.trainer.log_every_n_steps == 0:
-            self._log_step(terms, context.step, lr)
+            named = {f"train_step/{key}": value.item() for key, value in terms.items()}
+            self._record({**named, "train_step/lr": lr}, context.step)
         return None
+
+    def _prepare(self, batch: Batch, batch_idx: int, stage: str, *stream: int) -> tuple[Batch, Context]:
+        """Seed the noise of a batch, and turn its bytes (B, C, H, W) into pixels."""
+        seed_generators(batch.x.device, derive_seed(self.seed, *stream, self.global_rank))
+        data = self.trainer.datamodule
+        batch = data.to_pixels(batch, training=stage == "train")
+        if batch_idx == 0:
+            self.vae.likelihood.check(batch.x)
+        return batch, Context(self.global_step, len(data.splits["train"]), stage)
 
     def _backward(self, loss: Tensor, closes_window: bool) -> None:
         """Add the gradients of a batch; processes exchange them once for each optimizer step."""
@@ -176,50 +180,24 @@ class LitVAE(LightningModule):
         return torch.autocast(self.device.type, enabled=False)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clip the gradients, which are no longer scaled for float16."""
         if not self.clip_val or self.automatic_optimization:
             return
+        # The gradients are no longer scaled for float16 here.
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if self.clip_algorithm == "value":
-            nn.utils.clip_grad_value_(parameters, self.clip_val)
-        else:
-            nn.utils.clip_grad_norm_(parameters, self.clip_val)
+        by_value = self.clip_algorithm == "value"
+        (nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_)(parameters, self.clip_val)
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's means."""
-        self._log_means("train")
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure a batch of bytes (B, C, H, W) of the validation split."""
-        self._evaluate(batch, batch_idx, "val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure a batch of bytes (B, C, H, W) of the test split."""
-        self._evaluate(batch, batch_idx, "test")
+        self._log_means(self.means.compute(self._sum_over_processes), "train")
+        self.means = Means()
 
     def on_validation_epoch_start(self) -> None:
-        """Start every metric anew."""
         for metric in self.metrics:
             metric.reset()
 
-    def on_validation_epoch_end(self) -> None:
-        """Log what was measured."""
-        self._log_evaluation("val")
-        self.validated_at = self.global_step
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_test_epoch_end(self) -> None:
-        """Log what was measured."""
-        self._log_evaluation("test")
-
-    def _evaluate(self, batch: Batch, batch_idx: int, stage: str) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, stage: str = "val") -> None:
         # The same noise at every evaluation, so that epochs and runs differ by their weights only.
-        seed_generators(batch.x.device, derive_seed(self.seed, VALIDATION, batch_idx, self.global_rank))
-        batch = self.trainer.datamodule.to_pixels(batch, training=False)
-        if batch_idx == 0:
-            self.vae.likelihood.check(batch.x)
-        context = Context(self.global_step, len(self.trainer.datamodule.splits["train"]), stage)
+        batch, context = self._prepare(batch, batch_idx, stage, VALIDATION, batch_idx)
         terms = self.objective(self.vae, batch, context)
         if self.adversary is not None:
             terms = {**terms, **self.objective.adversary_loss(self.vae, batch, context)}
@@ -228,25 +206,26 @@ class LitVAE(LightningModule):
         for metric in self.metrics:
             metric.update(self.vae, batch, q, terms)
 
-    def _log_evaluation(self, stage: str) -> None:
+    def on_validation_epoch_end(self, stage: str = "val") -> None:
         values = [metric.compute(self._sum_over_processes) for metric in self.metrics]
-        self._log({key: value for found in values for key, value in found.items()}, stage)
+        self._log_means({key: value for found in values for key, value in found.items()}, stage)
+        self.validated_at = self.global_step
 
-    def _log_means(self, stage: str) -> None:
-        self._log(self.means.compute(self._sum_over_processes), stage)
-        self.means = Means()
+    on_test_epoch_start = on_validation_epoch_start
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx, "test")
+
+    def on_test_epoch_end(self) -> None:
+        self.on_validation_epoch_end("test")
 
     def _sum_over_processes(self, values: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum").to(values.device)
 
-    def _log(self, metrics: dict[str, Tensor], stage: str) -> None:
+    def _log_means(self, metrics: dict[str, Tensor], stage: str) -> None:
         named = {f"{stage}/{key}": float(value) for key, value in metrics.items()}
         self.log_dict(named, logger=False)  # for early stopping; the record gets the true step below
         self._record(named, self.global_step)
-
-    def _log_step(self, terms: dict[str, Tensor], step: int, lr: float) -> None:
-        named = {f"train_step/{key}": value.item() for key, value in terms.items()}
-        self._record({**named, "train_step/lr": lr}, step)
 
     def _record(self, metrics: dict[str, float], step: int) -> None:
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
@@ -266,8 +245,12 @@ class LitVAE(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Add what an exact continuation needs, as plain containers."""
-        epoch, batch = self._position()
+        # Epochs completed, and batches completed in the epoch after them.
+        epoch, batch = divmod(self.batches_seen, self.trainer.num_training_batches) if self.batches_seen else (0, 0)
         set_position(checkpoint, epoch, batch, self.batches_seen)
+        means = self.means.state_dict()
+        if self.trainer.world_size > 1 and means["sums"] is not None:
+            means["sums"] = self.all_gather(means["sums"].to(self.device)).cpu()  # (processes, keys)
         checkpoint["vae_lab"] = {
             "seed": self.seed,
             "epoch": epoch,
@@ -276,15 +259,8 @@ class LitVAE(LightningModule):
             "lr": self.lr,
             "validated_at": self.validated_at,
             "images": self.trainer.datamodule.fingerprint,
-            "means": self._gathered_means(),
+            "means": means,
         }
-
-    def _gathered_means(self) -> dict:
-        """The state of the means; under several processes with one row of sums for each."""
-        state = self.means.state_dict()
-        if self.trainer.world_size > 1 and state["sums"] is not None:
-            state["sums"] = self.all_gather(state["sums"].to(self.device)).cpu()  # (processes, keys)
-        return state
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Continue where the checkpoint stands."""
@@ -298,10 +274,6 @@ class LitVAE(LightningModule):
             means = {**means, "sums": means["sums"][self.global_rank]}
         self.means.load_state_dict(means)
         self.trainer.datamodule.start_at(state["epoch"], state["batch"])
-
-    def _position(self) -> tuple[int, int]:
-        """Epochs completed, and batches completed in the epoch after them."""
-        return divmod(self.batches_seen, self.trainer.num_training_batches) if self.batches_seen else (0, 0)
 
 
 def check_same_images(data: ImageData, known: str) -> None:

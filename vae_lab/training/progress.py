@@ -34,6 +34,16 @@ def short(value: float) -> str:
     return f"{value:#.4g}".rstrip(".")
 
 
+def max_epochs(trainer) -> float:
+    """At most so many epochs; infinite where something else ends the training."""
+    return trainer.max_epochs if trainer.max_epochs not in (None, -1) else float("inf")
+
+
+def of_epochs(trainer, epoch: int) -> str:
+    """The number of an epoch, and of all if that is known."""
+    return f"epoch {epoch}/{trainer.max_epochs}" if max_epochs(trainer) < float("inf") else f"epoch {epoch}"
+
+
 class Progress(Checkpoint):  # Lightning calls checkpoints last, when the means of the epoch are logged
     """Shows epoch, time left and metrics on stderr; the log gets one line for each epoch.
 
@@ -46,12 +56,11 @@ class Progress(Checkpoint):  # Lightning calls checkpoints last, when the means 
         self.latest = ""
 
     def on_train_start(self, trainer, lit) -> None:
-        self.epochs = trainer.max_epochs if trainer.max_epochs not in (None, -1) else float("inf")
         console = Console(stderr=True)
         if not trainer.is_global_zero or not console.is_terminal:
             return
         steps = trainer.max_steps * lit.accumulate if trainer.max_steps != -1 else float("inf")
-        total = min(self.epochs * trainer.num_training_batches, steps)
+        total = min(max_epochs(trainer) * trainer.num_training_batches, steps)
         left = (TimeElapsedColumn(), TextColumn("<"), TimeRemainingColumn())
         columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn("batches"))
         self.bar = Bar(*columns, *left, expand=True)
@@ -74,7 +83,7 @@ class Progress(Checkpoint):  # Lightning calls checkpoints last, when the means 
             self.latest = f"step {trainer.global_step}  {self.latest}"[:width]
             self._refresh(trainer, lit)
         elif trainer.state.fn == "validate":  # of a run that ended within an epoch, whose line came before
-            self._log_epoch(trainer, trainer.current_epoch, "val")
+            self._log_epoch(trainer, lit.epochs_begun, "val")
 
     def on_train_epoch_end(self, trainer, lit) -> None:
         is_validated = lit.validated_at == trainer.global_step
@@ -91,14 +100,11 @@ class Progress(Checkpoint):  # Lightning calls checkpoints last, when the means 
     def _log_epoch(self, trainer, epoch: int, stage: str) -> None:
         if trainer.is_global_zero:
             metrics = show(trainer.callback_metrics, stage, HEADLINE)
-            log.info("%s  step %d  %s", self._of_epochs(epoch), trainer.global_step, metrics)
-
-    def _of_epochs(self, epoch: int) -> str:
-        return f"epoch {epoch}/{self.epochs}" if self.epochs < float("inf") else f"epoch {epoch}"
+            log.info("%s  step %d  %s", of_epochs(trainer, epoch), trainer.global_step, metrics)
 
     def _refresh(self, trainer, lit) -> None:
         self.refreshed_at = time.monotonic()
-        description = self._of_epochs(min(trainer.current_epoch + 1, self.epochs))
+        description = of_epochs(trainer, min(trainer.current_epoch + 1, max_epochs(trainer)))
         self.bar.update(self.bar.task_ids[0], completed=lit.batches_seen, description=description)
         self.live.update(Group(self.bar, Text(self.latest, no_wrap=True)), refresh=True)
 

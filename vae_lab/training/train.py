@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.tuner import Tuner
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.config.check import check_settings
 from vae_lab.config.instantiate import targets
@@ -51,106 +51,88 @@ def train(cfg: DictConfig) -> float | None:
         if checkpoint is None and cfg.resume:
             log.warning("%s has no checkpoint yet: starting from the beginning", run.folder)
         with run.recording(), preemption.first(), diagnosed(cfg):
-            run.write_config(**composition(cfg, continues))
+            saved = {"config": cfg.copy()}
+            saved["config"].resume = None
+            if HydraConfig.initialized() and not continues:
+                saved |= {"overrides": HydraConfig.get().overrides.task, "hydra": HydraConfig.instance().cfg}
+            run.write_config(**saved)
             experiment = build(cfg, preemption)
             if checkpoint is None:
                 experiment.stopwatch.truncate(0)
             else:
                 check_continuation(experiment.lit, experiment.trainer, checkpoint)
             experiment.data.setup("fit")  # before W&B hears of a run that has no images
-            result = fit_tracked(run, cfg, experiment, checkpoint)
+            trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbLogger)]
+            exit_code = 1
+            try:
+                for tracker in trackers:
+                    tracker.log_config(OmegaConf.to_container(cfg, resolve=True))
+                fit(cfg, experiment, checkpoint)
+                result = collect_result(experiment)
+                run.write_result(result)
+                for tracker in trackers:
+                    tracker.summarize(result)
+                exit_code = 0
+            finally:
+                for tracker in trackers:
+                    tracker.finish(exit_code)
     if experiment.trainer.is_global_zero:
         print_result(run.folder, result, next_commands(run.folder, cfg.trainer))
     return result.get("best_value")
-
-
-def composition(cfg: DictConfig, continues: bool) -> dict[str, DictConfig | ListConfig]:
-    """What Hydra composed, to be kept: the config and, of a run that begins, the overrides and Hydra's own settings."""
-    saved = cfg.copy()
-    saved.resume = None
-    if continues or not HydraConfig.initialized():
-        return {"config": saved}
-    return {"config": saved, "overrides": HydraConfig.get().overrides.task, "hydra": HydraConfig.instance().cfg}
-
-
-def fit_tracked(run: Run, cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> dict:
-    """Train and record the result; the trackers learn of it, and of a failure."""
-    trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbLogger)]
-    exit_code = 1
-    try:
-        for tracker in trackers:
-            tracker.log_config(OmegaConf.to_container(cfg, resolve=True))
-        fit(cfg, experiment, checkpoint)
-        result = collect_result(experiment)
-        run.write_result(result)
-        for tracker in trackers:
-            tracker.summarize(result)
-        exit_code = 0
-    finally:
-        for tracker in trackers:
-            tracker.finish(exit_code)
-    return result
 
 
 def find_checkpoint(run: Run, cfg: DictConfig) -> Path | None:
     """Where to continue; None for the beginning, where a run was killed before it saved anything.
 
     Raises:
-        ValueError: naming a setting that is wrong.
+        ValueError: naming a setting that is wrong, or a limit that the run has passed already.
         RunError: if the checkpoints are damaged or gone.
     """
     check_settings(cfg, READERS)
     checkpoint = newest_checkpoint(run.folder / "checkpoints")
-    if checkpoint is not None:
-        check_goes_on(cfg, checkpoint)
-    else:
+    if checkpoint is None:
         saves = any(target.endswith(".Checkpoints") for _, target in targets(OmegaConf.to_container(cfg.callbacks)))
         run.check_start_again(saves)
-    return checkpoint
-
-
-def check_goes_on(cfg: DictConfig, checkpoint: Path) -> None:
-    """Refuse to continue to a point that a run has passed already.
-
-    Raises:
-        ValueError: naming the limit and how far the run is.
-    """
+        return None
     done = load_checkpoint(checkpoint)
     _, facts = split_checkpoint(done, checkpoint)
     for key, reached in (("max_epochs", facts["epoch"]), ("max_steps", done["global_step"])):
         limit = cfg.trainer[key]
         if limit not in (None, -1) and limit < reached:
             raise ValueError(f"trainer.{key} must be >= {reached}, where this run is already, got {limit}")
+    return checkpoint
 
 
 def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> None:
-    """Train, from a checkpoint if there is one, and make sure that the last weights are validated."""
+    """Train, from a checkpoint if there is one, validate the last weights, and let every callback close the run.
+
+    Raises:
+        ValueError: if `find_lr` finds nothing.
+        NumericsError: if a weight is not finite.
+    """
     data, lit, trainer, _ = experiment
     if cfg.find_lr and checkpoint is None:
-        found = find_lr(cfg, experiment)
+        # Lightning searches only where it optimizes by itself.
+        lit.automatic_optimization = True
+        vars(trainer).update({key: cfg.trainer[key] for key in OURS})
+        try:
+            found = Tuner(trainer).lr_find(lit, datamodule=data, update_attr=False).suggestion()
+        finally:
+            lit.automatic_optimization = False
+            vars(trainer).update(OURS)
         if found is None:
             raise ValueError("find_lr found nothing: it needs about 100 batches; raise trainer.max_epochs")
         lit.lr = found
         log.info("learning rate found: %.3g", lit.lr)
     trainer.fit(lit, data, ckpt_path=checkpoint, weights_only=True)
     has_validation = len(data.splits["val"]) > 0 and cfg.trainer.limit_val_batches != 0
-    if has_validation and 0 < trainer.global_step != lit.validated_at:
+    if has_validation and 0 < trainer.global_step != lit.validated_at:  # it ended within an epoch
         trainer.validate(lit, data, verbose=False)
     check_finite(trainer, lit)  # where nothing was saved or validated, nobody has looked
-
-
-def find_lr(cfg: DictConfig, experiment: Experiment) -> float | None:
-    """Lightning's search for a learning rate, in which it optimizes by itself."""
-    data, lit, trainer, _ = experiment
-    lit.automatic_optimization = True
-    for key in OURS:
-        setattr(trainer, key, cfg.trainer[key])
-    try:
-        return Tuner(trainer).lr_find(lit, datamodule=data, update_attr=False).suggestion()
-    finally:
-        lit.automatic_optimization = False
-        for key, value in OURS.items():
-            setattr(trainer, key, value)
+    lit.to(trainer.strategy.root_device)  # which Lightning has left
+    for callback in trainer.callbacks:  # also of a run that was killed here and has no more batches: not on_train_end
+        if hasattr(callback, "on_run_end"):
+            callback.on_run_end(trainer, lit)
 
 
 def collect_result(experiment: Experiment) -> dict:

@@ -67,7 +67,8 @@ class ResNetEncoder(nn.Sequential):
     ):
         check_stages(channels, num_blocks)
         side = reduced_size(image_shape, [2] * len(channels))
-        layers, n_in = [], image_shape[0]
+        layers: list[nn.Module] = []
+        n_in = image_shape[0]
         for n_out in channels:
             layers.append(nn.Conv2d(n_in, n_out, 4, stride=2, padding=1))
             layers += [ResidualBlock(n_out, norm, activation, dropout) for _ in range(num_blocks)]
