@@ -137,7 +137,7 @@ def test_h2_a_read_only_folder_is_refused_at_the_start(folder_of_nobody, monkeyp
         code = wait(fork(main))
     assert code == 5
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("vae-lab: ")]
-    assert "cannot write run/.lock: Permission denied; check the permissions of" in line
+    assert "cannot write run: Permission denied; check the permissions of" in line
     assert list(folder_of_nobody.iterdir()) == []
 
 

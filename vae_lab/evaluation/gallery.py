@@ -11,13 +11,15 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae_lab.evaluation import pictures
+from vae_lab.models.vae import VAE
 from vae_lab.runs.files import durable_open
 from vae_lab.runs.metrics_file import read_events
 
@@ -51,7 +53,7 @@ class Painter:
 
     def __init__(
         self,
-        vae: nn.Module,
+        vae: VAE,
         datamodule,
         run_dir: Path,
         num_images: int = 64,
@@ -87,15 +89,16 @@ class Painter:
         stride = 1
         while sum(epoch % stride == 0 for epoch in frames) > MAX_FRAMES:
             stride *= 2
+        kept: dict[str, Any] = {str(e): frame for e, frame in frames.items() if e % stride == 0 or e == epoch}
         with durable_open(self.folder / "training.npz") as file:
-            np.savez(file, **{str(e): frame for e, frame in frames.items() if e % stride == 0 or e == epoch})
+            np.savez(file, **kept)
         return self.draw_progress(epoch) if is_drawn else {}
 
     def draw_latents(self, when: str, suffix: str = "") -> dict[str, Path]:
         """Draws the posterior means of validation images in the plane, coloured by the first factor."""
         x, labels = self.datamodule.examples(SPLIT, NUM_CODES)
-        factor = (labels[:, 0], self.datamodule.factors[0]) if labels.shape[1] else (None, "")
-        picture = pictures.scatter(self._encode(x), *factor, f"posterior means at {when}")
+        factor, name = (labels[:, 0], self.datamodule.factors[0]) if labels.shape[1] else (None, "")
+        picture = pictures.scatter(self._encode(x), factor, name, f"posterior means at {when}")
         return self._save({"latents": picture}, suffix)
 
     def draw_walks(self, when: str) -> dict[str, Path]:

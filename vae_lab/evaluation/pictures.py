@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,9 +152,9 @@ def scatter(codes: Tensor, labels: Tensor | None, label_name: str, title: str) -
 
     figure = Figure(figsize=(6.6, 5.6), dpi=120, layout=LAYOUT)
     axes = figure.subplots()
-    style = {"s": 12 if len(x) > 1000 else 24, "alpha": 0.75, "linewidths": 0}
+    style: dict[str, Any] = {"s": 12 if len(x) > 1000 else 24, "alpha": 0.75, "linewidths": 0}
     values = [] if labels is None else labels.unique().tolist()
-    if not values:
+    if labels is None or not values:
         axes.scatter(x, y, color=MUTED[0], **style)
     elif len(values) <= len(MUTED):
         for value, color in zip(values, MUTED, strict=False):
@@ -241,7 +242,7 @@ def _render(figure: Figure) -> np.ndarray:
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 

@@ -20,6 +20,8 @@ too, in which `discriminator_loss` is what the adversary minimises.
 
 from typing import Literal, NamedTuple
 
+Stage = Literal["train", "val", "test"]
+
 
 class Context(NamedTuple):
     """What an objective may know besides the model and the batch.
@@ -33,4 +35,4 @@ class Context(NamedTuple):
 
     step: int
     num_images: int
-    stage: Literal["train", "val", "test"]
+    stage: Stage

@@ -238,7 +238,7 @@ def check_callbacks(cfg: DictConfig, callbacks: dict[str, Callback], lit: LitVAE
         if monitor is not None and monitor not in metrics and not foreign:
             known = ", ".join(sorted(metric for metric in metrics if metric.startswith("val/")))
             raise ValueError(f"{key}.monitor must be one of {known}, got {monitor!r}")
-        if not isinstance(callback, EarlyStopping) or not monitor.startswith("val/"):
+        if not isinstance(callback, EarlyStopping) or not callback.monitor.startswith("val/"):
             continue
         for size in ("dataset.val_size", "trainer.limit_val_batches"):
             if OmegaConf.select(cfg, size) == 0:

@@ -27,7 +27,7 @@ from vae_lab.data.seeds import TRAIN, VALIDATION, derive_seed, seed_generators
 from vae_lab.errors import DataError, NumericsError
 from vae_lab.metrics.standard import Means
 from vae_lab.models.vae import VAE
-from vae_lab.objectives import Context
+from vae_lab.objectives import Context, Stage
 from vae_lab.runs.checkpoints import set_position
 
 
@@ -68,7 +68,7 @@ class LitVAE(LightningModule):
             raise ValueError(f"optimizer.lr must be > 0 and finite, got {lr!r}")
         self.automatic_optimization = False
         self.vae = vae
-        self.objective = objective
+        self.objective: Any = objective  # with a loss of its adversary, if it has one
         self.metrics = metrics
         self.optimizer = optimizer
         self.schedule = schedule
@@ -98,21 +98,22 @@ class LitVAE(LightningModule):
 
     def new_optimizers(self) -> list[torch.optim.Optimizer]:
         """One for the model and, if there is an adversary, one for that."""
+        assert self.optimizer is not None  # it is where there is training
         rival = list(self.adversary.parameters()) if self.adversary is not None else []
         of_rival = set(rival)
         own = [parameter for parameter in self.parameters() if parameter not in of_rival]
         return [self.optimizer(group, lr=self.lr) for group in (own, rival) if group]
 
     def configure_optimizers(self) -> tuple[list, list]:
-        optimizers = self.new_optimizers()
-        if self.schedule is None:
+        optimizers, schedule = self.new_optimizers(), self.schedule
+        if schedule is None:
             return optimizers, []
         self.trainer.fit_loop.setup_data()  # the number of batches is known only then
         epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
         total_steps = math.inf if steps == -1 else steps  # infinite where only time or early stopping end it
         if epochs not in (None, -1):
             total_steps = min(total_steps, math.ceil(self.trainer.num_training_batches / self.accumulate) * epochs)
-        return optimizers, [LambdaLR(o, lambda step: self.schedule(step, total_steps)) for o in optimizers]
+        return optimizers, [LambdaLR(o, lambda step: schedule(step, total_steps)) for o in optimizers]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Begin each optimizer step with the running statistics of the first process, which checkpoints hold."""
@@ -159,7 +160,7 @@ class LitVAE(LightningModule):
             self._record({**named, "train_step/lr": lr}, context.step)
         return None
 
-    def _prepare(self, batch: Batch, batch_idx: int, stage: str, *stream: int) -> tuple[Batch, Context]:
+    def _prepare(self, batch: Batch, batch_idx: int, stage: Stage, *stream: int) -> tuple[Batch, Context]:
         """Seed the noise of a batch, and turn its bytes (B, C, H, W) into pixels."""
         seed_generators(batch.x.device, derive_seed(self.seed, *stream, self.global_rank))
         data = self.trainer.datamodule
@@ -195,7 +196,7 @@ class LitVAE(LightningModule):
         for metric in self.metrics:
             metric.reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int, stage: str = "val") -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, stage: Stage = "val") -> None:
         # The same noise at every evaluation, so that epochs and runs differ by their weights only.
         batch, context = self._prepare(batch, batch_idx, stage, VALIDATION, batch_idx)
         terms = self.objective(self.vae, batch, context)

@@ -67,7 +67,8 @@ class Progress(Checkpoint):  # Lightning calls checkpoints last, when the means 
         self.bar.add_task("", total=total if total < float("inf") else None, completed=lit.batches_seen)
         self.refreshed_at = 0.0
         self.live = Live(console=console, auto_refresh=False, transient=True)
-        self.handlers = [h for h in logging.getLogger().handlers if getattr(h, "stream", None) is sys.stderr]
+        ours = (h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler))
+        self.handlers = [handler for handler in ours if handler.stream is sys.stderr]
         self.live.start()
         for handler in self.handlers:
             handler.setStream(sys.stderr)  # now one that writes above the bar
@@ -103,6 +104,7 @@ class Progress(Checkpoint):  # Lightning calls checkpoints last, when the means 
             log.info("%s  step %d  %s", of_epochs(trainer, epoch), trainer.global_step, metrics)
 
     def _refresh(self, trainer, lit) -> None:
+        assert self.live is not None
         self.refreshed_at = time.monotonic()
         description = of_epochs(trainer, min(trainer.current_epoch + 1, max_epochs(trainer)))
         self.bar.update(self.bar.task_ids[0], completed=lit.batches_seen, description=description)
