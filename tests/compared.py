@@ -15,7 +15,11 @@ CONFIG = {
         "encoder": {"_target_": "vae_lab.models.networks.mlp.MLPEncoder", "hidden_dims": "${model.hidden_dims}"},
         "decoder": {"_target_": "vae_lab.models.networks.mlp.MLPDecoder"},
     },
-    "loss": {"likelihood": {"_target_": "vae_lab.models.likelihoods.Bernoulli"}, "KLD_weight": 1.0},
+    "loss": {
+        "likelihood": {"_target_": "vae_lab.models.likelihoods.Bernoulli"},
+        "measure": "probability",
+        "KLD_weight": 1.0,
+    },
     "objective": {"_target_": "vae_lab.objectives.elbo.ELBO", "kld_weight": "${loss.KLD_weight}"},
     "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.001, "schedule": {}},
     "trainer": {"max_epochs": 3},
@@ -37,7 +41,11 @@ CHOICES = {
 CONV = {"model": "conv"} | {
     f"model.{part}._target_": f"vae_lab.models.networks.conv.Conv{part.title()}" for part in ("encoder", "decoder")
 }
-GAUSSIAN = {"loss": "mse", "loss.likelihood._target_": "vae_lab.models.likelihoods.Gaussian"}
+GAUSSIAN = {
+    "loss": "mse",
+    "loss.likelihood._target_": "vae_lab.models.likelihoods.Gaussian",
+    "loss.measure": "density",
+}
 
 
 def write_run(

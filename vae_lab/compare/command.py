@@ -10,7 +10,7 @@ from rich.console import Console
 
 from vae_lab.compare.comparison import Comparison, compare, conclusion
 from vae_lab.compare.runs import SWEEP, find_runs
-from vae_lab.compare.table import groups_table, plain, runs_table, to_csv, to_markdown, to_terminal, unfinished_table
+from vae_lab.compare.table import groups_table, plain, runs_csv, to_markdown, to_terminal, unfinished_table
 from vae_lab.config.arguments import read_arguments
 from vae_lab.metrics.catalogue import find
 from vae_lab.runs.files import durable_open
@@ -48,7 +48,6 @@ DEFAULTS = {
     "wandb_view": None,
 }
 ALLOWED = {"spread": ("sd", "ci"), "max_images": range(1, 10**6)}
-LISTS = ("metrics", "by")
 
 
 def compare_runs(arguments: list[str]) -> None:
@@ -62,30 +61,29 @@ def compare_runs(arguments: list[str]) -> None:
         RunError: if there is no run, or the report cannot be written.
     """
     folders, settings = read_arguments(arguments, DEFAULTS, USAGE, ALLOWED)
-    if not folders and not settings["wandb"]:
+    online = settings["wandb"]
+    if not folders and not online:
         raise ValueError("no folder given; usage: vae-lab-compare DIR... [key=value], or --help")
     if settings["sort"] == "-":
         raise ValueError("sort must be METRIC or -METRIC, got '-'")
-    for key in LISTS:
-        words = (settings[key] or "").strip("[]()").split(",")
-        settings[key] = [word.strip() for word in words if word.strip()]
+    by, metrics = (re.findall(r"[^\s,]+", (settings[key] or "").strip("[]()")) for key in ("by", "metrics"))
     entries, notes = find_runs(folders)
-    title = ", ".join(dict.fromkeys(entry.source for entry in entries)) or "runs"
-    if settings["wandb"]:
+    titles = list(dict.fromkeys(entry.source for entry in entries))
+    if online:
         from vae_lab.compare.wandb import online_runs
 
-        entries += online_runs(settings["wandb"])
-        title = ", ".join([*([title] if folders else []), settings["wandb"]])
-    own = {key: settings[key] for key in ("by", "metrics", "sort", "spread")}
-    comparison = compare(entries, notes, title=title, **own)
-    out = Path(settings["out"]) if settings["out"] else default_out(folders, settings["wandb"])
+        entries += online_runs(online)
+        titles.append(online)
+    title, sort, spread = ", ".join(titles), settings["sort"], settings["spread"]
+    comparison = compare(entries, notes, title=title, by=by, metrics=metrics, sort=sort, spread=spread)
     print_comparison(comparison)
-    write(out / "report.csv", to_csv(runs_table(comparison)))
-    write(out / "report.md", markdown(comparison))
     from vae_lab.compare.report import page  # after the table, which should not wait
 
+    out = Path(settings["out"]) if settings["out"] else default_out(folders, online)
     path = out / "report.html"
-    write(path, page(comparison))
+    files = {"report.csv": runs_csv(comparison), "report.md": markdown(comparison), path.name: page(comparison)}
+    for name, text in files.items():
+        write(out / name, text)
     print(f"report    {path}")
     if settings["images"] and any(group.first_run for group in comparison.groups):
         from vae_lab.compare.images import draw_groups  # imports torch, and takes longer than all the rest
@@ -136,10 +134,6 @@ def markdown(comparison: Comparison) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file of the report whole or not at all.
-
-    Raises:
-        RunError: if it cannot be written.
-    """
+    """Write a file of the report whole or not at all."""
     with durable_open(path) as file:
         file.write(text.encode())

@@ -1,10 +1,7 @@
 """Runs as groups: those with the same settings but for the seed, ranked by a metric, with what the ranking is worth.
 
-A config group is one column, named by the chosen option (`model` is mlp or conv), although its options differ in many
-settings; a setting of it is a column of its own only where it differs within one option.
-
-Two values of a metric are comparable if they were measured with the same yardstick; which one that is the catalogue of
-metrics says.
+A config group is one column, named by the chosen option (`model` is mlp or conv); a setting of it is a column of its
+own only where it differs within one option. Values are comparable where the yardstick is the same.
 """
 
 import json
@@ -15,7 +12,16 @@ from functools import cached_property
 from typing import Any
 
 from vae_lab.compare.runs import Entry
-from vae_lab.compare.statistics import MIN_SEEDS, Difference, Spread, Unit, Values, compare_with, seed_means, spread
+from vae_lab.compare.statistics import (
+    MIN_SEEDS,
+    Difference,
+    Spread,
+    Unit,
+    Values,
+    compare_with_first,
+    seed_means,
+    spread,
+)
 from vae_lab.config import roles
 from vae_lab.config.explain import did_you_mean
 from vae_lab.metrics.catalogue import find, key_of
@@ -25,42 +31,30 @@ FOLDER = "folder"  # the column that says where a run was found; only on request
 OF_ITS_KIND = " of its kind"  # where not all groups can be compared: of those that can be
 # A value of these columns says by itself what it is.
 NAMES_THEMSELVES = ("dataset", "model", "posterior", "objective", "prior", "optimizer", "optimizer.schedule", FOLDER)
-# What a likelihood's log is of; one that is not known is comparable with itself only.
-MEASURES = {"vae_lab.models.likelihoods.Gaussian": "density", "vae_lab.models.likelihoods.Bernoulli": "probability"}
 Columns = dict[str, list[Any]]  # a value for each run
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
-    """The runs of one configuration.
+    """The runs of one configuration."""
 
-    Attributes:
-        settings: the value of every column it is grouped by, as text.
-        runs: all of them, also failed and unfinished ones.
-        units: what pairs each run with runs of other groups: its seed, and the settings over which a group pools.
-        number: its place in the table, from 1.
-        verdict: of the comparison with the best one, in words.
-        difference: from the best one, None for the best.
-        hidden: columns that follow from others, and are left out of its name.
-    """
-
-    settings: dict[str, str]
-    runs: list[Entry]
-    units: list[Unit]
-    number: int = 0
-    verdict: str = ""
-    difference: Difference | None = None
-    hidden: set[str] = field(default_factory=set)
-    _values: dict[str, Values] = field(default_factory=dict)
-    _spreads: dict[str, Spread] = field(default_factory=dict)
+    settings: dict[str, str]  # the value of every column it is grouped by, as text
+    numbers: dict[str, float]  # those of them that are numbers
+    runs: list[Entry] = field(default_factory=list)  # all of them, also failed and unfinished ones
+    units: list[Unit] = field(default_factory=list)  # what pairs each run with runs of other groups
+    number: int = 0  # its place in the table, from 1
+    verdict: str = ""  # of the comparison with the best one, in words
+    difference: Difference | None = None  # from the best one
+    hidden: set[str] = field(default_factory=set)  # columns that follow from others, and are left out of its name
+    _measured: dict[str, tuple[Values, Spread]] = field(default_factory=dict)
     _yardsticks: dict[str, Hashable] = field(default_factory=dict)
 
     @cached_property
     def completed(self) -> list[Entry]:
         """The runs that are at their end."""
-        return [run for run in self.runs if run.state == "completed"]
+        return [run for run in self.runs if run.is_done]
 
-    @property
+    @cached_property
     def label(self) -> str:
         """What tells it from the others, on one line."""
         named = {key: value for key, value in self.settings.items() if key not in self.hidden and value != ABSENT}
@@ -78,35 +72,42 @@ class Group:
         """Whether it is the first of those that it can be compared with, and of more than one seed."""
         return self.verdict in ("best", f"best{OF_ITS_KIND}")
 
+    def setting(self, key: str) -> Any:
+        """The value of a column: a number where that is what it is, else text."""
+        return self.numbers.get(key, self.settings[key])
+
     def yardstick(self, metric: str) -> Hashable:
         """That of its runs; None if they have several, so that no mean can be taken."""
-        if metric not in self._yardsticks:
+        needs = find(metric).comparable
+        if needs not in self._yardsticks:
             found = {yardstick(run, metric) for run in (self.completed or self.runs)}
-            self._yardsticks[metric] = found.pop() if len(found) == 1 else None
-        return self._yardsticks[metric]
+            self._yardsticks[needs] = found.pop() if len(found) == 1 else None
+        return self._yardsticks[needs]
 
     def values(self, metric: str) -> Values:
         """The finite values of completed runs; runs with the same unit, which are repeats, count as one, their mean."""
-        if metric not in self._values:
-            found: dict[Unit, list[float]] = {}
-            for run, unit in zip(self.runs, self.units, strict=True):
-                value = run.metrics.get(metric, math.nan)
-                if run.state == "completed" and math.isfinite(value):
-                    found.setdefault(unit, []).append(value)
-            comparable = self.yardstick(metric) is not None
-            self._values[metric] = {unit: sum(v) / len(v) for unit, v in found.items()} if comparable else {}
-        return self._values[metric]
+        return self.measured(metric)[0]
 
     def spread(self, metric: str) -> Spread:
         """Mean and deviation over seeds; where settings are pooled, a seed counts with the mean of its runs."""
-        if metric not in self._spreads:
-            self._spreads[metric] = spread(seed_means(self.values(metric)))
-        return self._spreads[metric]
+        return self.measured(metric)[1]
+
+    def measured(self, metric: str) -> tuple[Values, Spread]:
+        """Both, which are computed once."""
+        if metric not in self._measured:
+            found: dict[Unit, list[float]] = {}
+            for run, unit in zip(self.runs, self.units, strict=True):
+                if run.is_done and math.isfinite(run.value(metric)):
+                    found.setdefault(unit, []).append(run.value(metric))
+            is_one = self.yardstick(metric) is not None
+            values = {unit: sum(own) / len(own) for unit, own in found.items()} if is_one else {}
+            self._measured[metric] = values, spread(seed_means(values))
+        return self._measured[metric]
 
     def unfinished(self, metric: str) -> Spread:
         """The same of the last values of runs that are not at their end."""
-        runs = [run for run in self.runs if run.state not in ("completed", "failed")]
-        return spread([run.metrics[metric] for run in runs if math.isfinite(run.metrics.get(metric, math.nan))])
+        going = [run.value(metric) for run in self.runs if run.state not in ("completed", "failed")]
+        return spread([value for value in going if math.isfinite(value)])
 
 
 # columns
@@ -115,13 +116,10 @@ class Group:
 def columns(entries: list[Entry]) -> Columns:
     """Every chosen option and every setting, a value for each run; options first, where every run names its own."""
     known = [entry for entry in entries if entry.settings]
-    names = list(dict.fromkeys(key for entry in known for key in entry.settings))
+    names = dict.fromkeys(key for entry in known for key in entry.settings)
     parts = dict.fromkeys(part for entry in known for part in entry.choices) if all(e.choices for e in known) else {}
-    found: Columns = {
-        part: [entry.choices.get(part, ABSENT) for entry in entries]
-        for part in parts
-        if any(name.startswith(f"{part}.") for name in names)
-    }
+    real = [part for part in parts if any(name.startswith(f"{part}.") for name in names)]
+    found: Columns = {part: [entry.choices.get(part, ABSENT) for entry in entries] for part in real}
     found |= {key: [entry.settings.get(key, ABSENT) for entry in entries] for key in names if key not in found}
     return found | {FOLDER: [entry.source for entry in entries]}
 
@@ -132,7 +130,8 @@ def differing(entries: list[Entry], table: Columns) -> list[str]:
     Runs without a config, which ended before it was written, do not count.
     """
     known = [i for i, entry in enumerate(entries) if entry.settings]
-    texts = {key: tuple(as_text(values[i]) for i in known) for key, values in table.items() if not is_aside(key)}
+    concern = [key for key in table if key != FOLDER and not roles.is_aside(key)]
+    texts = {key: tuple(as_text(table[key][i]) for i in known) for key in concern}
     changed = {key: own for key, own in texts.items() if len(set(own)) > 1}
     parts = {part for entry in entries for part in entry.choices}
 
@@ -145,11 +144,6 @@ def differing(entries: list[Entry], table: Columns) -> list[str]:
 
     kept = {own: key for key, own in reversed(changed.items()) if not follows(key)}  # the first of copies
     return [key for key, own in changed.items() if kept.get(own) == key]
-
-
-def is_aside(key: str) -> bool:
-    """Whether a column is the seed, the machine's or a logger's."""
-    return key == FOLDER or roles.is_aside(key)
 
 
 def entangled(groups: list[Group], by: list[str]) -> dict[str, str]:
@@ -182,12 +176,12 @@ def find_name(name: str, known: Iterable[str], kind: str, separator: str = ".") 
     if name in known:
         return name
     found = [other for other in known if other.rpartition(separator)[2] == name]
+    plain = [other for other in found if not other.startswith(("objective.", "test/"))]
+    found = plain if len(plain) == 1 else found
+    if not found:
+        raise ValueError(f"none of the runs has the {kind} {name}{did_you_mean(name, known)}")
     if len(found) > 1:
-        plain = [other for other in found if not other.startswith(("objective.", "test/"))]
-        found = plain if len(plain) == 1 else found
-    if len(found) != 1:
-        several = f", which could be {' or '.join(found)}" if found else did_you_mean(name, known)
-        raise ValueError(f"none of the runs has the {kind} {name}{several}" if not found else f"{kind} {name}{several}")
+        raise ValueError(f"{kind} {name}, which could be {' or '.join(found)}")
     return found[0]
 
 
@@ -197,12 +191,13 @@ def shorten(keys: list[str]) -> Callable[[str], str]:
     return lambda key: key.rpartition(".")[2] if last.count(key.rpartition(".")[2]) == 1 else key
 
 
+def count_states(entries: list[Entry]) -> str:
+    """How many runs there are in each state."""
+    states = sorted(entry.state for entry in entries)
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+
 # what can be compared
-
-
-def is_higher_better(metric: str) -> bool:
-    """Whether the largest value of a metric comes first."""
-    return find(metric).better == "higher"
 
 
 def yardstick(entry: Entry, metric: str) -> Hashable:
@@ -210,17 +205,17 @@ def yardstick(entry: Entry, metric: str) -> Hashable:
     needs, settings = find(metric).comparable, entry.settings
     if needs == "always":
         return ()
-    parts = [(key, value) for key, value in settings.items() if roles.is_of_images(key)]
-    parts += [(key, settings.get(key)) for key in ("trainer.limit_val_batches", "trainer.overfit_batches")]
+    parts = {key: value for key, value in settings.items() if roles.is_of_images(key)}
+    parts |= {key: settings.get(key) for key in ("trainer.limit_val_batches", "trainer.overfit_batches")}
     if str(settings.get("dataset.source._target_", "")).endswith("ImageFolder"):
-        parts.append(("dataset.root", settings.get("dataset.root")))
-    if needs in ("likelihood", "weights"):
-        measure = MEASURES.get(str(settings.get("loss.likelihood._target_")))
-        own = [(key, value) for key, value in settings.items() if key.startswith("loss.likelihood.")]
-        parts += [("loss", measure)] if measure else own
+        parts["dataset.root"] = settings.get("dataset.root")
+    if needs in ("likelihood", "weights"):  # one that does not say what its log is of is comparable with itself only
+        likelihood = {key: value for key, value in settings.items() if key.startswith("loss.likelihood.")}
+        measure = settings.get("loss.measure")
+        parts |= {"loss": measure} if measure else likelihood
     if needs == "weights":
-        parts += [(key, value) for key, value in settings.items() if roles.is_weight(key)]
-    return tuple((key, as_text(value)) for key, value in sorted(parts, key=lambda item: item[0]))
+        parts |= {key: value for key, value in settings.items() if roles.is_weight(key)}
+    return tuple((key, as_text(value)) for key, value in sorted(parts.items()))
 
 
 def classes(groups: list[Group], metric: str) -> list[list[Group]]:
@@ -250,21 +245,19 @@ def apart(groups: list[Group], metrics: list[str]) -> dict[str, str]:
 
 
 def group_runs(entries: list[Entry], by: list[str], differing: list[str], table: Columns) -> list[Group]:
-    """Put the runs together that share the settings in `by`; runs whose config is unknown are left out.
+    """Put the runs together that share the settings in `by`; other differences are pooled, and pair the runs.
 
-    Args:
-        entries: the runs.
-        by: the columns.
-        differing: all columns in which the runs differ; what is not in `by` is pooled, and pairs the runs.
-        table: the columns.
+    Runs whose config is unknown are left out.
     """
     groups: dict[tuple, Group] = {}
     pooled = [key for key in differing if key not in by]
     for i, entry in enumerate(entries):
         if not entry.settings:
             continue
-        values = {key: as_text(table[key][i]) for key in by}
-        group = groups.setdefault(tuple(values.values()), Group(values, [], []))
+        raw = {key: table[key][i] for key in by}
+        texts = {key: as_text(value) for key, value in raw.items()}
+        numbers = {k: v for k, v in raw.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        group = groups.setdefault(tuple(texts.values()), Group(texts, numbers))
         group.runs.append(entry)
         seed = entry.location if entry.seed is None else as_text(entry.seed)
         group.units.append((seed, *(as_text(table[key][i]) for key in pooled)))
@@ -282,36 +275,40 @@ def rank(groups: list[Group], metric: str, descending: bool | None = None) -> li
         metric: that decides.
         descending: whether the largest value comes first; None is where higher is better.
     """
-    factor = -1 if (is_higher_better(metric) if descending is None else descending) else 1
+    better = find(metric).better
+    is_reversed = better == "higher" if descending is None else descending
+    ranked = [group for group in groups if group.values(metric)]
     rest = sorted((group for group in groups if not group.values(metric)), key=lambda group: not group.completed)
-    members: dict[Hashable, list[Group]] = {}
-    for group in groups:
-        if group.values(metric):
-            members.setdefault(group.yardstick(metric), []).append(group)
-    for those in members.values():
-        those.sort(key=lambda group: factor * group.spread(metric).mean)
-    ordered = [group for those in (*members.values(), rest) for group in those]
+    kinds: dict[Hashable, list[Group]] = {group.yardstick(metric): [] for group in ranked}
+    for group in sorted(ranked, key=lambda group: group.spread(metric).mean, reverse=is_reversed):
+        kinds[group.yardstick(metric)].append(group)
+    ordered = [group for those in (*kinds.values(), rest) for group in those]
     for number, group in enumerate(ordered, 1):
         group.number = number
-    for those in members.values():
-        judge(those, metric, descending, len(members) > 1)
+    for those in kinds.values():
+        judge(those, metric, better if descending is None else None, is_reversed, len(kinds) > 1)
     for group in rest:
-        group.verdict = why_not_ranked(group, metric)
+        if not group.completed:
+            group.verdict = count_states(group.runs)
+        elif group.yardstick(metric) is None:
+            group.verdict = "pools runs that cannot be compared"
+        else:
+            is_there = any(metric in run.metrics for run in group.completed)
+            group.verdict = f"{key_of(metric)} is not finite" if is_there else f"has no {key_of(metric)}"
     return ordered
 
 
-def judge(members: list[Group], metric: str, descending: bool | None, has_others: bool) -> None:
+def judge(members: list[Group], metric: str, better: str | None, is_reversed: bool, has_others: bool) -> None:
     """Say of every group whether it is different from the first one, and which one that is if there are others."""
-    better = find(metric).better if descending is None else None
     kind = OF_ITS_KIND if has_others else ""
-    if len(members) == 1:
-        members[0].verdict = f"the only one{kind}" if metric else ""
+    first, *others = members
+    if not others:
+        first.verdict = f"the only one{kind}" if metric else ""
         return
     more, less = {"higher": ("better", "worse"), "lower": ("worse", "better"), None: ("higher", "lower")}[better]
-    first, *others = members
-    place = "best" if better else "highest" if descending else "lowest"
+    place = "best" if better else "highest" if is_reversed else "lowest"
     first.verdict = f"{place}{kind}" + (", of a single seed" if first.spread(metric).n < 2 else "")
-    differences = compare_with(0, [group.values(metric) for group in members])[1:]
+    differences = compare_with_first([group.values(metric) for group in members])
     for group, found in zip(others, differences, strict=True):
         group.difference = found
         follows = found.mean * (group.spread(metric).mean - first.spread(metric).mean) > 0
@@ -325,15 +322,3 @@ def judge(members: list[Group], metric: str, descending: bool | None, has_others
             group.verdict = "not tested: they pool different settings"
         else:
             group.verdict = f"not distinguishable{f' from {first.number}' if has_others else ''} (n={found.n})"
-
-
-def why_not_ranked(group: Group, metric: str) -> str:
-    """What keeps a group out of the ranking."""
-    if not group.completed:
-        states = [run.state for run in group.runs]
-        return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    if group.yardstick(metric) is None:
-        return "pools runs that cannot be compared"
-    if any(metric in run.metrics for run in group.completed):
-        return f"{key_of(metric)} is not finite"
-    return f"has no {key_of(metric)}"

@@ -1,8 +1,6 @@
 """Images of the compared models side by side: the same inputs, the same latents, each group's first seed.
 
-The first seed and not the best one, because the best of some seeds flatters a group. A group's images are one strip, so
-that the same input or latent stands in the same column for all groups.
-
+The first seed and not the best one, because the best of some seeds flatters a group. A group's images are one strip.
 Shapes: N images in a strip, C channels, H height, W width, D latent_dim.
 """
 
@@ -19,7 +17,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from vae_lab.compare.groups import Group, yardstick
-from vae_lab.compare.runs import Entry, visible
+from vae_lab.compare.runs import visible
 from vae_lab.data.standard import no_downloads
 from vae_lab.errors import one_line
 from vae_lab.evaluation.gallery import fixed_latents
@@ -34,12 +32,9 @@ NUM_LATENTS = 3  # of which are walked through
 REACH = 3.0  # deviations to both sides
 MAX_BYTES = 5_000_000  # of all images, before base64 adds a third
 KINDS = {
-    "reconstructions": ("Reconstructions", "of the same validation images, from the posterior mean"),
-    "samples": ("Samples", "decoded from the same latents; where latent_dim differs, from their first dimensions"),
-    "traversals": (
-        "Traversals",
-        "of the latents that vary most, from −3 to 3; the others are those of the first image",
-    ),
+    "reconstructions": "of the same validation images, from the posterior mean",
+    "samples": "decoded from the same latents; where latent_dim differs, from their first dimensions",
+    "traversals": "of the latents that vary most, from −3 to 3; the others are those of the first image",
 }
 
 
@@ -54,6 +49,8 @@ class Gallery:
     def add(self, kind: str, number: int | None, caption: str, images: Tensor, num_columns: int) -> None:
         """Add images (N, C, H, W) as rows of so many, if there is room."""
         content, mime = encode(images, num_columns)
+        if self.size <= MAX_BYTES < self.size + len(content):
+            self.notes.append("The other images are left out: they would make the file too large.")
         self.size += len(content)
         if self.size <= MAX_BYTES:
             uri = f"data:{mime};base64,{base64.b64encode(content).decode()}"
@@ -62,24 +59,19 @@ class Gallery:
     def html(self) -> str:
         """The section of the report."""
         parts = ["<p>The first seed of each group that is completed, its best checkpoint.</p>"]
-        if self.notes or self.size > MAX_BYTES:
-            notes = [*self.notes, *(["The other images are left out: they would make the file too large."]
-                                    if self.size > MAX_BYTES else [])]  # fmt: skip
-            parts.append(f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul>')
+        if self.notes:
+            parts.append(f'<ul class="notes">{"".join(f"<li>{escape(note)}</li>" for note in self.notes)}</ul>')
         for kind, strips in self.strips.items():
-            title, text = KINDS[kind]
-            if any(number is not None for number, *_ in strips):
-                rows = "".join(strip(number, caption, uri) for number, caption, uri in strips)
-                parts.append(f'<h3>{title} <span>{text}</span></h3><div class="strips">{rows}</div>')
+            rows = ""
+            for number, caption, uri in strips:
+                key = f'<span class="key" data-key="{number}"></span> <b>{number}</b> ' if number else ""
+                group = f' data-g="{number}"' if number else ""
+                alt = escape(f"group {number}: {caption}" if number else caption)
+                rows += f'<div{group}>{key}{escape(caption)}</div><img{group} loading="lazy" alt="{alt}" src="{uri}">'
+            if any(number for number, *_ in strips):
+                heading = f"{kind.capitalize()} <span>{KINDS[kind]}</span>"
+                parts.append(f'<h3>{heading}</h3><div class="strips">{rows}</div>')
         return "".join(parts)
-
-
-def strip(number: int | None, caption: str, uri: str) -> str:
-    """One row: what it is, and the images."""
-    key = f'<span class="key" data-key="{number}"></span> <b>{number}</b> ' if number else ""
-    group = f' data-g="{number}"' if number else ""
-    alt = escape(f"group {number}: {caption}" if number else caption, quote=True)
-    return f'<div{group}>{key}{escape(caption)}</div><img{group} loading="lazy" alt="{alt}" src="{uri}">'
 
 
 def draw_groups(groups: list[Group], max_groups: int, data_root: str | None) -> Gallery:
@@ -91,22 +83,24 @@ def draw_groups(groups: list[Group], max_groups: int, data_root: str | None) -> 
         data_root: where the images are now; None is where the runs found them. Nothing is downloaded.
     """
     gallery, inputs = Gallery(), {}
-    drawable = [(group, group.first_run) for group in groups if group.first_run]
+    drawable = [(group, run, run.folder) for group in groups if (run := group.first_run) and run.folder]
     if len(drawable) > max_groups:
         gallery.notes.append(f"The first {max_groups} of {len(drawable)} groups; max_images={len(drawable)} draws all.")
-    for group, run in drawable[:max_groups]:
+    for group, run, folder in drawable[:max_groups]:
         try:
-            vae, cfg = load_run(run.folder)
+            vae, cfg = load_run(folder)
             key = yardstick(run, "mse")
             if key not in inputs:
-                inputs[key] = read_inputs(cfg, data_root, gallery)
-                if len(inputs) > 1 and inputs[key] is not None:
+                x = inputs[key] = read_inputs(cfg, data_root, gallery)
+                if x is not None and len(inputs) > 1:
                     gallery.notes.append(f"From group {group.number} on there are inputs of another dataset or split.")
-                add_originals(gallery, inputs[key])
-            draw(gallery, group, run, vae, inputs[key])
+                if x is not None:
+                    number = min(columns(x.shape[2]), len(x))
+                    gallery.add("reconstructions", None, "originals", x[:number], number)
+            caption = group.label if run.seed is None else f"{group.label}, seed={run.seed}"
+            draw(gallery, group.number, caption, vae, inputs[key])
         except Exception as error:  # a stranger's run may hold anything; the report goes on without its images
-            reason = visible(one_line(error))
-            gallery.notes.append(f"No images of group {group.number}: {reason}")
+            gallery.notes.append(f"No images of group {group.number}: {visible(one_line(error))}")
     return gallery
 
 
@@ -128,66 +122,46 @@ def read_inputs(cfg: DictConfig, data_root: str | None, gallery: Gallery) -> Ten
         return None
 
 
-def count(height: int) -> int:
+def columns(height: int) -> int:
     """Images in a strip."""
     return next((number for size, number in SIZES.items() if height <= size), 6)
 
 
-def add_originals(gallery: Gallery, x: Tensor | None) -> None:
-    """The inputs above their reconstructions."""
-    if x is not None:
-        number = min(count(x.shape[2]), len(x))
-        gallery.add("reconstructions", None, "originals", x[:number], number)
-
-
-def draw(gallery: Gallery, group: Group, run: Entry, vae: VAE, x: Tensor | None) -> None:
+@torch.no_grad()
+def draw(gallery: Gallery, group: int, caption: str, vae: VAE, x: Tensor | None) -> None:
     """Add the strips of one group."""
-    caption = f"{group.label}, seed={run.seed}" if run.seed is not None else group.label
-    number = count(vae.image_shape[1])
-    with torch.no_grad():
-        if x is not None:
-            shown = x[:number]
-            gallery.add("reconstructions", group.number, caption, vae.reconstruct(shown), len(shown))
-            walk, columns = traversals(vae, x, number - 1 + number % 2)
-            gallery.add("traversals", group.number, caption, walk, columns)
-        if vae.prior is not None:
-            z = fixed_latents(number * 4096, 1).reshape(number, -1)[:, : vae.latent_dim]
-            gallery.add("samples", group.number, caption, vae.generate(z), number)
+    number = columns(vae.image_shape[1])
+    if x is not None:
+        gallery.add("reconstructions", group, caption, vae.reconstruct(x[:number]), min(number, len(x)))
+        odd = number - 1 + number % 2
+        gallery.add("traversals", group, caption, traversals(vae, x, odd), odd)
+    if vae.prior is not None:
+        z = fixed_latents(number * 4096, 1).reshape(number, -1)[:, : vae.latent_dim]
+        gallery.add("samples", group, caption, vae.generate(z), number)
 
 
-def traversals(vae: VAE, x: Tensor, columns: int) -> tuple[Tensor, int]:
-    """Decode walks along the latents that vary most over some images, from the code of the first image.
-
-    Returns:
-        Images (rows * columns, C, H, W), and the columns.
-    """
-    codes = torch.cat([vae.encode(chunk).mean for chunk in x.split(250)])
+def traversals(vae: VAE, x: Tensor, num_steps: int) -> Tensor:
+    """Decode walks along the latents that vary most over images, from the code of the first (rows * steps, C, H, W)."""
+    codes = torch.cat([vae.encode(chunk).mean for chunk in x.split(250)])  # (N, D)
     variances = codes.var(0, correction=0)
     dims = variances.argsort(descending=True)[:NUM_LATENTS]
-    steps = torch.linspace(-REACH, REACH, columns)
-    z = codes[0].repeat(len(dims), columns, 1)
+    steps = torch.linspace(-REACH, REACH, num_steps)
+    z = codes[0].repeat(len(dims), num_steps, 1)  # (rows, steps, D)
     for row, dim in zip(z, dims, strict=True):
         own = codes[:, dim].mean() + variances[dim].sqrt() * steps  # without a prior, the deviation of the codes
         row[:, dim] = steps if vae.prior is not None else own
-    return vae.generate(z.flatten(0, 1)), columns
+    return vae.generate(z.flatten(0, 1))
 
 
 def encode(images: Tensor, num_columns: int) -> tuple[bytes, str]:
-    """Images (N, C, H, W) in [0, 1] as rows of a PNG file, or of a JPEG file where they are large or coloured.
-
-    Returns:
-        The file's content and its type.
-    """
-    height = images.shape[-2]
+    """Images (N, C, H, W) in [0, 1] as rows of a PNG file, or of a JPEG file where they are large or coloured."""
+    height, is_grey = images.shape[-2], images.shape[1] == 1
     if height > MAX_SIZE:
         images = F.interpolate(images, (MAX_SIZE, MAX_SIZE), mode="bilinear", antialias=True)
     images = images.float().nan_to_num().clamp(0, 1)
     pixels = (make_grid(images, num_columns, padding=1, pad_value=0.5) * 255).round().to(torch.uint8)
-    is_grey = images.shape[1] == 1
-    array = pixels[0].numpy() if is_grey else pixels.permute(1, 2, 0).contiguous().numpy()
-    buffer = BytesIO()
-    if height <= (64 if is_grey else 32):
-        Image.fromarray(array).save(buffer, "PNG", optimize=True)
-        return buffer.getvalue(), "image/png"
-    Image.fromarray(array).save(buffer, "JPEG", quality=90, subsampling=0)
-    return buffer.getvalue(), "image/jpeg"
+    picture = Image.fromarray(pixels[0].numpy() if is_grey else pixels.permute(1, 2, 0).contiguous().numpy())
+    buffer, kind = BytesIO(), "png" if height <= (64 if is_grey else 32) else "jpeg"
+    how = {"optimize": True} if kind == "png" else {"quality": 90, "subsampling": 0}
+    picture.save(buffer, kind, **how)
+    return buffer.getvalue(), f"image/{kind}"

@@ -16,14 +16,20 @@ function paint(figure) {
   layout.title = { ...layout.title, font: { size: 14, color: css("--ink") } };
   for (const menu of menus) menu.font = { size: 11, color: css("--soft") };
   for (const trace of figure.data) {
-    const { group, groups, keeps } = trace.meta || {};
-    if (groups) {
-      trace.line.colorscale = groups.map((n, i) => [i / (groups.length - 1), hidden.has(n) ? css("--edge") : colours[n]]);
+    const { group, groups, x } = trace.meta || {};
+    const own = (groups || []).map((number) => colours[number]);
+    if (trace.type === "parcoords") {
+      trace.line.colorscale = groups.map((n, i) => [i / (groups.length - 1), hidden.has(n) ? css("--edge") : own[i]]);
+    } else if (groups) {  // a point for each
+      trace.meta.x = x || trace.x;
+      trace.x = trace.meta.x.map((value, i) => (hidden.has(groups[i]) ? null : value));
+      if (Array.isArray(trace.marker.color)) trace.marker.color = own;
+      for (const error of [trace.error_x, trace.error_y])
+        if (error) error.color = own.every((colour) => colour === own[0]) ? own[0] : css("--faint");
     } else if (group) {
       if (trace.visible !== false) trace.visible = hidden.has(group) ? "legendonly" : true;
       if (trace.fillcolor) trace.fillcolor = colours[group] + "26";
-      if (trace.line) trace.line.color = colours[group];
-      if (trace.marker && !keeps) trace.marker.color = colours[group];
+      trace.line.color = colours[group];
     }
   }
 }

@@ -1,14 +1,13 @@
 """`report.html`: one file that needs no network and runs nothing but plotly and its own script.
 
-Every text comes from configs and folders that may be a stranger's, and is escaped; a Content-Security-Policy allows the
-two scripts by their hashes only and no request at all, so that nothing else could run even so. Plotly compiles what it
-draws with WebGL (parallel coordinates), which the policy must allow.
+Every text may be a stranger's, and is escaped; a Content-Security-Policy allows the two scripts by their hashes and no
+request. Plotly compiles what it draws with WebGL, parallel coordinates, from its own code alone: `unsafe-eval`.
 """
 
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from html import escape
 from importlib.metadata import version
@@ -79,27 +78,22 @@ def page(comparison: Comparison, gallery=None) -> str:
 
 
 def sections(comparison: Comparison, gallery, drawn: list[go.Figure]) -> Iterator[tuple[str, str, str]]:
-    """The sections: an anchor, a title, the content; empty where there is nothing to show.
+    """The sections: an anchor, a title, the content, empty where there is none; figures are added to `drawn`."""
+    groups, sort, keys = comparison.groups, comparison.sort, comparison.keys
 
-    Args:
-        comparison: what they show.
-        gallery: images of the models, or None.
-        drawn: to which the figures are added that the contents name by their place.
-    """
-
-    def panels(made: list[go.Figure], text: str, css: str = "") -> str:
+    def panels(made: Iterable[go.Figure], text: str, css: str = "") -> str:
         """Figures side by side, below a line that says how to read them."""
-        shown = [figure for figure in made if figure.data]
-        places = range(len(drawn), len(drawn) + len(shown))
-        drawn.extend(shown)
-        divs = "".join(
-            f'<div class="figure" data-figure="{place}" style="height:{figure.layout.height}px"></div>'
-            for place, figure in zip(places, shown, strict=True)
-        )
-        return f'<p>{escape(text)}</p><div class="panels {css}">{divs}</div>' if shown else ""
+        divs = ""
+        for figure in made:
+            if figure.data:
+                height = figure.layout.height
+                divs += f'<div class="figure" data-figure="{len(drawn)}" style="height:{height}px"></div>'
+                drawn.append(figure)
+        return f'<p>{escape(text)}</p><div class="panels {css}">{divs}</div>' if divs else ""
 
-    def of_kinds(metric: str) -> list:
-        return classes(comparison.groups, metric)
+    def first(of: int, most: int, what: str = "groups") -> str:
+        """That not all are drawn, where that is so."""
+        return f" Only the first {most} of {of} {what} are drawn." if of > most else ""
 
     notes = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
     listed = f'<ul class="notes">{notes}</ul>' if notes else ""
@@ -107,49 +101,46 @@ def sections(comparison: Comparison, gallery, drawn: list[go.Figure]) -> Iterato
     yield "table", "Groups", to_html(groups_table(comparison), "sortable") + below
 
     told = "<p>Their last values stand here and in no mean.</p>"
-    has_others = bool(comparison.unfinished)
-    yield "unfinished", "Not completed", told + to_html(unfinished_table(comparison)) if has_others else ""
+    yield "unfinished", "Not completed", told + to_html(unfinished_table(comparison)) if comparison.unfinished else ""
 
     metrics = [metric for metric in comparison.metrics if metric.startswith("val/")]
-    lines = [figures.curves(comparison, metric, groups) for metric in metrics for groups in of_kinds(metric)]
+    lines = [figures.curves(comparison, metric, those) for metric in metrics for those in classes(groups, metric)]
     lines = [figure for figure in lines if any(len(trace.x) > 1 for trace in figure.data)]
-    yield "curves", "Learning curves", panels(lines, CURVES)
+    yield "curves", "Learning curves", panels(lines, CURVES + first(len(groups), figures.MAX_LINES))
 
-    planes = [figures.plane(comparison, m, groups) for m in figures.distortions(comparison) for groups in of_kinds(m)]
+    distortions = figures.distortions(comparison)
+    planes = (figures.plane(comparison, metric, those) for metric in distortions for those in classes(groups, metric))
     yield "plane", "Rate and distortion", panels(planes, PLANE)
 
-    stage = comparison.sort.rpartition("/")[0] or "val"
-    wanted = dict.fromkeys(m for m in (comparison.sort, f"{stage}/elbo", f"{stage}/mse") if comparison.has(m))
+    stage = sort.rpartition("/")[0] or "val"
+    wanted = [metric for metric in dict.fromkeys((sort, f"{stage}/elbo", f"{stage}/mse")) if comparison.has(metric)]
     parts = []
-    for key in comparison.keys[:MAX_KEYS]:
+    for key in keys[:MAX_KEYS]:
         several = [
-            figures.effect(comparison, key, metric, groups)
-            for metric in list(wanted)[:2]
-            for groups in of_kinds(metric)
-            if len({group.settings[key] for group in groups if group.values(metric)}) > 1
+            figures.effect(comparison, key, metric, those)
+            for metric in wanted[:2]
+            for those in classes(groups, metric)
+            if len({group.settings[key] for group in those if group.values(metric)}) > 1
         ]
         parts.append(f"<h3>{escape(key)}</h3>{panels(several, '')}" if several else "")
-    effects = f"<p>{EFFECTS}</p>{''.join(parts)}" if any(parts) else ""
-    yield "effects", "Effect of each setting", effects
+    text = EFFECTS + first(len(keys), MAX_KEYS, "settings")
+    yield "effects", "Effect of each setting", f"<p>{text}</p>{''.join(parts)}" if any(parts) else ""
 
     yield "parallel", "Parallel coordinates", panels([figures.parallel(comparison)], PARALLEL, "wide")
     yield "images", "Images", gallery.html() if gallery else ""
 
-    times = [figures.cost(comparison, groups) for groups in of_kinds(comparison.sort)] if comparison.sort else []
-    yield "time", "Time", panels([*times, figures.speed(comparison)], COSTS)
-    yield "config", "Settings", settings(comparison)
+    times = [figures.cost(comparison, those) for those in classes(groups, sort)] if sort else []
+    text = COSTS + (f" Only the fastest {figures.MAX_BARS} are bars." if len(groups) > figures.MAX_BARS else "")
+    yield "time", "Time", panels([*times, figures.speed(comparison)], text)
 
-
-def settings(comparison: Comparison) -> str:
-    """In what the groups differ, and all that the runs share."""
     table = settings_table(comparison)
-    shared = {
-        key: as_text(values[0])
+    shared = [
+        f"<li>{escape(key)}={escape(text)}</li>"
         for key, values in comparison.table.items()
-        if "." in key and "_target_" not in key and len(set(map(as_text, values))) == 1
-    }
-    items = "".join(f"<li>{escape(key)}={escape(text)}</li>" for key, text in shared.items() if "${" not in text)
+        if "." in key and "_target_" not in key
+        if len(texts := set(map(as_text, values))) == 1 and "${" not in (text := texts.pop())
+    ]
     intro = "<p>What differs between the groups, without the seed, the machine and the loggers.</p>"
     differ = intro + to_html(table) if table.rows else "<p>The runs have the same settings.</p>"
-    same = f"<summary>{items.count('<li>')} settings are the same in all runs</summary>"
-    return f'{differ}<details>{same}<ul class="code columns">{items}</ul></details>'
+    same = f"<summary>{len(shared)} settings are the same in all runs</summary>"
+    yield "config", "Settings", f'{differ}<details>{same}<ul class="code columns">{"".join(shared)}</ul></details>'

@@ -33,13 +33,7 @@ CHOICES = re.compile(r"^    choices:\n((?:      .*\n)+)", re.MULTILINE)
 
 @dataclass
 class History:
-    """What a run logged for each epoch.
-
-    Attributes:
-        values: of every `train/` and `val/` metric, step -> value.
-        epochs: step -> epochs done.
-        seconds: step -> seconds since the first log event, pauses included.
-    """
+    """What a run logged for each epoch: each metric, the epochs done and the seconds since the start, by step."""
 
     values: dict[str, dict[int, float]] = field(default_factory=dict)
     epochs: dict[int, float] = field(default_factory=dict)
@@ -53,45 +47,42 @@ class History:
 
 @dataclass
 class Entry:
-    """One run.
+    """One run."""
 
-    Attributes:
-        name: of its folder, or of the W&B run.
-        source: the folder on the command line below which it was found, or the W&B project.
-        location: its folder, or its address.
-        state: one of `STATES`.
-        reason: why it is not completed; empty if it is.
-        settings: every leaf of the config by its dotted key, interpolations as they are written.
-        choices: the option of every group by its dotted name; empty where no file says.
-        metrics: the numbers of `result.json`; of an unfinished run the last validation. In the units of the catalogue.
-        history: what it logged.
-        epoch: that it is in or ended with, from 1, or None.
-        folder: where its files are; None for an online run.
-    """
-
-    name: str
-    source: str
-    location: str
-    state: str
-    reason: str = ""
-    settings: dict[str, Any] = field(default_factory=dict)
-    choices: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    name: str  # of its folder, or of the W&B run
+    source: str  # the folder on the command line below which it was found, or the W&B project
+    location: str  # its folder, or its address
+    state: str  # one of STATES
+    reason: str = ""  # why it is not completed
+    settings: dict[str, Any] = field(
+        default_factory=dict
+    )  # leaves of the config by dotted key, interpolations as written
+    choices: dict[str, str] = field(default_factory=dict)  # the option of every group; empty where no file says
+    metrics: dict[str, float] = field(default_factory=dict)  # of result.json; unfinished: of the last validation
     history: History = field(default_factory=History)
-    epoch: int | None = None
-    folder: Path | None = None
+    epoch: int | None = None  # that it is in or ended with, from 1
+    folder: Path | None = None  # where its files are; None for an online run
 
     @property
     def seed(self) -> Any:
         """The seed, or None where there is none."""
         return self.settings.get("seed")
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it is completed."""
+        return self.state == "completed"
+
+    def value(self, metric: str) -> float:
+        """A metric, NaN where it was not measured."""
+        return self.metrics.get(metric, math.nan)
+
 
 def find_runs(folders: list[Path]) -> tuple[list[Entry], list[str]]:
     """Read every run below some folders, each once.
 
     Args:
-        folders: each a run, a sweep, or a folder of such; at least one.
+        folders: each a run, a sweep, or a folder of such.
 
     Returns:
         The runs in the order of their paths, and notes on sweeps that are not at their end.
@@ -113,7 +104,13 @@ def find_runs(folders: list[Path]) -> tuple[list[Entry], list[str]]:
     own = {top: top.resolve().name for top, _ in found.values()}
     names = {top: name if list(own.values()).count(name) == 1 else str(top) for top, name in own.items()}
     entries = [read_run(run, names[top]) for top, run in found.values()]
-    return entries, list(dict.fromkeys(note for sweep in sweeps if (note := at_work(sweep, entries))))
+    going = [run for run, entry in zip(found, entries, strict=True) if entry.state not in ("completed", "failed")]
+    notes = [
+        f"The sweep {visible(sweep.name)} is not at its end: jobs that have not started are not counted."
+        for sweep in dict.fromkeys(map(Path.resolve, sweeps))
+        if any(run.is_relative_to(sweep) for run in going)
+    ]
+    return entries, notes
 
 
 def run_folders(top: Path) -> tuple[list[Path], list[Path]]:
@@ -130,14 +127,6 @@ def run_folders(top: Path) -> tuple[list[Path], list[Path]]:
     return runs, sweeps
 
 
-def at_work(sweep: Path, entries: list[Entry]) -> str:
-    """That a sweep has runs that are not at their end, so that other jobs may not have started; else empty."""
-    runs = [entry for entry in entries if entry.folder and entry.folder.resolve().is_relative_to(sweep.resolve())]
-    if all(run.state in ("completed", "failed") for run in runs):
-        return ""
-    return f"The sweep {visible(sweep.name)} is not at its end: jobs that have not started are not counted."
-
-
 def read_run(folder: Path, source: str) -> Entry:
     """Read one run folder."""
     name, source, location = map(visible, (folder.resolve().name, source, str(folder)))
@@ -146,9 +135,9 @@ def read_run(folder: Path, source: str) -> Entry:
         status = read_json(folder / "status.json")
         entry.state, entry.reason = state_of(folder, status)
         entry.settings, entry.choices = read_settings(folder), read_choices(folder)
-        entry.epoch, entry.history = read_metrics(folder / "metrics.jsonl")
-        done = entry.state == "completed"
-        entry.metrics = numbers(read_json(folder / "result.json")) if done else entry.history.last
+        path = folder / "metrics.jsonl"
+        entry.epoch, entry.history = history_of(read_events(path, '"step"') if path.is_file() else [])
+        entry.metrics = numbers(read_json(folder / "result.json")) if entry.is_done else entry.history.last
     except (RunError, ValueError, OSError) as error:
         entry.state, entry.reason, entry.metrics = "failed", str(error), {}
     entry.reason = visible(" ".join(entry.reason.split()))
@@ -186,12 +175,9 @@ def read_choices(folder: Path) -> dict[str, str]:
     """The option of every group that makes the model, from what Hydra writes beside the config."""
     path = saved_config(folder).with_name("hydra.yaml")
     text = path.read_bytes()[:MAX_BYTES].decode(errors="replace") if path.is_file() else ""
-    if not (found := CHOICES.search(text)):
-        return {}
-    chosen = plain_yaml(path, found[1])
-    ours = {
-        str(key).replace("/", "."): str(value) for key, value in chosen.items() if not str(key).startswith("hydra/")
-    }
+    found = CHOICES.search(text)
+    chosen = {str(key): str(value) for key, value in plain_yaml(path, found[1]).items()} if found else {}
+    ours = {key.replace("/", "."): value for key, value in chosen.items() if not key.startswith("hydra/")}
     return visible(dict(reversed(ours.items())))  # Hydra names the dataset and the model last
 
 
@@ -208,10 +194,10 @@ def plain_yaml(path: Path, text: str) -> dict:
 
 
 def visible(value: Any) -> Any:
-    """A copy of nested dicts, lists and text without what a terminal would obey instead of showing it.
+    """A copy of nested dicts, lists and text in which what a terminal would obey is an escape that it shows.
 
-    Control characters, and those that change the direction of writing, become their escapes: a stranger's text must not
-    rewrite the reader's screen.
+    That are control characters, and those that change the direction of writing: a stranger's text must not rewrite the
+    reader's screen.
     """
     if isinstance(value, dict):
         return {visible(key): visible(child) for key, child in value.items()}
@@ -222,28 +208,21 @@ def visible(value: Any) -> Any:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in value)
 
 
-def read_metrics(path: Path) -> tuple[int | None, History]:
-    """The last epoch, from 1, and the history in `metrics.jsonl`; torn lines are left out."""
-    return history_of(read_events(path))
-
-
 def history_of(rows: Iterable[dict]) -> tuple[int | None, History]:
     """The last epoch, from 1, and the history in log events; a step that was repeated counts once, the last time."""
     epoch, begun, history = None, None, History()
     for row in rows:
         found = numbers({key: value for key, value in row.items() if key.startswith(LOGGED)})
-        step, now = found.get("step", math.nan), found.get("time", math.nan)
+        step, here, now = (found.get(key, math.nan) for key in ("step", "epoch", "time"))
         begun = now if begun is None and math.isfinite(now) else begun
         if not math.isfinite(step):
             continue
-        here = found.get("epoch", math.nan)
         epoch = int(here) + 1 if math.isfinite(here) else epoch
-        logged = {key: value for key, value in found.items() if key.startswith(("val/", "train/"))}
-        if logged:
-            history.epochs[int(step)] = here + 1
-            history.seconds[int(step)] = now - begun if begun is not None else math.nan
-        for key, value in logged.items():
-            history.values.setdefault(key, {})[int(step)] = value
+        for key, value in found.items():
+            if key.startswith(("val/", "train/")):
+                history.values.setdefault(key, {})[int(step)] = value
+                history.epochs[int(step)] = here + 1
+                history.seconds[int(step)] = now - begun if begun is not None else math.nan
     return epoch, history
 
 

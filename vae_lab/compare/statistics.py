@@ -1,18 +1,7 @@
 """What a few seeds can tell: means, and which differences from the best are more than chance.
 
-Two configurations are compared by the differences between runs that share a seed (a paired t-test; Student 1908), so
-that what a seed does to both cancels. Where fewer than three seeds are shared, the means of at least three seeds each
-are compared instead (Welch 1947). A configuration may pool settings, of which each seed has a run. Such runs are no
-independent repetitions: only those with the same settings are subtracted from each other, and their differences are
-averaged within each seed. What is counted is always seeds.
-
-The best configuration is chosen by looking at the results, and is the luckiest of its equals. So the p-values are
-adjusted with what happens if k configurations of n seeds are all the same: how often the smallest of the k - 1
-p-values, each against the one that came out best, is as small as this one. That is simulated with normal runs.
-Configurations that are already known to be different are taken off k, as in Westfall and Young 1993 (step-down min-p).
-The chance of any wrong "different" is then about 5 %, also where the deviations differ tenfold. No test of
-`scipy.stats` knows of the choice: Holm's correction for k - 1 comparisons would let it rise to 9 % (12 configurations
-of 3 seeds), and Bonferroni's for all pairs would ask for a p-value three times as small.
+Runs of two configurations are paired by what they share: the seed, and the settings over which a group pools. Such
+pooled runs are no independent repetitions: what is counted and tested is always seeds.
 """
 
 import math
@@ -75,21 +64,13 @@ def are_alike(first: Values, second: Values) -> bool:
 
 @dataclass(frozen=True)
 class Difference:
-    """What sets two configurations apart in one metric.
+    """What sets two configurations apart in one metric."""
 
-    Attributes:
-        mean: of the first minus the second.
-        ci: half the 95 % confidence interval, not adjusted for the number of comparisons; NaN if it was not tested.
-        p: of no difference, adjusted for the choice of the best; NaN if it was not tested.
-        n: shared seeds, or the seeds of the smaller group.
-        is_paired: whether it is of runs with the same seeds.
-    """
-
-    mean: float
-    ci: float
-    p: float
-    n: int
-    is_paired: bool
+    mean: float  # of the first minus the second
+    ci: float  # half the 95 % confidence interval, not adjusted for the number of comparisons; NaN if not tested
+    p: float  # of no difference, adjusted for the choice of the best; NaN if not tested
+    n: int  # shared seeds, or the seeds of the smaller group
+    is_paired: bool  # whether it is of runs with the same seeds
 
     @property
     def is_distinct(self) -> bool:
@@ -98,7 +79,11 @@ class Difference:
 
 
 def difference(first: Values, second: Values) -> Difference:
-    """Compare two configurations, before any adjustment."""
+    """Compare two configurations, before any adjustment.
+
+    A paired t-test (Student 1908), so that what a seed does to both cancels; where fewer than three seeds are shared,
+    the means of at least three seeds each are compared instead (Welch 1947).
+    """
     shared = [unit for unit in first if unit in second]
     a, b = (seed_means({unit: values[unit] for unit in shared}) for values in (first, second))
     is_paired = len(a) >= MIN_SEEDS
@@ -116,14 +101,14 @@ def difference(first: Values, second: Values) -> Difference:
 
 
 def adjust(p_values: list[float], n: int) -> list[float]:
-    """Adjust the p-values of all comparisons with a best one that was chosen by the results.
+    """The chance, if all were the same, of p-values as small as these of comparisons with a best one of n seeds each.
 
-    Args:
-        p_values: of the other configurations, one for each.
-        n: seeds of each configuration, >= 3.
-
-    Returns:
-        The chance, if these and the best were the same, of a p-value as small as each.
+    The best is chosen by looking at the results, and is the luckiest of its equals. So a p-value is adjusted by how
+    often the smallest of k - 1 of them, each against the one that came out best of k equal configurations, is as small:
+    that is simulated with normal runs. What is known to be different is taken off k (step-down min-p; Westfall and
+    Young 1993). The chance of any wrong "different" is then about 5 %, also where the deviations differ tenfold. With
+    Holm's correction for k - 1 comparisons it would rise to 9 % (12 configurations of 3 seeds), and Bonferroni's for
+    all pairs would ask for a p-value three times as small; no test of `scipy.stats` knows of the choice.
     """
     adjusted, largest, num_left = [0.0] * len(p_values), 0.0, len(p_values) + 1
     for index in np.argsort(p_values, kind="stable"):
@@ -157,20 +142,9 @@ def smallest_p_values(k: int, n: int) -> np.ndarray:
     return np.sort(2 * stats.t.sf((differences.mean(2) / error).max(1), n - 1))
 
 
-def compare_with(best: int, groups: list[Values]) -> list[Difference | None]:
-    """Compare every configuration with the best one.
-
-    Args:
-        best: the index of the best.
-        groups: the values of each, at least one.
-
-    Returns:
-        Each minus the best, with adjusted p-values; None for the best itself.
-    """
-    found = [None if i == best else difference(values, groups[best]) for i, values in enumerate(groups)]
-    tested = [raw for raw in found if raw and not math.isnan(raw.p)]
-    if tested:
-        p_values = adjust([raw.p for raw in tested], max(raw.n for raw in tested))
-        adjusted = {id(raw): p for raw, p in zip(tested, p_values, strict=True)}
-        found = [replace(raw, p=adjusted[id(raw)]) if raw and id(raw) in adjusted else raw for raw in found]
-    return found
+def compare_with_first(groups: list[Values]) -> list[Difference]:
+    """Every other configuration minus the first, the best, with adjusted p-values."""
+    found = [difference(values, groups[0]) for values in groups[1:]]
+    tested = [raw for raw in found if not math.isnan(raw.p)]
+    p_values = iter(adjust([raw.p for raw in tested], max((raw.n for raw in tested), default=0)))
+    return [raw if math.isnan(raw.p) else replace(raw, p=next(p_values)) for raw in found]

@@ -1,14 +1,14 @@
-"""Tables, each described once: columns, cells and their marks; and what draws any of them in the terminal, as HTML, as
-Markdown and as CSV.
+"""Tables, each described once: columns, cells and their marks; and what draws any of them in the terminal, as HTML and
+as Markdown. The table of all runs is CSV only.
 """
 
 import csv
 import io
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -16,8 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from vae_lab.compare.comparison import Comparison
-from vae_lab.compare.groups import Group, as_text, classes, is_higher_better, shorten
-from vae_lab.compare.runs import Entry
+from vae_lab.compare.groups import Group, as_text, shorten
 from vae_lab.metrics.catalogue import find, key_of
 
 MAX_SIDE_BY_SIDE = 40  # groups in the table of settings
@@ -27,21 +26,13 @@ STYLES = {"best": "bold", "none": "dim", "failed": "red", "running": "cyan", "pr
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, what stands below it (a unit, the group of a setting) and what it holds.
-
-    Attributes:
-        title: one or a few words.
-        below: in small letters, where there is room for it.
-        kind: `place`, `setting`, `count`, `metric`, `verdict` or `text`; all but the first metric may be left out.
-        ascending: whether the smallest value comes first when a reader sorts by it.
-        decides: whether the rows are sorted by it.
-    """
+    """A column."""
 
     title: str
-    below: str = ""
-    kind: str = "text"
-    ascending: bool = True
-    decides: bool = False
+    below: str = ""  # in small letters, where there is room for it: a unit, the group of a setting
+    kind: str = "text"  # place, setting, count, metric, verdict or text; all but the first metric may be left out
+    largest_first: bool = False  # when a reader sorts by it
+    decides: bool = False  # whether the rows are sorted by it
 
     @property
     def is_number(self) -> bool:
@@ -49,39 +40,26 @@ class Column:
         return self.kind in ("place", "count", "metric")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell.
-
-    Attributes:
-        text: what it says.
-        below: what stands beside or below it, such as the deviation.
-        tip: more, for a reader who points at it.
-        value: by which it is sorted; None comes last.
-        mark: a word of `STYLES` or of the style sheet.
-        apart: cells with another number are not compared with this one.
-    """
+class Cell(NamedTuple):
+    """A cell."""
 
     text: str
-    below: str = ""
-    tip: str = ""
-    value: float | str | None = None
-    mark: str = ""
-    apart: int = 0
+    below: str = ""  # what stands beside or below it, such as the deviation
+    tip: str = ""  # more, for a reader who points at it
+    value: float | str | None = None  # by which it is sorted; None comes last
+    mark: str = ""  # a word of STYLES or of the style sheet
+    apart: int = 0  # cells with another number are not compared with this one
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row: its cells, the number of its group, its name where there is no room for the settings, and its mark."""
+class Row(NamedTuple):
+    """A row: its cells, its group, and its mark."""
 
     cells: list[Cell]
-    group: int | None = None
-    label: str = ""
+    group: Group | None = None
     mark: str = ""
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """Columns, and rows with a cell for each of them."""
 
     columns: list[Column]
@@ -93,55 +71,44 @@ class Table:
 
 def groups_table(comparison: Comparison) -> Table:
     """The groups in their order: settings, seeds, the deciding metric, the comparison with the best, other metrics."""
-    name, shown = shorten(comparison.keys), comparison.shown
-    digits = {metric: decimals(comparison.groups, metric) for metric in (*shown, comparison.sort)}
-    stages = {metric.rpartition("/")[0] for metric in comparison.metrics}
-
-    def metric_column(metric: str) -> Column:
-        known = find(metric)
-        arrow = {"higher": "↑ ", "lower": "↓ ", None: ""}[known.better]
-        mark = " †" if metric in comparison.apart else ""
-        title = (metric if len(stages) > 1 else key_of(metric)).replace("_", " ")
-        decides = metric == comparison.sort
+    groups, keys, sort = comparison.groups, comparison.keys, comparison.sort
+    name, several = shorten(keys), len({metric.rpartition("/")[0] for metric in comparison.metrics}) > 1
+    measured = []
+    for metric in comparison.shown:
+        known, digits = find(metric), decimals(groups, metric)
+        title = (metric if several else key_of(metric)).replace("_", " ") + " †" * (metric in comparison.apart)
         unit = "" if known.unit == title else known.unit
-        return Column(f"{title}{mark}", f"{arrow}{unit}".strip(), "metric", not is_higher_better(metric), decides)
-
-    settings = [
-        Column(name(key), "" if name(key) == key else key.rpartition(".")[0], "setting") for key in comparison.keys
-    ]
-    metrics = [metric_column(metric) for metric in shown]
+        below = ({"higher": "↑ ", "lower": "↓ ", None: ""}[known.better] + unit).strip()
+        column = Column(title, below, "metric", known.better == "higher", metric == sort)
+        kinds = {stick: i for i, stick in enumerate(dict.fromkeys(group.yardstick(metric) for group in groups))}
+        cells = []
+        for group in groups:
+            found, going = group.spread(metric), group.unfinished(metric)
+            if not found.n:
+                cells.append(Cell(f"({format_number(going.mean, digits)} so far)" if going.n else "–"))
+                continue
+            tip = f"{key_of(metric)}: n={found.n}, mean {found.mean:.6g} {known.unit}".rstrip()
+            if found.n > 1:
+                tip += f"\nsd {found.sd:.3g}, 95 % interval of the mean ±{found.ci:.3g}"
+            half = found.ci if comparison.spread == "ci" else found.sd
+            below = "" if math.isnan(half) else f"± {format_number(half, digits)}"
+            kind = kinds[group.yardstick(metric)] if metric in comparison.apart else 0
+            cells.append(Cell(format_number(found.mean, digits), below, tip, found.mean, apart=kind))
+        measured.append((column, cells))
+    settings = [Column(name(key), "" if name(key) == key else key.rpartition(".")[0], "setting") for key in keys]
     verdict = Column("against the best", "difference ± 95 %", "verdict")
-    columns = [Column("#", kind="place"), *settings, Column("n", "seeds", "count"), *metrics[:1], verdict, *metrics[1:]]
-    parts = {metric: classes(comparison.groups, metric) for metric in shown}
-    kinds = {m: {g.number: i for i, members in enumerate(parts[m]) for g in members} for m in shown}
-    rows = []
-    for group in comparison.groups:
-        n, seeds = group.spread(comparison.sort).n, len({seed for seed, *_ in group.units})
-        cells = [value_cell(comparison, group, m, digits[m], kinds[m].get(group.number, 0)) for m in shown]
-        told = [
-            Cell(str(group.number), value=group.number),
-            *(Cell(group.settings[key], value=comparison.setting(key, group)) for key in comparison.keys),
-            Cell(str(n) if n == seeds else f"{n} of {seeds}", value=n),
-            *cells[:1],
-            verdict_cell(group, digits[comparison.sort]),
-            *cells[1:],
-        ]
-        mark = "best" if group.is_best else "" if group.values(comparison.sort) else "none"
-        rows.append(Row(told, group.number, group.label, mark))
+    first, others = measured[:1], measured[1:]
+    columns = [Column("#", kind="place"), *settings, Column("n", "seeds", "count"), *(column for column, _ in first)]
+    columns += [verdict, *(column for column, _ in others)]
+    rows, digits = [], decimals(groups, sort)
+    for i, group in enumerate(groups):
+        n, seeds = group.spread(sort).n, len({seed for seed, *_ in group.units})
+        told = [Cell(str(group.number), value=group.number)]
+        told += [Cell(group.settings[key], value=group.setting(key)) for key in keys]
+        told += [Cell(str(n) if n == seeds else f"{n} of {seeds}", value=n), *(cells[i] for _, cells in first)]
+        told += [verdict_cell(group, digits), *(cells[i] for _, cells in others)]
+        rows.append(Row(told, group, "best" if group.is_best else "" if group.values(sort) else "none"))
     return Table(columns, rows)
-
-
-def value_cell(comparison: Comparison, group: Group, metric: str, digits: int, apart: int) -> Cell:
-    """Mean ± deviation; values of unfinished runs are marked, and never mixed with others."""
-    found, going = group.spread(metric), group.unfinished(metric)
-    if not found.n:
-        return Cell(f"({format_number(going.mean, digits)} so far)" if going.n else "–")
-    half = found.ci if comparison.spread == "ci" else found.sd
-    tip = f"{key_of(metric)}: n={found.n}, mean {found.mean:.6g} {find(metric).unit}".rstrip()
-    if found.n > 1:
-        tip += f"\nsd {found.sd:.3g}, 95 % interval of the mean ±{found.ci:.3g}"
-    below = "" if math.isnan(half) else f"± {format_number(half, digits)}"
-    return Cell(format_number(found.mean, digits), below, tip, found.mean, apart=apart)
 
 
 def verdict_cell(group: Group, digits: int) -> Cell:
@@ -160,58 +127,39 @@ def unfinished_table(comparison: Comparison) -> Table:
     """The runs that are not completed, failed ones first, each with its reason and its last values."""
     entries = comparison.unfinished
     known = [metric for metric in comparison.metrics if any(metric in entry.metrics for entry in entries)][:2]
-    digits = {metric: decimals(comparison.groups, metric) for metric in known}
-
-    def row(entry: Entry) -> Row:
-        values = [entry.metrics.get(metric, math.nan) for metric in known]
-        texts = [format_number(value, digits[metric]) for metric, value in zip(known, values, strict=True)]
-        epoch = str(entry.epoch or "–")
-        cells = [Cell(entry.state, mark=entry.state), Cell(entry.name), Cell(epoch), *map(Cell, texts)]
-        return Row([*cells, Cell(entry.reason or "–")])
-
+    digits = [decimals(comparison.groups, metric) for metric in known]
     metrics = [Column(key_of(metric), kind="metric") for metric in known]
     columns = [Column("state"), Column("run"), Column("epoch", kind="count"), *metrics, Column("reason")]
-    return Table(columns, [row(entry) for entry in entries])
+    rows = []
+    for entry in entries:
+        last = [format_number(entry.value(metric), n) for metric, n in zip(known, digits, strict=True)]
+        texts = [entry.name, str(entry.epoch or "–"), *last, entry.reason or "–"]
+        rows.append(Row([Cell(entry.state, mark=entry.state), *map(Cell, texts)]))
+    return Table(columns, rows)
 
 
 def settings_table(comparison: Comparison) -> Table:
     """In what the groups differ: a row for each setting, a column for each group."""
     groups = comparison.groups[:MAX_SIDE_BY_SIDE]
+    place = {id(run): i for i, run in enumerate(comparison.entries)}
     rows = []
     for key in dict.fromkeys([*comparison.by, *comparison.differing]):
         values = comparison.table[key]
-        texts = [dict.fromkeys(as_text(values[comparison.index[id(run)]]) for run in group.runs) for group in groups]
+        texts = [dict.fromkeys(as_text(values[place[id(run)]]) for run in group.runs) for group in groups]
         rows.append(Row([Cell(key, mark="code"), *(Cell(", ".join(own)) for own in texts)]))
     return Table([Column("setting"), *(Column(str(group.number), kind="place") for group in groups)], rows)
-
-
-def runs_table(comparison: Comparison) -> Table:
-    """One row for each run, failed and unfinished ones too: its group, settings and metrics, as exactly as they are."""
-    metrics = list(dict.fromkeys(key for entry in comparison.entries for key in entry.metrics))
-    keys = list(dict.fromkeys([*comparison.keys, *comparison.differing]))
-    number = {id(run): group.number for group in comparison.groups for run in group.runs}
-    rows = []
-    for i, entry in enumerate(comparison.entries):
-        own = [number.get(id(entry), ""), entry.name, entry.state, entry.reason, entry.epoch or ""]
-        settings = [as_text(comparison.table[key][i]) for key in keys]
-        values = [repr(entry.metrics[key]) if key in entry.metrics else "" for key in metrics]
-        seed = "" if entry.seed is None else as_text(entry.seed)
-        rows.append(Row([Cell(str(text)) for text in (*own, seed, *settings, *values, entry.location)]))
-    names = ["group", "run", "state", "reason", "epoch", "seed", *keys, *metrics, "location"]
-    return Table([Column(name) for name in names], rows)
 
 
 def decimals(groups: list[Group], metric: str) -> int:
     """Digits after the point that show the deviations of a metric with two digits."""
     found = [group.spread(metric) for group in groups if group.values(metric)]
-    found = found or [group.unfinished(metric) for group in groups if group.unfinished(metric).n]
+    found = found or [going for group in groups if (going := group.unfinished(metric)).n]
     deviations = sorted(s.sd for s in found if s.sd > 0)
-    if deviations:
-        return min(max(1 - math.floor(math.log10(deviations[len(deviations) // 2])), 0), 6)
-    if all(s.mean.is_integer() for s in found):
+    if not deviations and all(s.mean.is_integer() for s in found):
         return 0
     largest = max((abs(s.mean) for s in found if s.mean), default=1.0)
-    return min(max(4 - 1 - math.floor(math.log10(largest)), 0), 6)
+    scale, digits = (deviations[len(deviations) // 2], 2) if deviations else (largest, 4)
+    return min(max(digits - 1 - math.floor(math.log10(scale)), 0), 6)
 
 
 def format_number(value: float, digits: int) -> str:
@@ -228,71 +176,64 @@ def to_terminal(table: Table, console: Console, max_rows: int) -> tuple[RichTabl
     Other metrics than the first are left out from the right. Where that is not enough, the settings of a row become one
     text of several lines, so that the metric and the verdict stay in view.
     """
-    columns = list(range(len(table.columns)))
-    spare = [i for i in columns if table.columns[i].kind == "metric"][1:]
-    drawn, unlimited = rich_table(table, columns, max_rows), console.options.update(width=10_000)
-    while console.measure(drawn, options=unlimited).maximum > console.width and spare:
-        columns.remove(spare.pop())
-        drawn = rich_table(table, columns, max_rows)
-    if console.measure(drawn, options=unlimited).maximum > console.width:
-        drawn = rich_table(table, columns, max_rows, is_narrow=True)
-    return drawn, [column.title for i, column in enumerate(table.columns) if i not in columns]
+    spare = [column for column in table.columns if column.kind == "metric"][1:]
+    left, is_narrow, unlimited = [], False, console.options.update(width=10_000)
+    while True:
+        drawn = rich_table(table, left, max_rows, is_narrow)
+        if is_narrow or console.measure(drawn, options=unlimited).maximum <= console.width:
+            return drawn, [column.title for column in reversed(left)]
+        if spare:
+            left.append(spare.pop())
+        else:
+            is_narrow = True
 
 
-def rich_table(table: Table, shown: list[int], max_rows: int, is_narrow: bool = False) -> RichTable:
-    """Some columns of a table."""
+def rich_table(table: Table, left: list[Column], max_rows: int, is_narrow: bool) -> RichTable:
+    """A table without some columns."""
     drawn = RichTable(header_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
-    settings = [i for i in shown if table.columns[i].kind == "setting"] if is_narrow else []
-    for i in shown:
-        column = table.columns[i]
+    shown = [(i, column) for i, column in enumerate(table.columns) if column not in left]
+    settings = [i for i, column in shown if column.kind == "setting"] if is_narrow else []
+    shown = [(i, column) for i, column in shown if i not in settings[1:]]
+    for i, column in shown:
         title = "settings" if i in settings else "" if column.kind == "place" else column.title
-        if i not in settings[1:]:
-            wraps = is_narrow and not column.is_number
-            drawn.add_column(Text(title), justify="right" if column.is_number else "left", no_wrap=not wraps,
-                             overflow="fold" if wraps else None)  # fmt: skip
+        wraps = is_narrow and not column.is_number
+        drawn.add_column(Text(title), justify="right" if column.is_number else "left", no_wrap=not wraps,
+                         overflow="fold" if wraps else None)  # fmt: skip
     for row in table.rows[:max_rows]:
         cells = []
-        for i in shown:
-            cell, column = row.cells[i], table.columns[i]
-            text = row.label if i in settings else cell.text
+        for i, column in shown:
+            cell = row.cells[i]
+            text = row.group.label if row.group and i in settings else cell.text
             text = f"{text} {cell.below}".rstrip() if column.kind == "metric" else text
-            if i not in settings[1:]:
-                cells.append(Text(text, STYLES.get(cell.mark, "") if column.kind == "text" else ""))
+            cells.append(Text(text, STYLES.get(cell.mark, "") if column.kind == "text" else ""))
         drawn.add_row(*cells, style=STYLES.get(row.mark))
     return drawn
 
 
 def to_html(table: Table, css: str = "") -> str:
-    """A table of HTML that scrolls where it is too wide."""
-    heads = "".join(html_head(column) for column in table.columns)
-    rows = "".join(
-        f'<tr class="{row.mark}"{f" data-g={row.group}" if row.group else ""}>'
-        + "".join(html_cell(cell, column, row.group) for cell, column in zip(row.cells, table.columns, strict=True))
-        + "</tr>"
-        for row in table.rows
-    )
-    body = f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>"
+    """A table of HTML that scrolls where it is too wide; by all columns but verdicts and texts a reader can sort."""
+    heads, rows = [], []
+    for column in table.columns:
+        order = "descending" if column.largest_first else "ascending"
+        title, below = escape(column.title), f"<small>{escape(column.below)}</small>" if column.below else ""
+        title = title if column.kind in ("verdict", "text") else f'<button type="button">{title}</button>'
+        decides = f' aria-sort="{order}"' if column.decides else ""
+        css_of = f"{column.kind} {'num' * column.is_number}"
+        heads.append(f'<th class="{css_of}" data-first="{order}"{decides}>{title}{below}</th>')
+    for row in table.rows:
+        number = row.group.number if row.group else ""
+        cells = "".join(html_cell(*own, number) for own in zip(row.cells, table.columns, strict=True))
+        rows.append(f'<tr class="{row.mark}"{f" data-g={number}" if row.group else ""}>{cells}</tr>')
+    body = f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<div class="scroll"><table class="{css}">{body}</table></div>'
 
 
-def html_head(column: Column) -> str:
-    """The head of a column; by all but verdicts and texts a reader can sort."""
-    order = "ascending" if column.ascending else "descending"
-    title = escape(column.title)
-    if column.kind not in ("verdict", "text"):
-        title = f'<button type="button">{title}</button>'
-    below = f"<small>{escape(column.below)}</small>" if column.below else ""
-    decides = f' aria-sort="{order}"' if column.decides else ""
-    css = f"{column.kind} {'num' if column.is_number else ''}"
-    return f'<th class="{css}" data-first="{order}"{decides}>{title}{below}</th>'
-
-
-def html_cell(cell: Cell, column: Column, group: int | None) -> str:
+def html_cell(cell: Cell, column: Column, number: int | str) -> str:
     """A cell; that of a place shows the colour of its group."""
-    key = f'<span class="key" data-key="{group}"></span> ' if group and column.kind == "place" else ""
+    key = f'<span class="key" data-key="{number}"></span> ' if number and column.kind == "place" else ""
     below = f"<small>{escape(cell.below)}</small>" if cell.below else ""
-    tip = f' title="{escape(cell.tip, quote=True)}"' if cell.tip else ""
-    value = "" if cell.value is None else escape(as_text(cell.value), quote=True)
+    tip = f' title="{escape(cell.tip)}"' if cell.tip else ""
+    value = "" if cell.value is None else escape(as_text(cell.value))
     css = f"{column.kind} {'num' if column.is_number and column.kind != 'place' else ''} {cell.mark}"
     text = f"<span>{escape(cell.text)}</span>"
     return f'<td class="{css}" data-value="{value}" data-apart="{cell.apart}"{tip}>{key}{text}{below}</td>'
@@ -309,15 +250,21 @@ def to_markdown(table: Table) -> list[str]:
 def plain(text: str) -> str:
     """Text that is only text in Markdown."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return "".join(f"\\{letter}" if letter in "\\`*_[]|#" else letter for letter in text)
+    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", text)
 
 
-def to_csv(table: Table) -> str:
-    """A table of comma-separated values."""
+def runs_csv(comparison: Comparison) -> str:
+    """One row for each run, failed and unfinished ones too: its group, settings and metrics, as exactly as they are."""
+    metrics = list(dict.fromkeys(key for entry in comparison.entries for key in entry.metrics))
+    keys = list(dict.fromkeys([*comparison.keys, *comparison.differing]))
+    number = {id(run): group.number for group in comparison.groups for run in group.runs}
+    rows = [["group", "run", "state", "reason", "epoch", "seed", *keys, *metrics, "location"]]
+    for i, entry in enumerate(comparison.entries):
+        own = [number.get(id(entry), ""), entry.name, entry.state, entry.reason, entry.epoch or ""]
+        own += ["" if entry.seed is None else as_text(entry.seed), *(as_text(comparison.table[key][i]) for key in keys)]
+        rows.append([*own, *(repr(entry.metrics[m]) if m in entry.metrics else "" for m in metrics), entry.location])
     buffer = io.StringIO()
-    lines: list[Sequence[str]] = [[column.title for column in table.columns]]
-    lines += [[cell.text for cell in row.cells] for row in table.rows]
-    csv.writer(buffer, lineterminator="\n").writerows([list(map(harmless, line)) for line in lines])
+    csv.writer(buffer, lineterminator="\n").writerows([harmless(str(text)) for text in row] for row in rows)
     return buffer.getvalue()
 
 

@@ -1,5 +1,4 @@
-"""W&B: the runs that are online, as values like those of run folders; and a saved view of a project that shows there
-what a comparison shows here.
+"""W&B: the runs that are online, as values like those of run folders; and a view that shows there what is shown here.
 
 What is read is what vae-lab sent: the config with its interpolations resolved, `result.json` as the summary, and the
 lines of `metrics.jsonl` as the history. Nothing says there which options were chosen, so the settings stand for them.
@@ -50,15 +49,7 @@ def online_runs(place: str, api: Any = None) -> list[Entry]:
 
 
 def split_place(key: str, place: str) -> tuple[str, str, str | None]:
-    """The entity, the project and, where one is named, the group.
-
-    Args:
-        key: the setting that names them.
-        place: its value.
-
-    Raises:
-        ValueError: if it has fewer parts or empty ones.
-    """
+    """The entity, the project and, where one is named, the group that a setting names."""
     entity, project, *group = [*place.strip("/").split("/", 2), ""][:3]
     if not (entity and project):
         raise ValueError(f"{key} must be ENTITY/PROJECT or ENTITY/PROJECT/GROUP, got {place!r}")
@@ -66,11 +57,7 @@ def split_place(key: str, place: str) -> tuple[str, str, str | None]:
 
 
 def connect() -> Any:
-    """A `wandb.Api`, which would ask on the terminal where there is no API key.
-
-    Raises:
-        RunError: if there is none.
-    """
+    """A `wandb.Api`, which would ask on the terminal where there is no API key."""
     if reason := obstacle(KEY_SECONDS):
         raise RunError(reason.removesuffix(" or use logger.wandb.mode=auto"))  # which is of training
     import wandb
@@ -96,7 +83,8 @@ def read_online(run: Any, source: str) -> Entry:
 
 
 def save_view(comparison: Comparison, place: str) -> str:
-    """Save the view, as a new one.
+    """Save a new view: the settings that differ as columns beside the metrics, parallel coordinates, the planes of the
+    report and learning curves. W&B draws them itself, from runs as they come.
 
     Args:
         comparison: what it shows.
@@ -114,44 +102,34 @@ def save_view(comparison: Comparison, place: str) -> str:
         raise RunError("wandb_view needs the package wandb-workspaces: pip install 'vae_lab[workspaces]'")
     try:
         connect()  # refuses before the library would ask for a key
-        return make_view(comparison, entity, project, group).save().url
+        import wandb_workspaces.reports.v2 as panels
+        import wandb_workspaces.workspaces as workspaces
+
+        metrics, settings = comparison.metrics, settings_of(comparison)
+        axes = [*map(panels.Config, settings), *map(panels.SummaryMetric, metrics)]
+        axes = [panels.ParallelCoordinatesPlotColumn(axis) for axis in axes]
+        drawn = [panels.ParallelCoordinatesPlot(title="Settings and metrics", columns=axes)]
+        for y in distortions(comparison):
+            rate = panels.SummaryMetric(f"{y.rpartition('/')[0]}/kl")
+            title = f"{key_of(y)} against kl"
+            drawn.append(panels.ScatterPlot(title=title, x=rate, y=panels.SummaryMetric(y)))
+        curves = [panels.LinePlot(title=metric, x="step", y=[metric]) for metric in metrics]
+        parts = {"Comparison": drawn, "Learning curves": curves}
+        names = [(key.partition(".")[0], key.partition(".")[2]) for key in settings]
+        columns = [f"config:{first}.value{'.' if rest else ''}{rest}" for first, rest in names]  # as W&B calls them
+        view = workspaces.Workspace(
+            entity=entity,
+            project=project,
+            name=f"Comparison of {group or comparison.title}"[:120],
+            sections=[workspaces.Section(name=name, panels=own, is_open=True) for name, own in parts.items()],
+            runset_settings=workspaces.RunsetSettings(
+                filters=[workspaces.Metric("Group") == group] if group else [],
+                pinned_columns=[*columns, *(f"summary:{metric}" for metric in metrics)],
+            ),
+        )
+        return view.save().url
     except Exception as error:  # W&B raises all kinds
         raise RunError(f"cannot save a view in {place}: {visible(redact(one_line(error)))}") from error
-
-
-def make_view(comparison: Comparison, entity: str, project: str, group: str | None) -> Any:
-    """The view, a `wandb_workspaces.workspaces.Workspace`: the settings that differ as columns beside the metrics,
-    parallel coordinates, the planes of the report and learning curves. W&B draws them itself, from runs as they come.
-    """
-    import wandb_workspaces.reports.v2 as panels
-    import wandb_workspaces.workspaces as workspaces
-
-    settings = settings_of(comparison)
-    columns = [*map(column, settings), *(f"summary:{metric}" for metric in comparison.metrics)]
-    axes = [panels.ParallelCoordinatesPlotColumn(panels.Config(key)) for key in settings]
-    axes += [panels.ParallelCoordinatesPlotColumn(panels.SummaryMetric(metric)) for metric in comparison.metrics]
-    planes = [
-        panels.ScatterPlot(title=f"{key_of(y)} against kl", x=panels.SummaryMetric(x), y=panels.SummaryMetric(y))
-        for x, y in ((f"{metric.rpartition('/')[0]}/kl", metric) for metric in distortions(comparison))
-    ]
-    curves = [panels.LinePlot(title=metric, x="step", y=[metric]) for metric in comparison.metrics]
-    return workspaces.Workspace(
-        entity=entity,
-        project=project,
-        name=f"Comparison of {group or comparison.title}"[:120],
-        sections=[
-            workspaces.Section(
-                name="Comparison",
-                panels=[panels.ParallelCoordinatesPlot(title="Settings and metrics", columns=axes), *planes],
-                is_open=True,
-            ),
-            workspaces.Section(name="Learning curves", panels=curves, is_open=True),
-        ],
-        runset_settings=workspaces.RunsetSettings(
-            filters=[workspaces.Metric("Group") == group] if group else [],
-            pinned_columns=columns,
-        ),
-    )
 
 
 def settings_of(comparison: Comparison) -> list[str]:
@@ -161,9 +139,3 @@ def settings_of(comparison: Comparison) -> list[str]:
         within = [k for k in comparison.table if k.startswith(f"{key}.") and k.endswith("_target_")] or [key]
         found += [k for k in within if len(set(map(as_text, comparison.table[k]))) > 1][:1]
     return list(dict.fromkeys(found))
-
-
-def column(key: str) -> str:
-    """What W&B calls the column of a setting: its `value` stands after the first part of a nested key."""
-    first, dot, rest = key.partition(".")
-    return f"config:{first}.value{dot}{rest}"

@@ -38,6 +38,7 @@ ROLES = {
     "posterior": Role.SHARED,
     "prior": Role.SHARED,
     "loss": Role.SHARED,
+    "loss.measure": Role.FREE,  # only says what the likelihood's log is of
     "loss.KLD_weight": Role.WEIGHT,
     "loss.free_bits": Role.WEIGHT,
     "loss.warmup_steps": Role.WEIGHT,
