@@ -807,6 +807,7 @@ class FakeRun:
     def __init__(self, seed, state, elbo):
         self.name, self.url, self.state = f"run-{seed}", f"https://wandb.ai/me/project/runs/{seed}", state
         self.config = {"seed": seed, "latent_dim": 2, "loss": {"KLD_weight": 1.0}, "_wandb": {"x": 1}}
+        self.config["choices"] = {"model": "conv", "optimizer/schedule": "none", "hydra/launcher": "local"}
         self.summary = {"val/elbo": elbo, "_step": 3, "images_per_second": 5, "picture": {"_type": "image-file"}}
         self.rows = [{"step": s, "_step": i, "val/elbo": elbo - s, "epoch": i} for i, s in enumerate((20, 10, 0))]
 
@@ -822,6 +823,7 @@ def test_online_runs_are_read_like_folders():
     assert asked == [("me/project", {"group": "my/group"})]
     assert [entry.state for entry in entries] == ["completed"] * 3 + ["interrupted"]
     assert entries[0].settings == {"seed": 0, "latent_dim": 2, "loss.KLD_weight": 1.0}
+    assert entries[0].choices == {"optimizer.schedule": "none", "model": "conv"}
     assert entries[0].metrics == {"val/elbo": -100.0, "images_per_second": 5.0}
     assert entries[0].history.values == {"val/elbo": {0: -100.0, 10: -110.0, 20: -120.0}}
     found = compare(entries)

@@ -176,8 +176,12 @@ def read_choices(folder: Path) -> dict[str, str]:
     path = saved_config(folder).with_name("hydra.yaml")
     text = path.read_bytes()[:MAX_BYTES].decode(errors="replace") if path.is_file() else ""
     found = CHOICES.search(text)
-    chosen = {str(key): str(value) for key, value in plain_yaml(path, found[1]).items()} if found else {}
-    ours = {key.replace("/", "."): value for key, value in chosen.items() if not key.startswith("hydra/")}
+    return own_choices(plain_yaml(path, found[1])) if found else {}
+
+
+def own_choices(chosen: dict) -> dict[str, str]:
+    """Those of Hydra's choices that make the model, as text."""
+    ours = {str(key).replace("/", "."): str(value) for key, value in chosen.items() if "hydra/" not in str(key)}
     return visible(dict(reversed(ours.items())))  # Hydra names the dataset and the model last
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from vae_lab.compare.comparison import Comparison
 from vae_lab.compare.figures import distortions
 from vae_lab.compare.groups import as_text
-from vae_lab.compare.runs import Entry, history_of, numbers, visible
+from vae_lab.compare.runs import Entry, history_of, numbers, own_choices, visible
 from vae_lab.config.nested import leaves
 from vae_lab.config.secrets import redact
 from vae_lab.errors import RunError, one_line
@@ -69,6 +69,7 @@ def read_online(run: Any, source: str) -> Entry:
     """Read one run, a `wandb.apis.public.Run`."""
     state = STATES.get(run.state, "interrupted")
     config = json.loads(run.config) if isinstance(run.config, str) else dict(run.config)
+    choices = config.pop("choices", {})
     rows = [{"time": row.get("_timestamp"), "step": row.get("_step"), **row} for row in run.scan_history()]
     epoch, history = history_of(rows)
     metrics = numbers(dict(run.summary)) if state == "completed" else history.last
@@ -79,6 +80,7 @@ def read_online(run: Any, source: str) -> Entry:
         metrics={key: value for key, value in metrics.items() if not key.startswith("_")},
         history=history,
         epoch=epoch,
+        choices=own_choices(choices) if isinstance(choices, dict) else {},
     )
 
 

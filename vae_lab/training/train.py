@@ -62,11 +62,14 @@ def train(cfg: DictConfig) -> float | None:
             else:
                 check_continuation(experiment.lit, experiment.trainer, checkpoint)
             experiment.data.setup("fit")  # before W&B hears of a run that has no images
+            tracked = OmegaConf.to_container(cfg, resolve=True)
+            if HydraConfig.initialized() and not continues:  # the option of every group, for comparisons
+                tracked["choices"] = OmegaConf.to_container(HydraConfig.get().runtime.choices)
             trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbLogger)]
             exit_code = 1
             try:
                 for tracker in trackers:
-                    tracker.log_config(OmegaConf.to_container(cfg, resolve=True))
+                    tracker.log_config(tracked)
                 fit(cfg, experiment, checkpoint)
                 result = collect_result(experiment)
                 run.write_result(result)
