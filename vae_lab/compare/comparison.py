@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from vae_lab.compare.groups import (
     Columns,
     Group,
+    Yardstick,
     apart,
     columns,
     count_states,
@@ -145,7 +146,8 @@ def deciding(groups: list[Group], metrics: list[str]) -> str:
 
 def conclusion(comparison: Comparison) -> str:
     """What can be said of the best group, and of the best of those that cannot be compared with it, in sentences."""
-    metric, kinds = comparison.sort, {}
+    metric = comparison.sort
+    kinds: dict[Yardstick | None, list[Group]] = {}
     for group in (group for group in comparison.groups if group.values(metric)):
         kinds.setdefault(group.yardstick(metric), []).append(group)
     if len(comparison.groups) == 1 == len(kinds):

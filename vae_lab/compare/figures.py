@@ -48,6 +48,7 @@ BEGIN = 0.12  # of the training, which may lie outside of the axes until a reade
 WIDE = 8  # the ratio of the largest to the smallest value of a setting from which its axis is logarithmic
 SHIFT = 0.16  # of an axis, over which groups with the same option are spread so that all lines show
 Mode = list[tuple[str, list[int], str]]  # a name, the numbers of groups, a colour
+Button = tuple[str, dict, dict]  # its label, what it changes of the traces, and what of the layout
 
 
 @lru_cache(maxsize=1)
@@ -88,7 +89,8 @@ def curves(comparison: Comparison, metric: str, groups: list[Group] | None = Non
     groups = (groups or comparable(comparison, metric))[:MAX_LINES]
     colours = {number: colour for _, members, colour in colours_of(comparison) for number in members}
     has_runs = sum(len(group.runs) for group in groups) <= MAX_RUNS
-    figure, axes, stages, seen = go.Figure(), [], [], []
+    figure, axes, stages = go.Figure(), [], []
+    seen: list[tuple[int, float]] = []
 
     def draw(group: Group, x: dict[str, list], y: list[float], line: dict, text: str, **look) -> None:
         hover = {"hovertemplate": f"{text}<br>%{{x}}<extra></extra>"} if text else {"hoverinfo": "skip"}
@@ -107,7 +109,7 @@ def curves(comparison: Comparison, metric: str, groups: list[Group] | None = Non
             for run, points in lines if is_val else ():
                 seen += points.items()
                 if len(lines) > 1 and (has_runs or not run.is_done):
-                    style = {"width": 1, "dash": "solid" if run.is_done else "dash"}
+                    style: dict[str, Any] = {"width": 1, "dash": "solid" if run.is_done else "dash"}
                     x, y = clock([run], list(points)), list(points.values())
                     draw(group, x, y, style, about(group, [name], run), opacity=0.4)
             among = done or lines[:1]
@@ -132,7 +134,7 @@ def curves(comparison: Comparison, metric: str, groups: list[Group] | None = Non
     if len(set(stages)) > 1:
         is_crowded = len(groups) > len(COLOURS)
         choices = (("val", "train"), ("val",), ("train",))
-        buttons = [(" + ".join(own), {"visible": [stage in own for stage in stages]}, {}) for own in choices]
+        buttons: list[Button] = [(" + ".join(own), {"visible": [s in own for s in stages]}, {}) for own in choices]
         menus.append(menu(buttons, active=int(is_crowded)))
         for trace, stage in zip(figure.data, stages, strict=True):
             trace.visible = stage == "val" or not is_crowded
@@ -166,8 +168,8 @@ def plane(comparison: Comparison, distortion: str, groups: list[Group] | None = 
                                   font={"size": 10}, opacity=0.7)  # fmt: skip
         figure.update_layout(margin={"r": 76})
     if front := pareto([(group.spread(rate).mean, group.spread(distortion).mean) for group in groups]):
-        x, y = zip((front[0][0], y1), *front, (x1, front[-1][1]), strict=True)
-        figure.add_scatter(x=x, y=y, mode="lines", name="Pareto front", hoverinfo="skip",
+        rates, losses = zip((front[0][0], y1), *front, (x1, front[-1][1]), strict=True)
+        figure.add_scatter(x=rates, y=losses, mode="lines", name="Pareto front", hoverinfo="skip",
                            line={"shape": "hv", "dash": "dash", "width": 1.2, "color": INK})  # fmt: skip
     add_marks(figure, comparison, groups, distortion, rate)
     figure.update_xaxes(range=(x0, x1))
@@ -452,15 +454,15 @@ def extent(values: list[float], margin: float = 0.07) -> tuple[float, float]:
     return low - pad, high + pad
 
 
-def menu(buttons: Iterable[tuple[str, dict, dict]], active: int = 0) -> dict:
-    """A menu of buttons, each a label, what it changes of the traces, and what of the layout."""
+def menu(buttons: Iterable[Button], active: int = 0) -> dict:
+    """A menu of buttons."""
     made = [{"label": label, "method": "update", "args": [traces, layout]} for label, traces, layout in buttons]
     return {"buttons": made, "active": active}
 
 
 def scales(has_x: bool, has_y: bool, is_log: bool = False) -> dict:
     """The menu of the axes' scales, of those that can be logarithmic; `is_log` is the one of x at first."""
-    buttons = []
+    buttons: list[Button] = []
     for label, kinds in (("linear", (0, 0)), ("log x", (1, 0)), ("log y", (0, 1)), ("log x, y", (1, 1))):
         changes: dict[str, Any] = {"xaxis.autorange": True, "yaxis.autorange": True}
         for axis, is_able, kind in zip(("xaxis", "yaxis"), (has_x, has_y), kinds, strict=True):

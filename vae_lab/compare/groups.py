@@ -6,7 +6,7 @@ own only where it differs within one option. Values are comparable where the yar
 
 import json
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,6 +32,7 @@ OF_ITS_KIND = " of its kind"  # where not all groups can be compared: of those t
 # A value of these columns says by itself what it is.
 NAMES_THEMSELVES = ("dataset", "model", "posterior", "objective", "prior", "optimizer", "optimizer.schedule", FOLDER)
 Columns = dict[str, list[Any]]  # a value for each run
+Yardstick = tuple[tuple[str, str], ...]  # the settings that a value of a metric depends on besides the model
 
 
 @dataclass(eq=False)
@@ -47,7 +48,7 @@ class Group:
     difference: Difference | None = None  # from the best one
     hidden: set[str] = field(default_factory=set)  # columns that follow from others, and are left out of its name
     _measured: dict[str, tuple[Values, Spread]] = field(default_factory=dict)
-    _yardsticks: dict[str, Hashable] = field(default_factory=dict)
+    _yardsticks: dict[str, Yardstick | None] = field(default_factory=dict)
 
     @cached_property
     def completed(self) -> list[Entry]:
@@ -76,7 +77,7 @@ class Group:
         """The value of a column: a number where that is what it is, else text."""
         return self.numbers.get(key, self.settings[key])
 
-    def yardstick(self, metric: str) -> Hashable:
+    def yardstick(self, metric: str) -> Yardstick | None:
         """That of its runs; None if they have several, so that no mean can be taken."""
         needs = find(metric).comparable
         if needs not in self._yardsticks:
@@ -200,7 +201,7 @@ def count_states(entries: list[Entry]) -> str:
 # what can be compared
 
 
-def yardstick(entry: Entry, metric: str) -> Hashable:
+def yardstick(entry: Entry, metric: str) -> Yardstick:
     """What a value of a metric depends on besides the model: two runs are comparable if this is the same."""
     needs, settings = find(metric).comparable, entry.settings
     if needs == "always":
@@ -220,7 +221,7 @@ def yardstick(entry: Entry, metric: str) -> Hashable:
 
 def classes(groups: list[Group], metric: str) -> list[list[Group]]:
     """The groups that measured a metric, those together that can be compared in it."""
-    found: dict[Hashable, list[Group]] = {}
+    found: dict[Yardstick | None, list[Group]] = {}
     for group in groups:
         if any(metric in run.history.values or metric in run.metrics for run in group.runs):
             found.setdefault(group.yardstick(metric), []).append(group)
@@ -232,7 +233,8 @@ def apart(groups: list[Group], metrics: list[str]) -> dict[str, str]:
     """The metrics in which not all groups can be compared, each with the settings that are in the way."""
     found = {}
     for metric in metrics:
-        sticks = list(dict.fromkeys(group.yardstick(metric) for group in groups if group.values(metric)))
+        own = (group.yardstick(metric) for group in groups if group.values(metric))
+        sticks = list(dict.fromkeys(stick for stick in own if stick is not None))
         mixed = any(group.completed and group.yardstick(metric) is None for group in groups)
         if len(sticks) > 1 or mixed:
             keys = [key for other in sticks[1:] for key in sorted({key for key, _ in set(sticks[0]) ^ set(other)})]
@@ -279,7 +281,7 @@ def rank(groups: list[Group], metric: str, descending: bool | None = None) -> li
     is_reversed = better == "higher" if descending is None else descending
     ranked = [group for group in groups if group.values(metric)]
     rest = sorted((group for group in groups if not group.values(metric)), key=lambda group: not group.completed)
-    kinds: dict[Hashable, list[Group]] = {group.yardstick(metric): [] for group in ranked}
+    kinds: dict[Yardstick | None, list[Group]] = {group.yardstick(metric): [] for group in ranked}
     for group in sorted(ranked, key=lambda group: group.spread(metric).mean, reverse=is_reversed):
         kinds[group.yardstick(metric)].append(group)
     ordered = [group for those in (*kinds.values(), rest) for group in those]

@@ -177,7 +177,8 @@ def to_terminal(table: Table, console: Console, max_rows: int) -> tuple[RichTabl
     text of several lines, so that the metric and the verdict stay in view.
     """
     spare = [column for column in table.columns if column.kind == "metric"][1:]
-    left, is_narrow, unlimited = [], False, console.options.update(width=10_000)
+    left: list[Column] = []
+    is_narrow, unlimited = False, console.options.update(width=10_000)
     while True:
         drawn = rich_table(table, left, max_rows, is_narrow)
         if is_narrow or console.measure(drawn, options=unlimited).maximum <= console.width:
@@ -198,7 +199,7 @@ def rich_table(table: Table, left: list[Column], max_rows: int, is_narrow: bool)
         title = "settings" if i in settings else "" if column.kind == "place" else column.title
         wraps = is_narrow and not column.is_number
         drawn.add_column(Text(title), justify="right" if column.is_number else "left", no_wrap=not wraps,
-                         overflow="fold" if wraps else None)  # fmt: skip
+                         overflow="fold")  # fmt: skip
     for row in table.rows[:max_rows]:
         cells = []
         for i, column in shown:
@@ -258,7 +259,7 @@ def runs_csv(comparison: Comparison) -> str:
     metrics = list(dict.fromkeys(key for entry in comparison.entries for key in entry.metrics))
     keys = list(dict.fromkeys([*comparison.keys, *comparison.differing]))
     number = {id(run): group.number for group in comparison.groups for run in group.runs}
-    rows = [["group", "run", "state", "reason", "epoch", "seed", *keys, *metrics, "location"]]
+    rows: list[list] = [["group", "run", "state", "reason", "epoch", "seed", *keys, *metrics, "location"]]
     for i, entry in enumerate(comparison.entries):
         own = [number.get(id(entry), ""), entry.name, entry.state, entry.reason, entry.epoch or ""]
         own += ["" if entry.seed is None else as_text(entry.seed), *(as_text(comparison.table[key][i]) for key in keys)]
