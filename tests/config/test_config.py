@@ -8,11 +8,11 @@ from composed import composed
 from omegaconf import OmegaConf
 
 from vae_lab.config.help import CONF, groups
-from vae_lab.config.instantiate import build_objective, build_vae
+from vae_lab.config.instantiate import build_vae
 from vae_lab.data.batches import Batch
 from vae_lab.objectives import Context
 from vae_lab.runs.signals import Preemption
-from vae_lab.training.build import build
+from vae_lab.training.build import build, build_objective
 
 CHOICES = [f"{group}={name}" for group, names in groups(CONF).items() for name in names if "hydra" not in group]
 

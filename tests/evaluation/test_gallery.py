@@ -284,9 +284,10 @@ def test_draw_all_needs_no_trainer(tmp_path, latent_dim, num_factors, shape):
 
 def test_the_followed_latents_never_change():
     torch.manual_seed(1)
-    first = fixed_latents(5, 3)
+    vae = make_vae()
+    first = fixed_latents(vae, 5)
     torch.manual_seed(2)
-    assert torch.equal(fixed_latents(5, 3), first)
+    assert torch.equal(fixed_latents(vae, 5), first)
 
 
 def generated(painter, draw):
@@ -332,3 +333,31 @@ def test_interpolation_runs_from_one_latent_to_the_other(tmp_path):
     torch.testing.assert_close(z[:, 0], codes[0:16:2])
     torch.testing.assert_close(z[:, 5], (codes[0:16:2] + codes[1:16:2]) / 2)
     torch.testing.assert_close(z[:, -1], codes[1:16:2])
+
+
+class Wide(nn.Module):
+    """p(z) = N(0, 4 I)."""
+
+    def __init__(self, latent_shape):
+        super().__init__()
+        self.latent_shape = latent_shape
+
+    def sample(self, n, generator=None):
+        return 2 * torch.randn(n, *self.latent_shape, generator=generator)
+
+
+def test_the_followed_latents_are_the_priors():
+    vae = make_vae()
+    standard = fixed_latents(vae, 5)
+    vae.prior = Wide(vae.latent_shape)
+    assert torch.equal(fixed_latents(vae, 5), 2 * standard)
+    assert torch.equal(fixed_latents(vae, 5), fixed_latents(vae, 5))
+
+
+@pytest.mark.parametrize("prior", [StandardNormal, Wide])
+def test_a_grid_of_latents_is_drawn_too(prior, tmp_path):
+    encoder, decoder = nn.Conv2d(1, 6, 4, 4), nn.ConvTranspose2d(3, 1, 4, 4)  # 8x8 pixels, three latents on 2x2
+    vae = VAE(encoder, decoder, Gaussian(), prior((3, 2, 2)), Bernoulli(), (3, 2, 2), (1, 8, 8))
+    drawn = Painter(vae, Images(), tmp_path, num_images=4).draw_all(1)
+    assert {"samples", "reconstructions", "latents", "traversals", "interpolation"} <= drawn.keys()
+    assert "manifold" not in drawn

@@ -12,6 +12,7 @@ from vae_lab.runs.process import FIRST, RANKS, forget_ranks, is_first
 pytestmark = pytest.mark.fault
 
 
+@pytest.mark.slow
 def test_the_ranks_of_a_launcher_change_nothing(tmp_path):
     launcher = dict.fromkeys(RANKS, "1") | {"LOCAL_RANK": "abc", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"}
     done = vae_lab(*TINY, "hydra.run.dir=run", cwd=tmp_path, **launcher, TORCHELASTIC_RUN_ID="1")

@@ -10,6 +10,7 @@ from windows import on_windows
 from vae_lab.training.diagnosis import diagnosed
 
 
+@pytest.mark.slow
 def test_a_run_trains_and_continues_without_what_only_posix_has(tmp_path):
     done = on_windows("main", *TINY, "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

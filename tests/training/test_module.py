@@ -10,11 +10,11 @@ from command import finish, record, start
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
-from vae_lab.config.instantiate import build_objective, build_vae
+from vae_lab.config.instantiate import build_vae
 from vae_lab.data.seeds import TRAIN, derive_seed
 from vae_lab.objectives import Context
 from vae_lab.runs.signals import Preemption
-from vae_lab.training.build import build, build_data
+from vae_lab.training.build import build, build_data, build_objective
 from vae_lab.training.train import fit, quiet_lightning, train
 
 ADVERSARIAL = [

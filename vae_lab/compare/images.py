@@ -21,6 +21,7 @@ from vae_lab.compare.runs import visible
 from vae_lab.data.standard import no_downloads
 from vae_lab.errors import one_line
 from vae_lab.evaluation.gallery import fixed_latents
+from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
 from vae_lab.runs.trained import load_run
 from vae_lab.training.build import build_data
@@ -136,21 +137,20 @@ def draw(gallery: Gallery, group: int, caption: str, vae: VAE, x: Tensor | None)
         odd = number - 1 + number % 2
         gallery.add("traversals", group, caption, traversals(vae, x, odd), odd)
     if vae.prior is not None:
-        z = fixed_latents(number * 4096, 1).reshape(number, -1)[:, : vae.latent_dim]
-        gallery.add("samples", group, caption, vae.generate(z), number)
+        gallery.add("samples", group, caption, vae.generate(fixed_latents(vae, number)), number)
 
 
 def traversals(vae: VAE, x: Tensor, num_steps: int) -> Tensor:
     """Decode walks along the latents that vary most over images, from the code of the first (rows * steps, C, H, W)."""
-    codes = torch.cat([vae.encode(chunk).mean for chunk in x.split(250)])  # (N, D)
+    codes = torch.cat([vae.encode(chunk).mean.flatten(1) for chunk in x.split(250)])  # (N, D), also of a grid
     variances = codes.var(0, correction=0)
     dims = variances.argsort(descending=True)[:NUM_LATENTS]
     steps = torch.linspace(-REACH, REACH, num_steps)
     z = codes[0].repeat(len(dims), num_steps, 1)  # (rows, steps, D)
     for row, dim in zip(z, dims, strict=True):
-        own = codes[:, dim].mean() + variances[dim].sqrt() * steps  # without a prior, the deviation of the codes
-        row[:, dim] = steps if vae.prior is not None else own
-    return vae.generate(z.flatten(0, 1))
+        own = codes[:, dim].mean() + variances[dim].sqrt() * steps  # without that prior, the deviation of the codes
+        row[:, dim] = steps if isinstance(vae.prior, StandardNormal) else own
+    return vae.generate(z.flatten(0, 1).unflatten(1, vae.latent_shape))
 
 
 def encode(images: Tensor, num_columns: int) -> tuple[bytes, str]:

@@ -50,9 +50,10 @@ def read_arguments(
         settings[key] = read_value(key, text, defaults[key])
     for key, values in (allowed or {}).items():
         if settings[key] not in values:
-            kind = f"one of {', '.join(map(str, values))}"
             if isinstance(values, range):
                 kind = f"a whole number in [{values[0]}, {values[-1]}]"
+            else:
+                kind = f"one of {', '.join(values)}"
             raise ValueError(f"{key} must be {kind}, got {settings[key]!r}")
     return folders, settings
 

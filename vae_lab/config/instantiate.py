@@ -4,7 +4,6 @@ A config may come from a colleague or from a downloaded run, and `_target_` name
 known dangerous targets; here only what is listed may be named at all.
 """
 
-import math
 import os
 import pydoc
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from torch import nn
 
 from vae_lab.config.nested import walk
 from vae_lab.errors import one_line
@@ -136,34 +134,3 @@ def build_vae(cfg: DictConfig) -> VAE:
     latent_shape = (cfg.latent_dim, *getattr(encoder, "grid", ()))  # an encoder with a grid puts out (B, D, h, w)
     prior = instantiate(cfg.prior, "prior", latent_shape=latent_shape) if posterior.has_density else None
     return VAE(encoder, decoder, posterior, prior, likelihood, latent_shape, (channels, height, width))
-
-
-def build_objective(cfg: DictConfig, vae: VAE) -> nn.Module:
-    """Build the objective a config describes, with its adversary if it has one.
-
-    Raises:
-        ValueError: if the model lacks what the objective needs.
-    """
-    settings: Any = OmegaConf.to_container(cfg.objective, resolve=True)
-    networks = {}
-    if "adversary" in settings:
-        judges = getattr(check_target("objective", cfg.objective._target_), "judges", "images")
-        image_shape = vae.image_shape if judges == "images" else (math.prod(vae.latent_shape), 1, 1)
-        given = {"image_shape": image_shape, "out_features": 1}
-        adversary = OmegaConf.create(settings.pop("adversary"))
-        networks["adversary"] = instantiate(adversary, "objective.adversary", **given)
-    objective = instantiate(OmegaConf.create(settings), "objective", **networks)
-    check_needs("objective", objective, vae)
-    return objective
-
-
-def check_needs(key: str, part: object, vae: VAE) -> None:
-    """Refuse a model that lacks what an objective or a metric declares to need.
-
-    Raises:
-        ValueError: naming the part and what is missing.
-    """
-    for need in getattr(part, "needs", ()):
-        if getattr(vae, need) is None:
-            name, posterior = type(part).__name__, type(vae.posterior).__name__
-            raise ValueError(f"{key}: {name} needs a model with {need}, which posterior {posterior} has none of")

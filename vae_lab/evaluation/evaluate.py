@@ -13,7 +13,6 @@ from torchvision.transforms.functional import to_pil_image
 
 from vae_lab.config.arguments import read_arguments
 from vae_lab.config.check import check_own, check_parts
-from vae_lab.config.instantiate import build_objective
 from vae_lab.data.batches import ImageData
 from vae_lab.errors import Preempted, RunError, one_line
 from vae_lab.evaluation.gallery import CHUNK, Painter, fixed_latents
@@ -22,7 +21,7 @@ from vae_lab.runs.files import cannot_write
 from vae_lab.runs.folder import Run
 from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import Stored, build_stored, read_stored
-from vae_lab.training.build import READERS, build_data, build_metrics, check_seed, names_of_metrics
+from vae_lab.training.build import READERS, build_data, build_metrics, build_objective, check_seed, names_of_metrics
 from vae_lab.training.devices import accelerators
 from vae_lab.training.diagnosis import memory_advice
 from vae_lab.training.module import LitVAE, check_same_images
@@ -51,12 +50,6 @@ DEFAULTS = {
     "data_root": None,
     "dataset.root": None,
 }
-ALLOWED = {
-    "split": ("train", "val", "test"),
-    "checkpoint": ("best", "last"),
-    "batch_size": range(1, 10**9 + 1),
-    "samples": range(1_000_000),  # their names have six digits
-}
 
 
 def evaluate_runs(arguments: list[str]) -> None:
@@ -74,7 +67,7 @@ def evaluate_runs(arguments: list[str]) -> None:
         "split": ("train", "val", "test"),
         "checkpoint": ("best", "last"),
         "samples": range(1_000_000),  # their names have six digits
-        "batch_size": range(1, 10**9),
+        "batch_size": range(1, 10**9 + 1),
         "accelerator": accelerators(),
     }
     folders, settings = read_arguments(arguments, DEFAULTS, USAGE, allowed)
@@ -165,7 +158,7 @@ def write_samples(vae: VAE, folder: Path, num: int) -> None:
         raise ValueError("samples need a prior, which posterior=deterministic does not have")
     try:
         folder.mkdir(exist_ok=True)
-        for part, latents in enumerate(fixed_latents(num, vae.latent_dim).split(CHUNK)):
+        for part, latents in enumerate(fixed_latents(vae, num).split(CHUNK)):
             with torch.no_grad():
                 images = vae.generate(latents)
             for number, image in enumerate(images, part * CHUNK):

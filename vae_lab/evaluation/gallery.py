@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vae_lab.data.batches import ImageData
 from vae_lab.evaluation import pictures
+from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
 from vae_lab.runs.files import durable_open
 from vae_lab.runs.metrics_file import read_events
@@ -34,9 +35,9 @@ SEED = 0  # of the latents that are followed through training
 MAX_FRAMES = 60  # of training.gif; of more epochs every second, fourth, ... is kept
 
 
-def fixed_latents(num: int, latent_dim: int) -> Tensor:
-    """Returns the same standard normal latents (num, latent_dim) at every call."""
-    return torch.randn(num, latent_dim, generator=torch.Generator().manual_seed(SEED))
+def fixed_latents(vae: VAE, num: int) -> Tensor:
+    """Returns the same latents from the model's prior, (num, *latent_shape), at every call."""
+    return vae.prior.sample(num, torch.Generator().manual_seed(SEED))
 
 
 class Painter:
@@ -66,8 +67,8 @@ class Painter:
         self.folder = run_dir / "pictures"
         self.num_images = num_images
         self.precision = precision
-        self.has_prior = vae.prior is not None
-        self.followed = "samples" if self.has_prior else "reconstructions"
+        self.is_standard = isinstance(vae.prior, StandardNormal)
+        self.followed = "samples" if vae.prior is not None else "reconstructions"
 
     def draw_all(self, epoch: int) -> dict[str, Path]:
         """Draws every kind; `epoch` is the number of finished epochs, >= 0."""
@@ -105,14 +106,14 @@ class Painter:
     def draw_walks(self, when: str) -> dict[str, Path]:
         """Draws traversals, interpolations and, with two latents, the manifold.
 
-        Without a prior, the mean, deviation and quantiles of the validation images' codes take its place.
+        Without the standard normal prior, mean, deviation and quantiles of the validation images' codes take its place.
         """
         x, _ = self.datamodule.examples(SPLIT, NUM_CODES)
         codes = self._encode(x)
         drawn = {"traversals": self._traversals(codes, when)}
         if len(x) > 1:
             drawn["interpolation"] = self._interpolation(x, codes, when)
-        if self.vae.latent_dim == 2:
+        if codes.shape[1] == 2:
             drawn["manifold"] = self._manifold(codes, when)
         return self._save(drawn)
 
@@ -128,7 +129,7 @@ class Painter:
 
     def _images(self, kind: str) -> Tensor:
         if kind == "samples":
-            return self._look(self.vae.generate, fixed_latents(self.num_images, self.vae.latent_dim))
+            return self._look(self.vae.generate, fixed_latents(self.vae, self.num_images))
         return self._look(self.vae.reconstruct, self.datamodule.examples(SPLIT, self.num_images)[0])
 
     def _progress(self, kind: str, images: Tensor, epoch: int) -> np.ndarray:
@@ -150,9 +151,9 @@ class Painter:
         deviations = torch.linspace(-3, 3, 13)
         z = codes[0].repeat(len(dims), len(deviations), 1)
         for row, dim in zip(z, dims, strict=True):
-            mean, scale = (0, 1) if self.has_prior else (codes[:, dim].mean(), variances[dim].sqrt())
+            mean, scale = (0, 1) if self.is_standard else (codes[:, dim].mean(), variances[dim].sqrt())
             row[:, dim] = mean + scale * deviations
-        grid = pictures.grid(self._look(self.vae.generate, z.flatten(0, 1)), len(deviations))
+        grid = pictures.grid(self._generate(z.flatten(0, 1)), len(deviations))
         title = f"traversals at {when}: one latent at -3 ... 3 sd, the others of the first image"
         rows = [f"z{dim} (var {variances[dim]:.2f})" for dim in dims]
         return pictures.annotate(grid, title, rows, [f"{deviation:.1f}" for deviation in deviations])
@@ -162,7 +163,7 @@ class Painter:
         start, end = slice(0, 2 * num_pairs, 2), slice(1, 2 * num_pairs, 2)
         weights = torch.linspace(0, 1, 11)
         z = torch.lerp(codes[start, None], codes[end, None], weights[:, None])
-        images = self._look(self.vae.generate, z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        images = self._generate(z.flatten(0, 1)).unflatten(0, z.shape[:2])
         rows = torch.cat([x[start, None], images, x[end, None]], 1)
         columns = ["original", *(f"{weight:.1f}" for weight in weights), "original"]
         title = f"interpolation between the latents of real images at {when}"
@@ -170,18 +171,23 @@ class Painter:
 
     def _manifold(self, codes: Tensor, when: str) -> np.ndarray:
         probabilities = torch.linspace(0.05, 0.95, MANIFOLD_SIDE)
-        if self.has_prior:
+        if self.is_standard:
             z0 = z1 = torch.special.ndtri(probabilities.double()).float()
         else:
             z0, z1 = codes.quantile(probabilities, 0).T
         z = torch.cartesian_prod(z1.flip(0), z0).flip(1)  # z1 grows upwards, as in the scatter
-        grid = pictures.grid(self._look(self.vae.generate, z), MANIFOLD_SIDE)
-        source = "prior" if self.has_prior else "latents"
+        grid = pictures.grid(self._generate(z), MANIFOLD_SIDE)
+        source = "prior" if self.is_standard else "latents"
         title = f"manifold at {when}: 5 to 95 % quantiles of the {source}, z0 to the right, z1 upwards"
         return pictures.annotate(grid, title, [f"{v:.2f}" for v in z1.flip(0)], [f"{v:.2f}" for v in z0])
 
     def _encode(self, x: Tensor) -> Tensor:
-        return self._look(lambda chunk: self.vae.encode(chunk).mean, x)
+        """Codes (B, D); a grid of latents is one long row."""
+        return self._look(lambda chunk: self.vae.encode(chunk).mean.flatten(1), x)
+
+    def _generate(self, z: Tensor) -> Tensor:
+        """Images of latents (B, D)."""
+        return self._look(self.vae.generate, z.unflatten(1, self.vae.latent_shape))
 
     def _look(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """Applies a method of the model to (B, ...) in evaluation mode, to float32 (B, ...) on the CPU."""

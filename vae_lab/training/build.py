@@ -14,9 +14,10 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from vae_lab.config.check import check_settings
-from vae_lab.config.instantiate import build_objective, build_vae, check_needs, instantiate
+from vae_lab.config.instantiate import build_vae, check_target, instantiate
 from vae_lab.config.secrets import redact
 from vae_lab.data.batches import Batch, ImageData
 from vae_lab.errors import one_line
@@ -152,6 +153,37 @@ def check_weights(cfg: DictConfig, vae: VAE) -> None:
             )
         if vae.prior is None:
             log.warning("loss.%s=%s has no effect: a deterministic posterior has no KL", key, cfg.loss[key])
+
+
+def build_objective(cfg: DictConfig, vae: VAE) -> nn.Module:
+    """Build the objective a config describes, with its adversary if it has one.
+
+    Raises:
+        ValueError: if the model lacks what the objective needs.
+    """
+    settings: Any = OmegaConf.to_container(cfg.objective, resolve=True)
+    networks = {}
+    if "adversary" in settings:
+        judges = getattr(check_target("objective", cfg.objective._target_), "judges", "images")
+        image_shape = vae.image_shape if judges == "images" else (math.prod(vae.latent_shape), 1, 1)
+        given = {"image_shape": image_shape, "out_features": 1}
+        adversary = OmegaConf.create(settings.pop("adversary"))
+        networks["adversary"] = instantiate(adversary, "objective.adversary", **given)
+    objective = instantiate(OmegaConf.create(settings), "objective", **networks)
+    check_needs("objective", objective, vae)
+    return objective
+
+
+def check_needs(key: str, part: object, vae: VAE) -> None:
+    """Refuse a model that lacks what an objective or a metric declares to need.
+
+    Raises:
+        ValueError: naming the part and what is missing.
+    """
+    for need in getattr(part, "needs", ()):
+        if getattr(vae, need) is None:
+            name, posterior = type(part).__name__, type(vae.posterior).__name__
+            raise ValueError(f"{key}: {name} needs a model with {need}, which posterior {posterior} has none of")
 
 
 def build_metrics(cfg: DictConfig, vae: VAE) -> list[Any]:
