@@ -17,6 +17,7 @@ from vae_lab.sweep.command_line import config_flags, sweep_arguments
 from vae_lab.sweep.job import JOURNAL, Job, append_event, identity, job_folder, read_journal
 from vae_lab.sweep.processes import Slot, share_out
 from vae_lab.sweep.table import SweepTable
+from vae_lab.training.result import program
 
 
 @cache
@@ -244,7 +245,7 @@ def test_without_a_terminal_each_event_is_a_line(tmp_path, capsys):
         "job 0 of 2  failed     seed=0  [red]boom",
         f"failed: job 0  seed=0  [red]boom  (logs in {job.folder})",
         f"1 failed, 1 pending: {tmp_path}",
-        f"compare  vae-lab-compare {tmp_path}",
+        f"compare  {program()} compare {tmp_path}",
     ]
 
 

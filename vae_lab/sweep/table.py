@@ -13,6 +13,7 @@ from rich.text import Text
 
 from vae_lab.metrics.catalogue import find
 from vae_lab.sweep.job import Job
+from vae_lab.training.result import nearby, program
 
 COLOURS = {"completed": "green", "running": "cyan", "failed": "red", "preempted": "yellow", "pending": "dim"}
 REFRESH_SECONDS = 0.5
@@ -123,8 +124,7 @@ def urgency(job: Job) -> tuple[int, int]:
 
 def next_command(folder: Path) -> str:
     """What to do with a sweep, on one line."""
-    here = Path.cwd()
-    return f"compare  vae-lab-compare {folder.relative_to(here) if folder.is_relative_to(here) else folder}"
+    return f"compare  {program()} compare {nearby(folder)}"
 
 
 def format_value(value: float | None) -> str:
