@@ -63,6 +63,7 @@ MISFITS_OF_TRAINING = {
     "nothing of the best": lambda content: content["callbacks"].update(Checkpoints={}),
     "a best that is a number": lambda content: content["callbacks"].update(Checkpoints={"best": 5}),
     "a best without its step": lambda content: content["callbacks"]["Checkpoints"]["best"].pop("step"),
+    "a best of text": lambda content: content["callbacks"]["Checkpoints"]["best"]["metrics"].update(loss="x"),
     "callbacks that are a list": lambda content: content.update(callbacks=[1]),
     "no loops": lambda content: content.update(loops={}),
     "a counter that is text": counter("epoch_progress", "x"),

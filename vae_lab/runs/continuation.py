@@ -65,7 +65,7 @@ def check_continuation(lit: LightningModule, trainer: Trainer, checkpoint: Path)
 def check_position(content: dict[str, Any]) -> None:
     """Check that Lightning's counters, which say where training goes on and when it ends, say what ours say."""
     loop, facts = content["loops"]["fit_loop"], content["vae_lab"]
-    expected = {"loops": {"fit_loop": {}}}
+    expected: dict[str, Any] = {"loops": {"fit_loop": {}}}
     set_position(expected, facts["epoch"], facts["batch"], facts["batches_seen"])
     for name, counts in expected["loops"]["fit_loop"].items():
         check_form(f"loops.fit_loop.{name}", loop[name], counts)
@@ -84,7 +84,8 @@ def check_callbacks(states: dict[str, Any], callbacks: list) -> None:
         if isinstance(callback, Stopwatch) or key in states and isinstance(callback, EarlyStopping):
             check_form(f"callbacks.{key}", states[key], callback.state_dict())
         if isinstance(callback, Checkpoints) and states.get(key, {"best": {}}) != {"best": {}}:
-            best = {"value": 0.0, "step": 0, "epoch": 0, "metrics": dict}
+            metrics = dict.fromkeys(states[key]["best"]["metrics"], 0.0)
+            best = {"value": 0.0, "step": 0, "epoch": 0, "metrics": metrics}
             check_form(f"callbacks.{key}", states[key], {"best": best})
 
 
