@@ -33,6 +33,11 @@ def filled_means(**changes):
     return lambda content: content["vae_lab"].update(means=means | changes)
 
 
+def counter(name, value):
+    """Change what Lightning has completed in all."""
+    return lambda content: content["loops"]["fit_loop"][name]["total"].update(completed=value)
+
+
 MISFITS_OF_TRAINING = {
     "moments of one number": moments(lambda moment: torch.zeros(1)),
     "moments that share their memory": moments(lambda moment: torch.zeros(1).expand(moment.shape)),
@@ -58,7 +63,17 @@ MISFITS_OF_TRAINING = {
     "nothing of the best": lambda content: content["callbacks"].update(Checkpoints={}),
     "a best that is a number": lambda content: content["callbacks"].update(Checkpoints={"best": 5}),
     "a best without its step": lambda content: content["callbacks"]["Checkpoints"]["best"].pop("step"),
+    "a best of text": lambda content: content["callbacks"]["Checkpoints"]["best"]["metrics"].update(loss="x"),
     "callbacks that are a list": lambda content: content.update(callbacks=[1]),
+    "no loops": lambda content: content.update(loops={}),
+    "a counter that is text": counter("epoch_progress", "x"),
+    "a counter that is a tensor": counter("epoch_loop.batch_progress", torch.ones(2)),
+    "another epoch": counter("epoch_progress", 3),
+    "another batch": counter("epoch_loop.batch_progress", 3),
+    "another step": counter("epoch_loop.manual_optimization.optim_step_progress", 1),
+    "another place": lambda content: content["vae_lab"].update(epoch=3),
+    "other batches": lambda content: content["vae_lab"].update(batches_seen=3),
+    "other steps": lambda content: content.update(global_step=1),
     "a rate of nothing": lambda content: content["vae_lab"].update(lr=0.0),
     "a rate that is no number": lambda content: content["vae_lab"].update(lr=float("nan")),
     "means of too much": filled_means(sums=torch.zeros(3)),

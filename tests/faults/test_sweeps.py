@@ -4,8 +4,10 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from command import finish, message, record, start, status, wait_until
 from windows import on_windows
@@ -146,21 +148,32 @@ def check_same(sweep: Path, undisturbed) -> None:
     assert all(status(path)["state"] == "completed" for path in folders(sweep).values())
 
 
-def test_d4_kill_9_of_the_sweep_and_the_same_command_again(tmp_path, undisturbed, sweep):
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """The processes of a sweep that was started in that folder: itself, its servers, its jobs and theirs."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # it has just ended, or is another user's
+            if process.pid != os.getpid() and process.cwd() == str(folder):
+                found.append(process)
+    return found
+
+
+def test_d4_no_process_outlives_a_killed_sweep_and_the_same_command_goes_on(tmp_path, undisturbed, sweep):
     settings = [*GRID, *SMALL, EPOCHS]
     folder = tmp_path / "outputs" / "sweeps" / undisturbed[0]
     process = start(*settings, cwd=tmp_path)
+    wait_until(has_started(folder, 0), process, 120)
+    assert len(processes_of(tmp_path)) > 2  # the sweep, its server, a job
     wait_until(has_started(folder, 2), process, 120)
     process.kill()
     assert finish(process).returncode == -signal.SIGKILL
     deadline = time.monotonic() + 30
-    while any(status(run)["state"] == "running" for run in folders(folder).values()):
-        assert time.monotonic() < deadline, "the jobs go on"
+    while left := processes_of(tmp_path):
+        assert time.monotonic() < deadline, f"still there: {left}"
         time.sleep(0.1)
     states = {name: status(path)["state"] for name, path in folders(folder).items()}
-    assert set(states.values()) <= {"completed", "preempted"}
+    assert set(states.values()) == {"completed", "preempted"}  # the jobs at work have stopped, not gone on to their end
     completed = {name for name, state in states.items() if state == "completed"}
-    assert completed
     done_before = {name: (folder / name / "result.json").stat().st_mtime_ns for name in completed}
     assert sweep(*settings) == 0
     check_same(folder, undisturbed)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from vae_lab.errors import RunError
-from vae_lab.runs.checkpoints import Checkpoints, load_checkpoint
+from vae_lab.runs.checkpoints import Checkpoints, load_checkpoint, set_position
 from vae_lab.runs.form import check_form
 from vae_lab.runs.measure import Stopwatch
 from vae_lab.runs.trained import check_fit, split_checkpoint
@@ -51,6 +51,7 @@ def check_continuation(lit: LightningModule, trainer: Trainer, checkpoint: Path)
         rows = (trainer.num_devices,) if isinstance(means["sums"], Tensor) and means["sums"].ndim == 2 else ()
         sums = torch.zeros(*rows, len(means["keys"])) if means["keys"] else None
         check_form("vae_lab.means", means, {"keys": list, "sums": sums, "count": 0})
+        check_position(content)
         check_callbacks(content["callbacks"], trainer.callbacks)
         check_optimizers(content, lit)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -61,6 +62,21 @@ def check_continuation(lit: LightningModule, trainer: Trainer, checkpoint: Path)
         ) from error
 
 
+def check_position(content: dict[str, Any]) -> None:
+    """Check that Lightning's counters, which say where training goes on and when it ends, say what ours say."""
+    loop, facts = content["loops"]["fit_loop"], content["vae_lab"]
+    expected: dict[str, Any] = {"loops": {"fit_loop": {}}}
+    set_position(expected, facts["epoch"], facts["batch"], facts["batches_seen"])
+    for name, counts in expected["loops"]["fit_loop"].items():
+        check_form(f"loops.fit_loop.{name}", loop[name], counts)
+        if loop[name] != counts:
+            raise ValueError(f"loops.fit_loop.{name} is not at the place that vae_lab names")
+    steps = loop["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"]
+    check_form("global_step", steps, 0)
+    if steps != content["global_step"]:
+        raise ValueError(f"global_step must be the {steps} steps that were counted, got {content['global_step']}")
+
+
 def check_callbacks(states: dict[str, Any], callbacks: list) -> None:
     """Check the states of the callbacks that decide the record; one that is new has none."""
     for callback in callbacks:
@@ -68,7 +84,8 @@ def check_callbacks(states: dict[str, Any], callbacks: list) -> None:
         if isinstance(callback, Stopwatch) or key in states and isinstance(callback, EarlyStopping):
             check_form(f"callbacks.{key}", states[key], callback.state_dict())
         if isinstance(callback, Checkpoints) and states.get(key, {"best": {}}) != {"best": {}}:
-            best = {"value": 0.0, "step": 0, "epoch": 0, "metrics": dict}
+            metrics = dict.fromkeys(states[key]["best"]["metrics"], 0.0)
+            best = {"value": 0.0, "step": 0, "epoch": 0, "metrics": metrics}
             check_form(f"callbacks.{key}", states[key], {"best": best})
 
 
