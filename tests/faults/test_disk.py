@@ -15,8 +15,8 @@ import pytest
 import sklearn.datasets  # noqa: F401  while the user may still read it; the data set of the runs
 import torch
 from command import TINY, finish, record, start, status
+from composed import composed
 from forks import fork, train_in_fork, wait
-from refusals import composed
 
 from vae_lab.__main__ import main
 from vae_lab.errors import RunError

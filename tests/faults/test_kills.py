@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from command import EVERYTHING, finish, message, record, start, status, wait_until
+from composed import composed
 from forks import fork, train_in_fork, wait
-from refusals import composed
 
 from vae_lab.errors import RunError
 from vae_lab.runs.checkpoints import Checkpoints, DurableCheckpointIO, load_checkpoint

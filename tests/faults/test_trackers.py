@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import wandb
 from command import TINY, record, status
+from composed import composed
 from forks import fork, train_in_fork, wait
 from lightning.pytorch.loggers import CSVLogger
-from refusals import composed
 from tracking import CONFIG, KEY, METRICS, alone, go_online, history, log_run, parts, read_back, said, tracker
 from wandb_server import WandbServer
 
