@@ -153,7 +153,6 @@ from vae_lab.runs.checkpoints import load_checkpoint
 
 def run(*arguments):
     sys.argv = ["vae-lab", *arguments]
-    commands.failures.clear()
     os.environ.pop("HYDRA_FULL_ERROR", None)
     code = 0
     try:
