@@ -127,6 +127,7 @@ def test_adjusted_p_values_are_larger_than_holms_for_the_same_comparisons():
     assert adjust([0.0001, 0.02], 5)[1] == 0.02  # the other is known to be different: one comparison is left
 
 
+@pytest.mark.slow
 def test_equal_configurations_are_called_different_in_one_of_twenty_experiments():
     random = np.random.default_rng(1)
     for k, n, deviations in ((6, 3, np.ones(6)), (10, 5, np.ones(10)), (6, 3, np.geomspace(1, 10, 6))):
@@ -625,6 +626,7 @@ def test_the_report_of_fifty_runs_is_no_larger_than_ten_megabytes(tmp_path):
     assert len(page(comparison(tmp_path))) < 10_000_000
 
 
+@pytest.mark.slow
 def test_the_browser_has_no_complaints(sweep, tmp_path):
     browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
     if not browser:
@@ -830,6 +832,7 @@ def test_online_runs_are_read_like_folders():
     assert found.groups[0].spread("val/elbo").mean == pytest.approx(-101)
 
 
+@pytest.mark.slow
 def test_the_comparison_becomes_a_view_in_wandb(sweep, tmp_path, monkeypatch):
     alone(monkeypatch, tmp_path / "home")
     command = "from vae_lab.__main__ import compare; compare()"

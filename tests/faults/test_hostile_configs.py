@@ -245,6 +245,7 @@ LOGGERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logger", LOGGERS)
 def test_g3_a_logger_that_would_write_elsewhere_is_refused(logger, tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)

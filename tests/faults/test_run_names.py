@@ -30,6 +30,7 @@ def test_g5_a_good_name_is_in_the_folders_name(tmp_path, command, monkeypatch):
         assert folder.parents[2] == tmp_path
 
 
+@pytest.mark.slow
 def test_g5_a_groups_option_does_not_steer_the_folder(tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for option in ("../model/mlp", "./mlp", "/mlp", "../../conf/model/mlp"):

@@ -199,6 +199,7 @@ def test_resuming_a_folder_continues_the_same_run(server, tmp_path):
     assert received.exit_code == 0
 
 
+@pytest.mark.slow
 def test_runs_that_overlap_have_processes_of_their_own(one_process, tmp_path, monkeypatch):
     server, _ = one_process
     server.runs.clear()
@@ -273,6 +274,7 @@ def test_a_wandb_folder_that_cannot_be_written_is_one_warning_and_the_next_run_i
 # --- a key
 
 
+@pytest.mark.slow
 def test_mode_online_needs_a_key(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"logger\.wandb\.mode=online is not possible: no API key; set WANDB_API_KEY"):
         tracker(tmp_path, mode="online").check()

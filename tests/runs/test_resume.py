@@ -38,7 +38,6 @@ VARIANTS = {
     "averaged_weights": ["+callbacks.average={_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.9}"],
     "validate_every_other_epoch": ["trainer.check_val_every_n_epoch=2", "trainer.precision=bf16-mixed"],
 }
-CASES = [pytest.param(name, marks=[] if name == "step_schedule" else pytest.mark.slow) for name in VARIANTS]
 
 
 class Killed(BaseException):
@@ -58,7 +57,8 @@ def kill_at(monkeypatch, evaluation: int) -> None:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("variant", CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_kills_change_nothing(variant, config, monkeypatch):
     overrides = VARIANTS[variant]
     cfg = config(*overrides, tiny=LONGER, run_dir="undisturbed")
@@ -77,6 +77,7 @@ def test_kills_change_nothing(variant, config, monkeypatch):
         assert record(Run(cfg.run_dir).folder) == undisturbed, evaluation
 
 
+@pytest.mark.slow
 def test_more_epochs_continue_a_completed_run(config):
     constant = [setting for setting in LONGER if "schedule" not in setting]  # the cosine ends with the last epoch
     cfg = config("trainer.max_epochs=3", tiny=constant, run_dir="at_once")
@@ -89,6 +90,7 @@ def test_more_epochs_continue_a_completed_run(config):
     assert record(Run(cfg.run_dir).folder) == at_once
 
 
+@pytest.mark.slow
 def test_an_interrupted_extension_goes_on_by_itself(config, monkeypatch):
     cfg = config("trainer.max_epochs=1", tiny=LONGER)
     train(cfg)
@@ -158,6 +160,7 @@ def test_c9_resuming_nothing_is_an_error(tmp_path):
         resume_arguments(["resume=auto"], CONF)
 
 
+@pytest.mark.slow
 @pytest.mark.fault
 def test_c9_auto_starts_where_there_is_nothing_and_says_so_and_goes_on_where_there_is(
     config, monkeypatch, capsys, caplog
