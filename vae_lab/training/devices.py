@@ -31,7 +31,7 @@ def check_trainer(trainer: DictConfig) -> None:
     if trainer.fast_dev_run:
         raise ValueError(f"trainer.fast_dev_run={trainer.fast_dev_run} has no record; use trainer=debug")
     if trainer.use_distributed_sampler:
-        raise ValueError("trainer.use_distributed_sampler must be false, got true: the data module shards its own epochs")
+        raise ValueError("trainer.use_distributed_sampler must be false, got true: the data shards its own epochs")
     if isinstance(trainer.max_time, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", trainer.max_time.strip()):
         raise ValueError(f"trainer.max_time must be DD:HH:MM:SS, got {trainer.max_time!r}")
     for key in ("limit_train_batches", "val_check_interval"):
