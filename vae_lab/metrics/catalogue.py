@@ -39,6 +39,8 @@ CATALOGUE = {
     "mse": Metric("per pixel", "lower", "images", "squared error of the reconstruction from the code"),
     "active_units": Metric("latents", None, "images", "latents with Var_x(E[z given x]) > 0.01"),
     "clamped": Metric("latents per image", "lower", "images", "latents whose log-variance lies on its bound"),
+    "generator_loss": Metric(NATS, None, "images", "how badly the samples pass for images, by an adversary"),
+    "discriminator_loss": Metric(NATS, None, "images", "how badly an adversary tells images and samples apart"),
     "lr": Metric("", None, "always", "learning rate"),
     "images_per_second": Metric("images per second", "higher", "always", "training speed, without validation"),
     "train_seconds": Metric("seconds", "lower", "always", "training time, without validation and pictures"),
