@@ -8,7 +8,7 @@ import logging
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class Images(NamedTuple):
         num_test: The last `num_test` images are the source's own test split; 0 when it has none.
         num_val: The `num_val` images before those are its own validation split; 0 when it has none.
         num_skipped: Pictures that could not be used and are left out.
+        class_names: Of the values 0, 1, ... of the first factor; empty where they are numbers.
     """
 
     pixels: Tensor
@@ -50,6 +51,7 @@ class Images(NamedTuple):
     num_test: int
     num_val: int = 0
     num_skipped: int = 0
+    class_names: tuple[str, ...] = ()
 
 
 def check_fit(image_shape: tuple[int, int, int], fit: str, source_size: int = 0) -> tuple[int, int, int]:
@@ -147,10 +149,13 @@ def decode(path: Path, image_shape: tuple[int, int, int], fit: str, background: 
             if isinstance(turned, bytes | tuple) and turned:  # not of the standard's type, which alone Pillow heeds
                 image.getexif()[Base.Orientation] = turned[0]
             ImageOps.exif_transpose(image, in_place=True)
-            pixels = torch.from_numpy(_to_uint8(image, channels, background))
-        return fit_pixels(pixels.permute(2, 0, 1)[None], image_shape, fit)[0].contiguous()
+            pixels = torch.from_numpy(_to_uint8(image, channels, background)).permute(2, 0, 1)[None]
     except Exception as error:  # on a damaged file, Pillow's readers raise nearly every type there is
         raise DataError(f"{printable(path)}: {_reason(error, path)}") from error
+    try:
+        return fit_pixels(pixels, image_shape, fit)[0].contiguous()
+    except ValueError as error:
+        raise DataError(f"{printable(path)}: {error}") from error
 
 
 def printable(path: str | Path) -> str:
@@ -181,8 +186,8 @@ def _reason(error: Exception, path: Path) -> str:
 
 
 def _open(file: BinaryIO) -> Image.Image:
-    """Opens a picture, unless Pillow would pass over its damage or get its values wrong."""
-    image = Image.open(file, formats=KINDS)
+    """Opens a picture, unless Pillow would pass over its damage or get its values wrong; mends what can be mended."""
+    image: Image.Image = Image.open(file, formats=KINDS)
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels")
     if image.format == "PNG":
@@ -190,48 +195,40 @@ def _open(file: BinaryIO) -> Image.Image:
         image = Image.open(file, formats=KINDS)
     if image.format in ("JPEG", "MPO") and b"\xff\xd9" not in file.read():  # Pillow has read up to the first scan
         raise DataError("the end of the picture is missing")
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
     if image.mode == "F":
         raise DataError(f"floating-point pixels have no known range: {ADVICE}")
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        _check_tiff(image)
-    if "transparency" in image.info and ";16" in str(image.tile):
-        raise DataError("a transparent colour of 16 bits: save the picture with an alpha channel")
-    if "transparency" in image.info and image.format == "PNG" and image.mode == "L":
-        levels = {"L;2": 4, "L;4": 16}.get(str(image.tile[0][3]), 256)  # Pillow spreads the pixels only over 0 ... 255
-        image.info["transparency"] = image.info["transparency"] * 255 // (levels - 1)
-    if image.format == "GIF" and (box := image.tile[0].extents) != (0, 0, *image.size):
-        frame = image.convert("RGBA").crop(box)
-        image = Image.new("RGBA", image.size)  # what a smaller first frame leaves free is transparent
-        image.paste(frame, box[:2])
-    if image.format == "BMP" and image.tile[0].args[0] == "BGR;15":
-        offset, (_, *layout) = image.tile[0].offset, image.tile[0].args
-        file.seek(14)
-        header = file.read(60)
-        if int.from_bytes(header[:4], "little") >= 56 and header[52:56] == b"\0\x80\0\0":  # the mask of alpha
-            file.seek(offset)
-            image = Image.frombytes("RGBA", image.size, file.read(), "raw", "BGRA;15", *layout)
-    return image
-
-
-def _check_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Refuses what Pillow gets wrong, and mends what can be mended."""
-    tags = image.tag_v2
     if set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))) - {1, 4}:
         raise DataError(f"signed pixels have no known range: {ADVICE}")
-    if _bits(image) > 16:
+    if image.mode.startswith("I") and _bits(image) > 16:
         raise DataError(f"32-bit pixels have no known range: {ADVICE}")
     if image.mode in ("LA", "La", "PA") and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2:
         raise DataError(f"transparency in a plane of its own beside grey: {ADVICE}")
-    if image.mode in ("P", "PA") and max(tags[TiffImagePlugin.COLORMAP]) < 256:  # 8 bits instead of 16
-        image.putpalette(bytes(tags[TiffImagePlugin.COLORMAP]), "RGB;L")
+    colours = tags.get(TiffImagePlugin.COLORMAP, ()) if image.mode in ("P", "PA") else ()
+    if colours and max(colours) < 256:  # they have 8 bits instead of 16
+        image.putpalette(bytes(colours), "RGB;L")
+    layout: Any = getattr(image, "tile", None)
+    if "transparency" in image.info and ";16" in str(layout):
+        raise DataError("a transparent colour of 16 bits: save the picture with an alpha channel")
+    if "transparency" in image.info and image.format == "PNG" and image.mode == "L":
+        levels = {"L;2": 4, "L;4": 16}.get(str(layout[0].args), 256)  # Pillow spreads the pixels only over 0 ... 255
+        image.info["transparency"] = image.info["transparency"] * 255 // (levels - 1)
+    if image.format == "GIF" and (box := layout[0].extents) != (0, 0, *image.size):
+        frame = image.convert("RGBA").crop(box)
+        image = Image.new("RGBA", image.size)  # what a smaller first frame leaves free is transparent
+        image.paste(frame, box[:2])
+    if image.format == "BMP" and layout[0].args[0] == "BGR;15":
+        file.seek(14)
+        header = file.read(60)
+        if int.from_bytes(header[:4], "little") >= 56 and header[52:56] == b"\0\x80\0\0":  # its mask of alpha
+            file.seek(layout[0].offset)
+            image = Image.frombytes("RGBA", image.size, file.read(), "raw", "BGRA;15", *layout[0].args[1:])
+    return image
 
 
 def _bits(image: Image.Image) -> int:
-    """Of a channel; Pillow has brought those that are not TIFF to at most 16."""
-    if not image.mode.startswith("I"):
-        return 8
-    is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
-    return image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0] if is_tiff else 16
+    """Of a channel of mode I; Pillow has brought those that are not TIFF to 16."""
+    return getattr(image, "tag_v2", {}).get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
 
 
 def _to_uint8(image: Image.Image, channels: int, background: tuple[int, ...]) -> np.ndarray:
@@ -239,8 +236,7 @@ def _to_uint8(image: Image.Image, channels: int, background: tuple[int, ...]) ->
     if image.mode.startswith("I"):
         largest = 2 ** _bits(image) - 1
         values = np.asarray(image).astype(np.uint32)
-        is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
-        if is_tiff and image.tag_v2[TiffImagePlugin.PHOTOMETRIC_INTERPRETATION] == 0:
+        if getattr(image, "tag_v2", {}).get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
             values = largest - values  # zero is white, which Pillow heeds up to 8 bits only
         image = Image.fromarray(((values * 255 + largest // 2) // largest).astype(np.uint8))
     if image.mode == "La":
