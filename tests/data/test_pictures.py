@@ -49,7 +49,7 @@ UNUSUAL = "no picture that can be read: a TIFF that is damaged or of an unusual 
 REFUSED = {  # (mode, bits, byte order, planes); None is any
     ("white is zero", 16, ">", False): UNUSUAL,
     **{(mode, 16, None, None): UNUSUAL for mode in ("grey alpha", "grey premultiplied")},
-    **{(mode, 8, None, True): "transparency in a plane of its own" for mode in ("grey alpha", "grey premultiplied")},
+    **{(mode, 8, None, True): "planes of another kind" for mode in ("grey alpha", "grey premultiplied")},
     ("grey unknown", 16, None, False): UNUSUAL,
 }
 
@@ -179,6 +179,9 @@ SAID = {
     "empty": (b"", "the file is empty"),
     "heic": (b"\0\0\0\x18ftypheic" + bytes(20), "HEIC, AVIF or a video"),
     "half": (tiff(bytes(16), SIZE, 16, sign=3), "a TIFF that is damaged or of an unusual layout"),
+    "lab in planes": (tiff([bytes(8)] * 3, SIZE, 8, 3, meaning=8), "planes of another kind than grey, RGB and CMYK"),
+    "other inks": (tiff(bytes(32), SIZE, 8, 4, meaning=5, more={332: ("H", [2])}), "inks of unknown colours"),
+    "short palette": (tiff(bytes(8), SIZE, 8, meaning=3, more={320: ("H", [9] * 30)}), "a palette of 10 colours"),
     "bmp of unusual masks": (bmp(4, 2, bytes(16), 16, (0xF00, 0xF0, 0xF, 0xF000)), "Unsupported BMP bitfields"),
 }
 

@@ -22,6 +22,7 @@ from vae_lab.errors import DataError, one_line
 FITS = ("resize", "crop", "pad")
 KINDS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")  # Pillow's others run programs or guess
 ADVICE = "save the picture with 8 or 16 bits a channel, as grey or RGB"
+INK_SET = 332  # a tag of TIFF: 1 is CMYK
 MAX_PIXELS = 50_000_000
 CHUNK_PIXELS = 2**22
 
@@ -202,11 +203,15 @@ def _open(file: BinaryIO) -> Image.Image:
         raise DataError(f"signed pixels have no known range: {ADVICE}")
     if image.mode.startswith("I") and _bits(image) > 16:
         raise DataError(f"32-bit pixels have no known range: {ADVICE}")
-    if image.mode in ("LA", "La", "PA") and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2:
-        raise DataError(f"transparency in a plane of its own beside grey: {ADVICE}")
-    colours = tags.get(TiffImagePlugin.COLORMAP, ()) if image.mode in ("P", "PA") else ()
-    if colours and max(colours) < 256:  # they have 8 bits instead of 16
-        image.putpalette(bytes(colours), "RGB;L")
+    if image.mode in ("LA", "La", "PA", "LAB") and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2:
+        raise DataError(f"planes of another kind than grey, RGB and CMYK: {ADVICE}")
+    if image.mode == "CMYK" and tags.get(INK_SET, 1) != 1:
+        raise DataError(f"inks of unknown colours: {ADVICE}")
+    if image.mode in ("P", "PA") and (colours := tags.get(TiffImagePlugin.COLORMAP)):
+        if len(colours) != 3 * 2 ** tags[TiffImagePlugin.BITSPERSAMPLE][0]:
+            raise DataError(f"a palette of {len(colours) // 3} colours, too few or too many: {ADVICE}")
+        if max(colours) < 256:  # they have 8 bits instead of 16
+            image.putpalette(bytes(colours), "RGB;L")
     layout: Any = getattr(image, "tile", None)
     if "transparency" in image.info and ";16" in str(layout):
         raise DataError("a transparent colour of 16 bits: save the picture with an alpha channel")
