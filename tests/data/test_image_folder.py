@@ -78,6 +78,7 @@ UNCLEAR = [
 ]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("folders", [*SPLITS, *UNCLEAR])
 def test_folders_of_splits_are_recognised_or_refused(folders: str, tmp_path, caplog):
     files = [(f"{folder}/{n}.png", n) for folder, count in zip(folders.split(), (3, 2, 1), strict=False)

@@ -12,6 +12,8 @@ from PIL import Image
 from vae_lab.data.decoding import decode
 from vae_lab.errors import DataError
 
+pytestmark = pytest.mark.fault
+
 SIZE = (4, 2)
 BELOW = (10, 200, 30)
 ALPHA = np.array([[0, 1, 0.2, 0.6], [1, 0.8, 0.4, 1]])

@@ -262,15 +262,14 @@ class ImageFolder:
         if not files:
             raise DataError(f"no pictures in {printable(self.root)}: {REMEDY}")
         folders = find_splits(self.root, files)
+        chosen = {split: [f for f in files if f.path.startswith(f"{top}/")] for split, top in folders.items()}
         if folders:
-            chosen = {folder: [file for file in files if file.path.startswith(f"{folder}/")] for folder in folders}
-            told = [f"{folder}/ is {split} ({len(chosen[folder])})" for folder, split in folders.items()]
-            log.info("splits of %s: %s", printable(self.root), ", ".join(map(printable, told)))
+            told = ", ".join(f"{top}/ is {split} ({len(chosen[split])})" for split, top in folders.items())
+            log.info("splits of %s: %s", printable(self.root), told)
             if left_out := len(files) - sum(map(len, chosen.values())):
-                *others, last = (f"{printable(folder)}/" for folder in folders)
-                log.warning("%d pictures outside %s and %s are left out", left_out, ", ".join(others), last)
+                outside = " and ".join(", ".join(f"{top}/" for top in folders.values()).rsplit(", ", 1))
+                log.warning("%d pictures outside %s are left out", left_out, outside)
             files = [file for some in chosen.values() for file in some]
-        number = {split: len(chosen[folder]) for folder, split in folders.items()}
         parts = [file.path.split("/")[bool(folders) :] for file in files]
         classes = [path[0] if len(path) > 1 else "" for path in parts]  # "" for a loose picture
         names = sorted(set(classes) - {""})
@@ -280,14 +279,13 @@ class ImageFolder:
             raise DataError(f"{reason}: move {stray} into a class folder")
         index = {name: number for number, name in enumerate(names)}
         labels = torch.tensor([[index[name]] if names else [] for name in classes], dtype=torch.int64)
-        images = self.cache.read(
-            files, labels, ("class",) if names else (), number.get("test", 0), number.get("val", 0)
-        )
-        return images._replace(class_names=tuple(names))
+        num_val, num_test = (len(chosen.get(split, ())) for split in ("val", "test"))
+        images = self.cache.read(files, labels, ("class",) if names else (), num_test, num_val)
+        return images._replace(class_names=tuple(map(printable, names)))
 
 
 def find_splits(root: Path, files: list[File]) -> dict[str, str]:
-    """Which top-level folders are the train, val and test split, in this order; empty where they are classes.
+    """Which top-level folder is each of the splits train, val and test; empty where they are classes.
 
     Raises:
         DataError: If folders look like splits, and which is which cannot be told.
@@ -313,7 +311,7 @@ def find_splits(root: Path, files: list[File]) -> dict[str, str]:
         named = ", ".join(f"{printable(folder)}/" for folder in sorted(unclear or below))
         what = "look like splits, but not clearly like train, val and test" if unclear else "have splits inside"
         raise DataError(f"in {printable(root)}, the folders {named} {what}: {SPLIT_REMEDY}")
-    return {top: split for split in ("train", "val", "test") for top in tops if has_splits and known.get(top) == split}
+    return {split: top for split in ("train", "val", "test") for top in known if has_splits and known[top] == split}
 
 
 def check_root(root: str | None) -> Path:

@@ -162,6 +162,8 @@ def scatter(
     values = [] if labels is None else labels.unique().tolist()
     full = [class_names[value] if value < len(class_names) else str(value) for value in values]
     shown = [name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..." for name in full]
+    # Two dollars would be a formula, and a name that begins with _ is left out of a legend.
+    shown = [" " * (name[0] == "_") + name.replace("$", r"\$") for name in shown]
     if labels is None or not values:
         axes.scatter(x, y, color=MUTED[0], **style)
     elif len(values) <= len(MUTED):
