@@ -161,10 +161,18 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path):
         read(tmp_path)
 
 
-def test_an_empty_xdg_cache_home_means_unset(tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_an_empty_or_relative_xdg_cache_home_means_unset(tmp_path, monkeypatch: pytest.MonkeyPatch):
     folders = {}
     monkeypatch.setenv("HOME", str(tmp_path))
-    for value in ("", str(tmp_path / "elsewhere")):
+    for value in ("", "here", str(tmp_path / "elsewhere")):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         folders[value] = ImageFolder("/nowhere", (1, 8, 8), "crop").cache.folder
-    assert list(folders.values()) == [tmp_path / ".cache" / "vae_lab", tmp_path / "elsewhere" / "vae_lab"]
+    assert list(folders.values()) == [tmp_path / ".cache" / "vae_lab"] * 2 + [tmp_path / "elsewhere" / "vae_lab"]
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where neither HOME nor the user is known
+    with pytest.raises(ValueError, match="dataset.source.cache_dir must be set here: Could not determine home"):
+        ImageFolder("/nowhere", (1, 8, 8), "crop")
+    assert ImageFolder("/nowhere", (1, 8, 8), "crop", "/tmp/cache").cache.folder == Path("/tmp/cache")

@@ -97,8 +97,12 @@ class ImageCache:
     def __post_init__(self):
         if self.on_bad not in ON_BAD:
             raise ValueError(f"dataset.on_bad must be one of {', '.join(ON_BAD)}, got {self.on_bad!r}")
-        default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "vae_lab")
-        self.folder = Path(self.cache_dir or default).expanduser()
+        home = os.environ.get("XDG_CACHE_HOME", "")  # its standard says that a relative one counts for nothing
+        default = Path(home if os.path.isabs(home) else "~/.cache", "vae_lab")
+        try:
+            self.folder = Path(self.cache_dir or default).expanduser()
+        except RuntimeError as error:  # a container's user may have no home folder
+            raise ValueError(f"dataset.source.cache_dir must be set here: {one_line(error)}") from error
 
     def read(
         self, files: list[File], labels: Tensor, factors: tuple[str, ...], num_test: int = 0, num_val: int = 0
