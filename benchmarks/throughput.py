@@ -32,7 +32,7 @@ from statistics import median, quantiles
 import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch import Callback, LightningModule, Trainer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -144,7 +144,7 @@ def prepare(cfg: DictConfig) -> Experiment:
     """Build an experiment and read its images, before any clock runs."""
     with Preemption() as preemption:
         experiment = build(cfg, preemption)
-    source, key = experiment.data.source, str(cfg.dataset.source)
+    source, key = experiment.data.source, OmegaConf.to_yaml(cfg.dataset.source, resolve=True)
     if key not in read:
         read[key] = source.read()
     source.read = lambda: read[key]
