@@ -10,7 +10,7 @@ from vae_lab.runs.folder import Run
 
 def run_of(folder, lacks: list[str], *overrides: str):
     """A run folder whose config lacks some keys."""
-    cfg, choices = composed(*overrides), {"callbacks": "default", "trainer": "default", "experiment": None}
+    cfg, choices = composed(*overrides), {"callbacks": "default", "trainer": "default", "experiment": None, "local": "default"}
     for key in lacks:
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(cfg, parent) if parent else cfg

@@ -3,10 +3,13 @@
 import re
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
+import sqlalchemy
 import yaml
 from command import finish, start, wait_until
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -216,6 +219,44 @@ def test_without_optuna_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ValueError, match="hydra/sweeper=optuna needs the package optuna .*: pip install optuna"):
         sweeper()
+
+
+def test_a_search_goes_on_while_another_makes_the_tables_of_their_storage(tmp_path, monkeypatch):
+    failures = iter(["table studies already exists", "database is locked"])
+
+    class Storage(optuna.storages.RDBStorage):
+        def __init__(self, url):
+            for problem in failures:
+                raise sqlalchemy.exc.OperationalError("CREATE TABLE", {}, Exception(problem))
+            super().__init__(url)
+
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr(optuna.storages, "RDBStorage", Storage)
+    assert open_study(tmp_path, monkeypatch, "sqlite").trials == []
+    with pytest.raises(RunError, match="unable to open database file"):
+        open_study(tmp_path, monkeypatch, "sqlite:////nowhere/x.db")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"metrics": ["val/foo"]}, "metrics: no trial will measure val/foo, only val/kl, val/mse"),
+        ({"metrics": ["elbo"], "direction": "maximize"}, "metrics: no trial will measure elbo"),
+        ({"metrics": ["val/elbo"]}, "direction must be maximize for val/elbo, got minimize"),
+        ({"direction": "maximize"}, "direction must be minimize for val/loss, got maximize"),
+        ({"metrics": ["val/mse", "train_seconds"], "direction": ["minimize"] * 2}, ""),
+        ({"metrics": ["val/kl", "best_epoch"], "direction": ["maximize"] * 2}, ""),
+    ],
+)
+def test_what_no_trial_measures_is_refused_before_the_first(changes, problem):
+    class Pool:
+        def names_of_metrics(self, config):
+            return {"val/kl", "val/mse", "train/kl"}
+
+    made = sweeper(**changes)
+    made.config, made.launcher = OmegaConf.create({"callbacks": {}}), SimpleNamespace(pool=Pool())
+    with pytest.raises(ValueError, match=problem) if problem else nullcontext():
+        made._check_metrics()
 
 
 # --- whole searches

@@ -88,10 +88,11 @@ def composed(choices: tuple[tuple[str, Any], ...], places: tuple[str, ...] = ())
     """The leaves of some options as `conf/` has them now, references as they are written; {} where one is gone.
 
     Args:
-        choices: an option of each group; what an experiment sets is no default.
+        choices: an option of each group; what an experiment sets is no default, and a machine's own file comes anyway.
         places: further folders of options.
     """
-    ours = [(group, option) for group, option in choices if option and not group.startswith(("hydra/", "experiment"))]
+    others = ("hydra/", "experiment", "local")
+    ours = [(group, option) for group, option in choices if option and not group.startswith(others)]
     if not all(re.fullmatch(r"[\w/@.-]+=[\w/-]+", f"{group}={option}") for group, option in ours):
         return {}
     search = [f"hydra.searchpath=[{','.join(f'file://{place}' for place in places)}]"] if places else []

@@ -64,7 +64,7 @@ def job_folder(overrides: list[str] | None = None, *, _root_: DictConfig) -> str
     if existing := next(sweep.glob(f"*_{key}"), None) or begun_before(_root_, sweep):
         return existing.name
     shown = ",".join(o for o in overrides or _root_.hydra.overrides.task if is_identity(key_of(o)))
-    name = folder_name(None, re.sub(r"[\s'\"\\]", "", shown)[:MAX_TITLE] or "defaults")
+    name = folder_name(None, re.sub(r"[\s'\"\\]", "", short(shown))[:MAX_TITLE] or "defaults")
     return f"{name}_{key}"
 
 
@@ -78,6 +78,11 @@ def begun_before(cfg: DictConfig, sweep: Path) -> Path | None:
             if not any(map(is_identity, changes(path.parent.parent, wanted, cfg.hydra))):
                 return path.parent.parent
     return None
+
+
+def short(text: str) -> str:
+    """Text in which numbers of many decimals have four digits."""
+    return re.sub(r"-?\d+\.\d{5,}(e-?\d+)?", lambda number: f"{float(number[0]):.4g}", text)
 
 
 def key_of(argument: str) -> str:
@@ -98,7 +103,7 @@ class Job:
         self.number = number
         self.overrides = overrides
         self.distinctive = [o for o in overrides if o not in common and not o.startswith("+callbacks.pruning.")]
-        self.title = re.sub(r"-?\d+\.\d{5,}(e-?\d+)?", lambda n: f"{float(n[0]):.4g}", " ".join(self.distinctive))
+        self.title = short(" ".join(self.distinctive))
         self.config: Any = None  # a DictConfig once its turn has come, as is the folder
         self.folder = Path()
         self.state, self.reason = "pending", ""
