@@ -4,13 +4,17 @@ import pytest
 from composed import composed
 from omegaconf import OmegaConf
 
+from vae_lab.compare.runs import find_runs
 from vae_lab.config.defaults import changes, settings_of
 from vae_lab.runs.folder import Run
 
 
 def run_of(folder, lacks: list[str], *overrides: str):
     """A run folder whose config lacks some keys."""
-    cfg, choices = composed(*overrides), {"callbacks": "default", "trainer": "default", "experiment": None, "local": "default"}
+    cfg, choices = (
+        composed(*overrides),
+        {"callbacks": "default", "trainer": "default", "experiment": None, "local": "default"},
+    )
     for key in lacks:
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(cfg, parent) if parent else cfg
@@ -19,7 +23,8 @@ def run_of(folder, lacks: list[str], *overrides: str):
     chosen = (override.partition("=") for override in overrides)
     choices |= {key: value for key, _, value in chosen if key in choices}
     hydra = {"runtime": {"choices": choices}, "overrides": {"task": list(overrides)}}
-    Run(folder).write_config(config=cfg, hydra=OmegaConf.create({"hydra": hydra}))
+    files = {"hydra": OmegaConf.create({"hydra": hydra}), "choices": OmegaConf.create(choices)}
+    Run(folder).write_config(config=cfg, **files)
     return folder
 
 
@@ -56,5 +61,17 @@ def test_what_another_option_brings_is_a_difference(tmp_path):
 
 def test_what_nobody_knows_is_a_difference(tmp_path):
     folder = run_of(tmp_path, ["find_lr", "trainer.detect_anomaly"])
-    (folder / ".hydra" / "hydra.yaml").write_text("hydra: {runtime: {choices: {model: ../../secret}}}")
+    path = folder / ".hydra" / "hydra.yaml"
+    path.write_text(path.read_text().replace("trainer: default", "trainer: ../../secret"))
     assert set(changes(folder, settings_of(composed()))) == {"find_lr"}
+
+
+def test_a_key_that_is_new_splits_no_comparison(tmp_path):
+    for name, lacks, then in (("old", ["find_lr", "trainer.detect_anomaly", "callbacks.summary"], []),
+                              ("new", [], []), ("other", [], ["model=conv"])):  # fmt: skip
+        run_of(tmp_path / name, lacks, *then)
+        Run(tmp_path / name).write_result({"val/elbo": 1.0})
+        (tmp_path / name / "status.json").write_text('{"state": "completed"}')
+    new, old, other = find_runs([tmp_path])[0]
+    assert old.settings == new.settings
+    assert "model.encoder.channels" not in new.settings

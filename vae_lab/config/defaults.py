@@ -1,7 +1,7 @@
 """What a key is that a config lacks: what its class takes without it, or else its default in `conf/` as it is now.
 
-So a key that is new in `conf/` makes no other experiment of the older runs, as long as it says what went without saying.
-A default that has changed does: their configs hold the value that they had.
+So a key that is new in `conf/` makes no other experiment of the older runs, if it says what went without saying. A
+default that has changed does: their configs hold the value that they had.
 """
 
 import inspect
@@ -18,12 +18,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.config.help import CONF
-from vae_lab.config.nested import ABSENT, Settings, leaves, lookup, resolved
+from vae_lab.config.nested import ABSENT, Settings, leaves, resolved
 from vae_lab.config.roles import HERE, differences
 from vae_lab.config.saved import MAX_BYTES, load_saved, saved_config
 
 KEPT = 4096  # configs of runs that are remembered
 EMPTY = inspect.Parameter.empty
+# What is read of hydra.yaml: the option of every group, and the command line, as Hydra writes them.
+CHOICES = re.compile(r"^    choices:\n((?:      .*\n)+)", re.MULTILINE)
+OVERRIDES = re.compile(r"^    task:(.*\n(?:    - .*\n)*)", re.MULTILINE)
+REMOVED = re.compile(r"^    - '?~([\w.@/]+)", re.MULTILINE)
 
 
 def settings_of(cfg: DictConfig) -> Settings:
@@ -64,27 +68,26 @@ def saved_leaves(folder: Path, time: int) -> Settings:
     return plain_leaves(load_saved(folder))
 
 
-def defaults_of(folder: Path, places: tuple[str, ...]) -> Settings:
+def defaults_of(folder: Path, places: tuple[str, ...] = ()) -> Settings:
     """What `conf/` has now for the options that a run chose, without what its command removed; {} where nobody knows.
 
     Args:
         folder: of the run.
         places: further folders of options.
     """
-    try:
-        content = yaml.safe_load(saved_config(folder).with_name("hydra.yaml").read_text()[:MAX_BYTES])
-    except (OSError, ValueError, yaml.YAMLError):
+    path = saved_config(folder).with_name("hydra.yaml")
+    text = path.read_bytes()[:MAX_BYTES].decode(errors="replace") if path.is_file() else ""
+    choices, overrides = CHOICES.search(text), OVERRIDES.search(text)
+    if not choices or not overrides:
         return {}
-    choices, overrides = (lookup(content, f"hydra.{key}") for key in ("runtime.choices", "overrides.task"))
-    if not isinstance(choices, dict) or not isinstance(overrides, list):
-        return {}
-    removed = tuple(f"{str(text)[1:].partition('=')[0]}." for text in overrides if str(text).startswith("~"))
-    known = composed(tuple(choices.items()), places)
+    options = (line.strip().partition(": ")[::2] for line in choices[1].splitlines())
+    known = composed(tuple(options), places)
+    removed = tuple(f"{key}." for key in REMOVED.findall(overrides[1]))
     return {key: value for key, value in known.items() if not f"{key}.".startswith(removed)}
 
 
 @lru_cache
-def composed(choices: tuple[tuple[str, Any], ...], places: tuple[str, ...] = ()) -> Settings:
+def composed(choices: tuple[tuple[str, str], ...], places: tuple[str, ...] = ()) -> Settings:
     """The leaves of some options as `conf/` has them now, references as they are written; {} where one is gone.
 
     Args:
@@ -92,7 +95,7 @@ def composed(choices: tuple[tuple[str, Any], ...], places: tuple[str, ...] = ())
         places: further folders of options.
     """
     others = ("hydra/", "experiment", "local")
-    ours = [(group, option) for group, option in choices if option and not group.startswith(others)]
+    ours = [(group, option) for group, option in choices if option != "null" and not group.startswith(others)]
     if not all(re.fullmatch(r"[\w/@.-]+=[\w/-]+", f"{group}={option}") for group, option in ours):
         return {}
     search = [f"hydra.searchpath=[{','.join(f'file://{place}' for place in places)}]"] if places else []

@@ -134,7 +134,9 @@ class OptunaSweeper(Sweeper):
                     jobs.append([*fixed, *(f"{key}={value}" for key, value in drawn.items())])
                 self.launcher.numbers = [trial.number for trial in batch]  # several searches may share a study
                 returns = self.launcher.launch(jobs, initial_job_idx=batch[0].number)
-                ended = [pair for pair in zip(batch, returns, strict=True) if pair[1].cfg is not None]  # the others wait
+                ended = [
+                    pair for pair in zip(batch, returns, strict=True) if pair[1].cfg is not None
+                ]  # the others wait
                 failed = [self._tell(study, trial, returned) for trial, returned in ended].count(False)
                 if failed and self.config.sweep.on_failure == "stop":
                     raise SweepError("a trial failed, and sweep.on_failure=stop; the same command goes on")
@@ -156,7 +158,9 @@ class OptunaSweeper(Sweeper):
                 raise ValueError(f"hydra.sweeper.direction must be {better} for {metric}, got {direction}")
         pool = getattr(self.launcher, "pool", None)
         known = pool.names_of_metrics(self.config) if self.metrics and pool else set()
-        facts = [m for m in self.metrics or () if "/" not in m and (m.startswith("best_") or find(m).comparable == "always")]
+        facts = [
+            m for m in self.metrics or () if "/" not in m and (m.startswith("best_") or find(m).comparable == "always")
+        ]
         wrong = [metric for metric in self.metrics or () if metric not in {*known, *facts}]
         if known and wrong:
             shown = ", ".join(sorted(name for name in known if name.startswith("val/")))
