@@ -327,7 +327,7 @@ def test_failed_trials_are_recorded_and_not_fatal(tmp_path, search):
 
 @pytest.mark.slow
 def test_a_failure_can_stop_a_search_whose_other_trials_wait(tmp_path, search):
-    code, said = search("latent_dim=choice(-1,-2)", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3",
+    code, said = search("latent_dim=int(interval(-999,-1))", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3",
                         "sweep.on_failure=stop", "sweep.n_jobs=1")  # fmt: skip
     assert code == 6
     assert said.splitlines()[-1] == "vae-lab: a trial failed, and sweep.on_failure=stop; the same command goes on"

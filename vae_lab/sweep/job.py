@@ -104,7 +104,7 @@ class Job:
         self.overrides = overrides
         self.distinctive = [o for o in overrides if o not in common and not o.startswith("+callbacks.pruning.")]
         self.title = short(" ".join(self.distinctive))
-        self.config: Any = None  # a DictConfig once its turn has come, as is the folder
+        self.config: Any = None  # a DictConfig once it is placed, as is the folder
         self.folder = Path()
         self.state, self.reason = "pending", ""
         self.value: float | None = None  # the best one of the monitored metric, of a completed job

@@ -151,4 +151,5 @@ def returned(job: Job) -> JobReturn:
     is_completed = job.state == "completed"
     status = JobStatus.COMPLETED if is_completed else JobStatus.FAILED
     value = job.value if is_completed else SweepError(f"job {job.number} did not complete: {job.reason}")
-    return JobReturn(job.overrides, job.config, job.config, status=status, _return_value=value)
+    config = None if job.state == "pending" else job.config
+    return JobReturn(job.overrides, config, config, status=status, _return_value=value)
