@@ -3,6 +3,7 @@
 Nothing here imports torch, so that `--help`, `--cfg` and completion answer at once.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -52,7 +53,7 @@ def run() -> None:
         is_job = HydraConfig.get().mode == RunMode.MULTIRUN  # of one of Hydra's launchers
         if is_job:
             continue_if_begun(cfg)
-            refuse_ddp(cfg.trainer)
+            refuse_processes(cfg)
         try:
             return train(cfg)
         except Preempted as stop:
@@ -73,12 +74,19 @@ def run() -> None:
         raise failures[0]
 
 
-def refuse_ddp(trainer: DictConfig) -> None:
-    """Refuse a run on several devices as a job of Hydra's own launchers."""
+def refuse_processes(cfg: DictConfig) -> None:
+    """Refuse what cannot start processes of its own as a job of Hydra's own launchers."""
+    trainer, workers = cfg.trainer, cfg.dataset.num_workers
     if trainer.strategy != "auto" or trainer.devices not in (1, "auto"):
         raise ValueError(
             f"trainer.strategy={trainer.strategy} with trainer.devices={trainer.devices} works in a sweep with "
             "hydra/launcher=local only: with others, each further process would run the whole sweep again"
+        )
+    way = multiprocessing.get_start_method()  # joblib's own cannot start what is not its own
+    if workers and (way not in multiprocessing.get_all_start_methods() or multiprocessing.current_process().daemon):
+        raise ValueError(
+            f"dataset.num_workers must be 0 with this hydra/launcher, got {workers}: the processes of its jobs cannot "
+            "start others; hydra/launcher=local takes it"
         )
 
 

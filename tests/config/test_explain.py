@@ -1,8 +1,9 @@
 """What was probably meant. How whole command lines are answered is in `faults/test_config.py`."""
 
 import pytest
+from hydra.errors import HydraException
 
-from vae_lab.config.explain import did_you_mean, refuse_flags, setting_names
+from vae_lab.config.explain import did_you_mean, explain, refuse_flags, setting_names
 
 KEYS = ["seed", "latent_dim", "model", "model.hidden_dims", "dataset.channels", "model.channels", "trainer.max_epochs"]
 
@@ -46,3 +47,9 @@ def test_what_hydra_understands_passes():
     refuse_flags(
         ["--multirun", "-m", "--cfg", "job", "--config-dir=x", "--help", "a=--b", "~c", "+d=1", "hydra.run.dir=x"]
     )
+
+
+@pytest.mark.parametrize("drawn", ["optimizer.lr=interval(0.1,1)", "latent_dim=int(tag(log, interval(2,64)))"])
+def test_what_is_drawn_from_without_a_search_is_named(drawn):
+    error = HydraException("BasicSweeper does not support sweep type : INTERVAL_SWEEP")
+    assert explain(error, ["-m", "seed=0,1", drawn]).startswith(f"{drawn} is drawn from in a search: add hydra/sweeper")

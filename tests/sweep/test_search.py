@@ -3,10 +3,13 @@
 import re
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
+import sqlalchemy
 import yaml
 from command import finish, start, wait_until
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -218,6 +221,44 @@ def test_without_optuna_it_says_what_to_install(monkeypatch):
         sweeper()
 
 
+def test_a_search_goes_on_while_another_makes_the_tables_of_their_storage(tmp_path, monkeypatch):
+    failures = iter(["table studies already exists", "database is locked"])
+
+    class Storage(optuna.storages.RDBStorage):
+        def __init__(self, url):
+            for problem in failures:
+                raise sqlalchemy.exc.OperationalError("CREATE TABLE", {}, Exception(problem))
+            super().__init__(url)
+
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    monkeypatch.setattr(optuna.storages, "RDBStorage", Storage)
+    assert open_study(tmp_path, monkeypatch, "sqlite").trials == []
+    with pytest.raises(RunError, match="unable to open database file"):
+        open_study(tmp_path, monkeypatch, "sqlite:////nowhere/x.db")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"metrics": ["val/foo"]}, "metrics: no trial will measure val/foo, only val/kl, val/mse"),
+        ({"metrics": ["elbo"], "direction": "maximize"}, "metrics: no trial will measure elbo"),
+        ({"metrics": ["val/elbo"]}, "direction must be maximize for val/elbo, got minimize"),
+        ({"direction": "maximize"}, "direction must be minimize for val/loss, got maximize"),
+        ({"metrics": ["val/mse", "train_seconds"], "direction": ["minimize"] * 2}, ""),
+        ({"metrics": ["val/kl", "best_epoch"], "direction": ["maximize"] * 2}, ""),
+    ],
+)
+def test_what_no_trial_measures_is_refused_before_the_first(changes, problem):
+    class Pool:
+        def names_of_metrics(self, config):
+            return {"val/kl", "val/mse", "train/kl"}
+
+    made = sweeper(**changes)
+    made.config, made.launcher = OmegaConf.create({"callbacks": {}}), SimpleNamespace(pool=Pool())
+    with pytest.raises(ValueError, match=problem) if problem else nullcontext():
+        made._check_metrics()
+
+
 # --- whole searches
 
 
@@ -286,7 +327,7 @@ def test_failed_trials_are_recorded_and_not_fatal(tmp_path, search):
 
 @pytest.mark.slow
 def test_a_failure_can_stop_a_search_whose_other_trials_wait(tmp_path, search):
-    code, said = search("latent_dim=choice(-1,-2)", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3",
+    code, said = search("latent_dim=int(interval(-999,-1))", "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3",
                         "sweep.on_failure=stop", "sweep.n_jobs=1")  # fmt: skip
     assert code == 6
     assert said.splitlines()[-1] == "vae-lab: a trial failed, and sweep.on_failure=stop; the same command goes on"

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from vae_lab.__main__ import CONF
 from vae_lab.errors import RunError
+from vae_lab.runs.folder import Run
 from vae_lab.sweep.command_line import config_flags, sweep_arguments
 from vae_lab.sweep.job import JOURNAL, Job, append_event, identity, job_folder, read_journal
 from vae_lab.sweep.processes import Slot, share_out
@@ -53,6 +54,31 @@ def test_the_folder_of_a_job_is_found_again_by_what_the_job_is(tmp_path):
     assert job_folder(_root_=cfg) == f"seed=3,latent_dim=2_{identity(cfg)}"
     (tmp_path / name).mkdir()
     assert job_folder(_root_=cfg) == name
+
+
+def test_a_job_is_found_again_after_a_key_is_new_in_its_config(tmp_path):
+    cfg = composed("seed=3", f"hydra.sweep.dir={tmp_path}", return_hydra_config=True)
+    before = composed("seed=3").copy()
+    OmegaConf.set_struct(before, False)
+    del before.trainer.detect_anomaly, before.dataset.flip
+    for name, saved in (("other", composed("seed=4")), ("seed=3", before)):
+        Run(tmp_path / f"{name}_{identity(saved)}").write_config(config=saved, hydra=cfg)
+    assert identity(before) != identity(cfg)
+    assert job_folder(_root_=cfg) == f"seed=3_{identity(before)}"
+    for override in ("dataset.flip=true", "optimizer.lr=0.002", "seed=5"):  # the first at no default, a default changed
+        now = composed("seed=3", override, f"hydra.sweep.dir={tmp_path}", return_hydra_config=True)
+        assert job_folder(_root_=now).endswith(identity(now)), override
+
+
+def test_settings_that_are_written_twice_are_one_job(tmp_path):
+    cfg = {value: composed(f"loss.KLD_weight={value}") for value in ("1", "1.0", "1e0", "2")}
+    assert identity(cfg["1"]) == identity(cfg["1.0"]) == identity(cfg["1e0"]) != identity(cfg["2"])
+    assert identity(composed("model.hidden_dims=[8.0]")) == identity(composed("model.hidden_dims=[8]"))
+
+
+def test_numbers_of_many_digits_are_short_in_names(tmp_path):
+    cfg = composed("optimizer.lr=0.00123456789", f"hydra.sweep.dir={tmp_path}", return_hydra_config=True)
+    assert job_folder(_root_=cfg).startswith("optimizer.lr=0.001235_")
 
 
 def test_a_folder_name_cannot_lead_elsewhere_or_be_too_long(tmp_path):
@@ -134,9 +160,10 @@ def trainer(devices=1, accelerator="cpu"):
 @pytest.fixture
 def machine(monkeypatch):
     def make(cores: int, gpus: list[str]):
-        monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(cores), raising=False)
+        monkeypatch.setattr("joblib.cpu_count", lambda: cores)
         monkeypatch.setattr("vae_lab.sweep.processes.visible_gpus", lambda: gpus)
-        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            monkeypatch.delenv(name, raising=False)
 
     return make
 
@@ -148,8 +175,9 @@ def test_the_cores_are_shared_out(machine, monkeypatch):
     assert share_out(trainer(), 16, 1) == [Slot(1, None)] * 16
     assert share_out(trainer(devices=2), None, 1) == [Slot(1, None)] * 4
     assert share_out(trainer(devices=2), 2, 1) == [Slot(2, None)] * 2
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert share_out(trainer(), 2, 1) == [Slot(3, None)] * 2
+    for name, value, threads in (("OMP", "3", 3), ("OMP", "2,4", 2), ("OMP", "x", 4), ("MKL", "1", 1)):
+        monkeypatch.setenv(f"{name}_NUM_THREADS", value)
+        assert share_out(trainer(), 2, 1) == [Slot(threads, None)] * 2
 
 
 def test_the_gpus_are_shared_out(machine):
@@ -239,6 +267,7 @@ def test_without_a_terminal_each_event_is_a_line(tmp_path, capsys):
         job.state, job.reason = "failed", "[red]boom"
         table.tell(job)
     table.close([job])
+    table.end()
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "job 0 of 2  running    seed=0",

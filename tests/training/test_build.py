@@ -77,6 +77,12 @@ def test_early_stopping_that_looks_before_a_validation_is_refused():
     check_callbacks(cfg, {"stop": EarlyStopping("val/loss")}, lit)
 
 
+def test_what_lightning_would_read_from_the_environment_is_refused(config, monkeypatch):
+    monkeypatch.setenv("PL_TRAINER_BAREBONES", "1")
+    with pytest.raises(ValueError, match=r"PL_TRAINER_BAREBONES is set.*trainer\.barebones=VALUE"):
+        build(config(), Preemption())
+
+
 def test_compiled_networks_keep_the_names_of_their_parameters(config, monkeypatch):
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda network: compiled.append(network))  # in place

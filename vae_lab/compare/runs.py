@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from vae_lab.config.nested import leaves
+from vae_lab.config.defaults import complete, defaults_of
+from vae_lab.config.nested import ABSENT, leaves, resolved
 from vae_lab.config.saved import MAX_BYTES, check_yaml, saved_config
 from vae_lab.errors import RunError, one_line
 from vae_lab.runs.files import is_alive, read_json
@@ -110,6 +111,7 @@ def find_runs(folders: list[Path]) -> tuple[list[Entry], list[str]]:
         for sweep in dict.fromkeys(map(Path.resolve, sweeps))
         if any(run.is_relative_to(sweep) for run in going)
     ]
+    fill_in(entries)
     return entries, notes
 
 
@@ -237,3 +239,26 @@ def numbers(content: dict) -> dict[str, float]:
         for key, value in content.items()
         if isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e300)
     }
+
+
+def fill_in(entries: list[Entry]) -> None:
+    """Give runs the keys that others with the same option of a group have, at their defaults.
+
+    So a key that is new in `conf/` splits no group.
+    """
+
+    def chosen(entry: Entry, key: str) -> tuple[str, str]:
+        part = max((part for part in entry.choices if key.startswith(f"{part}.")), key=len, default="")
+        return part, entry.choices.get(part, "")
+
+    found: dict[tuple[str, str], set[str]] = {}
+    for entry in entries:
+        for key in entry.settings:
+            found.setdefault(chosen(entry, key), set()).add(key)
+    for entry in entries:
+        own = found.keys() & {("", ""), *entry.choices.items()}
+        lacking = set().union(*(found[option] for option in own)) - entry.settings.keys()
+        if lacking and entry.choices and entry.folder:
+            known = defaults_of(entry.folder)
+            filled = complete(entry.settings, {key: known.get(key, ABSENT) for key in sorted(lacking)})
+            entry.settings = visible(resolved(filled))

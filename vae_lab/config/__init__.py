@@ -2,6 +2,7 @@
 
 check        every setting is read by something and is of the kind that its reader asks for
 instantiate  the only door from config to objects; `build_vae`
+defaults     what a key is that an older config lacks
 roles        what each key is to identity, resume, comparison and export
 explain      Hydra's errors in our words
 saved        the config in a run folder, which may be a stranger's

@@ -112,6 +112,9 @@ def in_our_words(error: BaseException, arguments: Sequence[str]) -> str:
         return f"{error.full_key}: {reason or text}" if error.full_key else text
     if isinstance(error, yaml.YAMLError):
         return f"a config file is not plain YAML: {error}"
+    if str(error).startswith("BasicSweeper does not support sweep type"):  # Hydra does not say of which key
+        drawn = next((text for text in arguments if re.match(r"[^-=]*=.*interval\s*\(", text)), "interval(a,b)")
+        return f"{drawn} is drawn from in a search: add hydra/sweeper=optuna, or list the values that a grid has"
     if str(error).startswith("Config group override must be"):  # Hydra does not say of which group
         pairs = ((argument, *argument.partition("=")[::2]) for argument in arguments)
         named = [text for text, key, value in pairs if key in GROUPS and not isinstance(yaml.safe_load(value), str)]

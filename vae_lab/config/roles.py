@@ -5,6 +5,9 @@ difference between two runs, and stays out of an export.
 """
 
 from enum import Flag, auto
+from typing import Any
+
+from vae_lab.config.nested import ABSENT, Settings
 
 
 class Role(Flag):
@@ -67,6 +70,22 @@ PLACES = {
     "dataset.source.root": "${dataset.root}",
     "dataset.source.cache_dir": None,
 }
+# They stand for themselves where configs are compared: a data folder or a run that has moved is the same.
+HERE = {"data_root": "data_root", "run_dir": "run_dir"}
+
+
+def differences(one: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two configs differ, with both values, of which one may be ABSENT.
+
+    This says whether they are the same experiment: for a sweep if no key of these `is_identity`, for a run that
+    continues if all `may_change`, for a comparison if all are `is_aside`.
+
+    Args:
+        one: the settings of a config, completed with the defaults of keys that it lacks; see `vae_lab.config.defaults`.
+        other: those of the other one.
+    """
+    pairs = {key: (one.get(key, ABSENT), other.get(key, ABSENT)) for key in {**one, **other}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def keys(role: Role) -> tuple[str, ...]:

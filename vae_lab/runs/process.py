@@ -28,6 +28,7 @@ USER_ERRORS = (*SETTING_ERRORS, DataError, NumericsError, OutOfMemoryError, RunE
 RANKS = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE"),
     *("SLURM_PROCID", "SLURM_NTASKS", "JSM_NAMESPACE_RANK"),
+    *("MASTER_ADDR", "MASTER_PORT"),  # where its processes meet: two jobs of a sweep must not have the same
 )
 FIRST = "VAE_LAB_FIRST_PROCESS"  # its number, for those that it starts
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.config.nested import leaves
+from vae_lab.config.defaults import changes, settings_of
+from vae_lab.config.nested import ABSENT
 from vae_lab.config.roles import Role, keys, may_change
 from vae_lab.config.saved import load_saved, saved_config
 from vae_lab.errors import RunError
@@ -88,10 +90,10 @@ def continues_run(cfg: DictConfig) -> bool:
     """
     if not cfg.resume or (cfg.resume == "auto" and not saved_config(cfg.run_dir).is_file()):
         return False
-    saved, wanted = (leaves(OmegaConf.to_container(config)) for config in (load_saved(cfg.run_dir), cfg))
-    missing = "(not set)"
-    values = {key: (saved.get(key, missing), wanted.get(key, missing)) for key in {**saved, **wanted}}
-    differing = [f"{k} was {a} and would be {b}" for k, (a, b) in values.items() if a != b and not may_change(k)]
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    changed = changes(Path(cfg.run_dir), settings_of(cfg), hydra)
+    shown = {key: ["(not set)" if v is ABSENT else v for v in pair] for key, pair in changed.items()}
+    differing = [f"{key} was {a} and would be {b}" for key, (a, b) in shown.items() if not may_change(key)]
     if differing:
         raise ValueError(f"{cfg.run_dir} cannot continue with other settings: {'; '.join(differing)}; {ALLOWED}")
     return True

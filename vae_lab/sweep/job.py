@@ -15,8 +15,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from vae_lab.config.defaults import changes, settings_of
 from vae_lab.config.nested import leaves
-from vae_lab.config.roles import is_identity
+from vae_lab.config.roles import HERE, is_identity
 from vae_lab.config.saved import load_saved
 from vae_lab.config.secrets import redact
 from vae_lab.errors import RunError
@@ -35,29 +36,53 @@ log = logging.getLogger(__name__)
 def identity(cfg: DictConfig) -> str:
     """Eight hexadecimal digits, the same for two configs that train the same model.
 
-    The hash of the resolved config without what leaves the trained model as it is. Paths below `data_root` count as
-    they are written, so that a moved data folder changes nothing.
+    The hash of the resolved config without what leaves the trained model as it is; 1 and 1.0 are the same number. Paths
+    below `data_root` count as they are written, so that a moved data folder changes nothing.
     """
     kept = OmegaConf.masked_copy(cfg, [key for key in cfg if is_identity(key)])
-    kept.data_root = "data_root"
+    OmegaConf.update(kept, "data_root", HERE["data_root"], force_add=True)
     settings = leaves(OmegaConf.to_container(kept, resolve=True))
-    content = {key: value for key, value in settings.items() if is_identity(key)}
+    content = {key: whole(value) for key, value in settings.items() if is_identity(key)}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
+def whole(value: Any) -> Any:
+    """A value, or a list of them, with whole numbers as such."""
+    if isinstance(value, list):
+        return list(map(whole, value))
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def job_folder(overrides: list[str] | None = None, *, _root_: DictConfig) -> str:
-    """The name of a job's folder in that of its sweep: the one that has its identity, else `OVERRIDES_IDENTITY`.
+    """The name of a job's folder in that of its sweep: the one that holds it already, else `OVERRIDES_IDENTITY`.
 
     Args:
         overrides: that say what the job is; None is all that it has.
         _root_: its composed config, with Hydra's own node.
     """
-    key = identity(_root_)
-    if existing := next(Path(_root_.hydra.sweep.dir).glob(f"*_{key}"), None):
+    key, sweep = identity(_root_), Path(_root_.hydra.sweep.dir)
+    if existing := next(sweep.glob(f"*_{key}"), None) or begun_before(_root_, sweep):
         return existing.name
     shown = ",".join(o for o in overrides or _root_.hydra.overrides.task if is_identity(key_of(o)))
-    name = folder_name(None, re.sub(r"[\s'\"\\]", "", shown)[:MAX_TITLE] or "defaults")
+    name = folder_name(None, re.sub(r"[\s'\"\\]", "", short(shown))[:MAX_TITLE] or "defaults")
     return f"{name}_{key}"
+
+
+def begun_before(cfg: DictConfig, sweep: Path) -> Path | None:
+    """The folder of a sweep whose config is the same experiment with other keys, because `conf/` has changed since."""
+    wanted = settings_of(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+    if any("${" in str(value) for key, value in wanted.items() if is_identity(key)):
+        return None  # what a variable of the environment was then, only the hash tells
+    for path in sorted(sweep.glob("*/.hydra/config.yaml")):
+        with suppress(RunError, ValueError):  # another run's business
+            if not any(map(is_identity, changes(path.parent.parent, wanted, cfg.hydra))):
+                return path.parent.parent
+    return None
+
+
+def short(text: str) -> str:
+    """Text in which numbers of many decimals have four digits."""
+    return re.sub(r"-?\d+\.\d{5,}(e-?\d+)?", lambda number: f"{float(number[0]):.4g}", text)
 
 
 def key_of(argument: str) -> str:
@@ -78,8 +103,8 @@ class Job:
         self.number = number
         self.overrides = overrides
         self.distinctive = [o for o in overrides if o not in common and not o.startswith("+callbacks.pruning.")]
-        self.title = re.sub(r"-?\d+\.\d{5,}(e-?\d+)?", lambda n: f"{float(n[0]):.4g}", " ".join(self.distinctive))
-        self.config: Any = None  # a DictConfig once its turn has come, as is the folder
+        self.title = short(" ".join(self.distinctive))
+        self.config: Any = None  # a DictConfig once it is placed, as is the folder
         self.folder = Path()
         self.state, self.reason = "pending", ""
         self.value: float | None = None  # the best one of the monitored metric, of a completed job

@@ -4,6 +4,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -42,6 +43,7 @@ class LocalLauncher(Launcher):
             raise ValueError(f"sweep.on_failure must be continue or stop, got {on_failure!r}")
         self.n_jobs, self.jobs_per_device, self.on_failure = n_jobs, jobs_per_device, on_failure
         self.jobs: list[Job] = []  # of all launches: a search has several
+        self.numbers: Sequence[int] = ()  # of the jobs of the next launch, where a search knows better than Hydra
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives, and share out the machine."""
@@ -53,6 +55,8 @@ class LocalLauncher(Launcher):
         self.is_grid = config.hydra.sweeper._target_.endswith(".BasicSweeper")  # else a search, of several launches
         self.pool = Pool(share_out(config.trainer, self.n_jobs, self.jobs_per_device))
         self.room = len(self.pool.free)  # how many jobs run at the same time
+        sweeper = config.hydra.sweeper
+        self.table = SweepTable(self.folder, self.jobs, sweeper.get("n_trials"), not sweeper.get("metrics"))
         # Hydra's sweeper composes every job to check it, a tenth of a second each: once is enough.
         loader = hydra_context.config_loader
         compose = loader.load_sweep_config
@@ -76,9 +80,14 @@ class LocalLauncher(Launcher):
             SweepError: if a job of a grid did not complete.
         """
         common = set(self.config.hydra.overrides.task)  # what the command does not vary
-        jobs = [Job(initial_job_idx + i, list(overrides), common) for i, overrides in enumerate(job_overrides)]
+        order, places = [], dict[Path, Job]()  # the same settings, written twice, are one job
+        for i, overrides in enumerate(job_overrides):
+            number = len(places) if self.is_grid else self.numbers[i] if self.numbers else initial_job_idx + i
+            job = Job(number, list(overrides), common)
+            self._place(job)
+            order.append(places.setdefault(job.folder, job))
+        jobs = list(places.values())
         self.jobs += jobs
-        table = SweepTable(self.folder, self.jobs, stays=self.is_grid)
         asked: list[int] = []  # signals
 
         def hear(number: int, frame: FrameType | None) -> None:
@@ -88,49 +97,49 @@ class LocalLauncher(Launcher):
         with locked(self.folder / ".lock"):
             previous = {number: signal.signal(number, hear) for number in heeded()}
             try:
-                with table:
-                    append_event(self.folder, "sweep", arguments=sys.argv[1:], jobs=len(jobs))
-                    self._run(jobs, table, asked)
+                append_event(self.folder, "sweep", arguments=sys.argv[1:], jobs=len(jobs))
+                with self.table if self.is_grid else nullcontext():  # that of a search is open until its end
+                    self._run(jobs, asked)
             finally:
                 for number, handler in previous.items():
                     signal.signal(number, handler)
-        table.close(jobs)
+        self.table.close(jobs)
+        if self.is_grid:
+            self.table.end()
         if asked:
             raise Preempted(128 + asked[0])
         missing = sum(job.state != "completed" for job in jobs)
         if missing and self.is_grid:
             raise SweepError(f"{missing} of {len(jobs)} jobs did not complete, see above; the same command tries again")
-        return [returned(job) for job in jobs]
+        return [returned(job) for job in order]
 
-    def _run(self, jobs: list[Job], table: SweepTable, asked: list[int]) -> None:
-        pending, twins = deque(jobs), []
+    def _run(self, jobs: list[Job], asked: list[int]) -> None:
+        pending = deque(jobs)
         while pending or self.pool.running:
             if asked or (self.on_failure == "stop" and any(job.state == "failed" for job in jobs)):
                 pending.clear()
             if pending and self.pool.free:
                 job = pending.popleft()
-                self._place(job)
-                begun = (other for other in jobs if other.state in ("running", "failed", "preempted"))
-                if twin := next((other for other in begun if other.folder == job.folder), None):
-                    twins.append((job, twin))  # the same settings, written twice
-                    continue
                 if not job.is_done():  # else it is skipped
                     append_event(self.folder, "start", job=job.number, folder=job.folder.name, overrides=job.overrides)
                     self.pool.start(job)
-                table.tell(job)
+                self.table.tell(job)
             for job, exit_code in self.pool.ended(0 if pending and self.pool.free else REFRESH_SECONDS):
                 job.end(exit_code)
                 ended = {"state": job.state, "reason": job.reason, "seconds": round(job.seconds, 3)}
                 append_event(self.folder, "end", job=job.number, folder=job.folder.name, exit_code=exit_code, **ended)
-                table.tell(job)
-            table.update()
-        for job, twin in twins:
-            job.state, job.reason, job.value = twin.state, twin.reason, twin.value
-            table.tell(job)
+                self.table.tell(job)
+            self.table.update()
 
     def _place(self, job: Job) -> None:
-        """Compose a job's config, which says where its folder is."""
+        """Compose a job's config, which says where its folder is; `ValueError` if it wants another sweep."""
         job.config = self.compose(*job.overrides)
+        for part in ("launcher", "sweeper"):  # an experiment's, a setting that is varied
+            if job.config.hydra[part] != self.config.hydra[part]:
+                raise ValueError(
+                    f"{job.title} sets another hydra.{part} than the sweep has, which is one for all jobs: "
+                    f"run it in a sweep of its own, or say it for all"
+                )
         with open_dict(job.config):
             job.config.hydra.job.id = job.config.hydra.job.num = job.number
             job.folder = self.folder / job_folder(job.distinctive, _root_=job.config)
@@ -142,4 +151,5 @@ def returned(job: Job) -> JobReturn:
     is_completed = job.state == "completed"
     status = JobStatus.COMPLETED if is_completed else JobStatus.FAILED
     value = job.value if is_completed else SweepError(f"job {job.number} did not complete: {job.reason}")
-    return JobReturn(job.overrides, job.config, job.config, status=status, _return_value=value)
+    config = None if job.state == "pending" else job.config
+    return JobReturn(job.overrides, config, config, status=status, _return_value=value)

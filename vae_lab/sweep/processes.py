@@ -7,6 +7,7 @@ sweep's own process never imports torch, except to count GPUs.
 import faulthandler
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -31,22 +32,9 @@ from vae_lab.sweep.job import OUTPUT, Job
 
 # macOS has a fork server too, but its own libraries do not survive a fork.
 HAS_FORK_SERVER = hasattr(os, "fork") and sys.platform != "darwin"
-# Imported once, before any job starts. Nothing in it may start threads or touch a GPU: a fork would not survive that.
-PRELOADED = [
-    "vae_lab.__main__",
-    "vae_lab.training.train",
-    "vae_lab.training.progress",
-    "vae_lab.evaluation.gallery",
-    "vae_lab.data.standard",
-    "vae_lab.models.networks.conv",
-    "vae_lab.models.networks.mlp",
-    "vae_lab.models.posteriors",
-    "vae_lab.models.priors",
-    "vae_lab.models.likelihoods",
-    "vae_lab.objectives.elbo",
-    "vae_lab.metrics.standard",
-    "sklearn.datasets",
-]
+# What takes its seconds, imported once before any job starts; the parts beside it take milliseconds. It must not start
+# threads or touch a GPU: a fork would not survive that.
+PRELOADED = ["vae_lab.__main__", "vae_lab.training.train", "sklearn.datasets"]
 ORPHAN_SECONDS = 30.0  # how long a job waits for its process of a sweep that was killed, which may still be saving
 
 
@@ -61,14 +49,17 @@ def share_out(trainer: DictConfig, n_jobs: int | None, jobs_per_device: int) -> 
     """The slots of this machine, at least one.
 
     Without GPUs there is one for each core that this process may use, or as many as a job's processes allow. With GPUs
-    there is one for each group of as many of them as a job wants. OMP_NUM_THREADS is the most threads that a job gets.
+    there is one for each group of as many of them as a job wants. OMP_NUM_THREADS, or MKL_NUM_THREADS, is the most
+    threads that a job gets.
 
     Args:
         trainer: that the command sets: its devices and accelerator.
         n_jobs: how many slots, >= 1; None is as above.
         jobs_per_device: how many slots there are for the same GPUs, >= 1.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from joblib import cpu_count  # knows of affinities and of a container's share; only here, it takes a while
+
+    cores = cpu_count()
     wanted = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else None
     gpus = visible_gpus() if trainer.accelerator in ("auto", "gpu", "cuda") else []
     devices: list[str | None] = [None] * (n_jobs or max(1, cores // (wanted or 1)))
@@ -78,8 +69,9 @@ def share_out(trainer: DictConfig, n_jobs: int | None, jobs_per_device: int) -> 
         count = n_jobs or len(groups) * jobs_per_device
         devices = [groups[i % len(groups)] for i in range(count)]
     threads = max(1, cores // (len(devices) * (1 if gpus else wanted or 1)))
-    most = os.environ.get("OMP_NUM_THREADS", "")
-    return [Slot(min(threads, int(most)) if most.isdecimal() and int(most) else threads, device) for device in devices]
+    told = (re.match(r"\s*(\d+)", os.environ.get(name, "")) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    threads = min([threads, *(most for limit in told if limit and (most := int(limit[1])))])
+    return [Slot(threads, device) for device in devices]
 
 
 def visible_gpus() -> list[str]:
@@ -88,7 +80,7 @@ def visible_gpus() -> list[str]:
 
     count = torch.cuda.device_count()  # asks the driver's library, starts nothing
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named.split(",") if count and named else list(map(str, range(count)))
+    return named.split(",")[:count] if count and named else list(map(str, range(count)))
 
 
 class Pool:
@@ -118,6 +110,17 @@ class Pool:
             process.start()
         asked.close()
 
+    def names_of_metrics(self, config: DictConfig) -> set[str]:
+        """What a run with that config measures, from a process that has torch; empty where it cannot be built."""
+        answer, send = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=tell_metrics, args=(config, send))
+        with signals_wait():
+            process.start()
+        send.close()
+        with answer, suppress(EOFError):
+            return answer.recv()
+        return set()
+
     def ended(self, seconds: float) -> list[tuple[Job, int]]:
         """The jobs that have ended, with their exit codes; waits at most so many seconds for one."""
         ready = connection.wait([process.sentinel for process in self.running], seconds) if self.running else []
@@ -135,6 +138,15 @@ class Pool:
         for _, _, ask in self.running.values():
             with suppress(OSError):  # it has just ended
                 ask.send(number)
+
+
+def tell_metrics(config: DictConfig, answer: Connection) -> None:
+    """Build the model of a config, and tell the names of what is measured of it."""
+    from vae_lab.training.build import build_module, names_of_metrics
+
+    setup_globals()
+    with suppress(ValueError):  # the jobs will say what is wrong
+        answer.send(names_of_metrics(build_module(config)))
 
 
 def work(config: DictConfig, arguments: list[str], slot: Slot, asked: Connection) -> None:

@@ -5,7 +5,10 @@ vae-lab -m hydra/sweeper=optuna 'latent_dim=int(interval(2,64))'
 
 import math
 import os
+import re
 import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.config.secrets import redact
 from vae_lab.errors import RunError, SweepError
+from vae_lab.metrics.catalogue import find
 from vae_lab.runs.files import durable_open, read_json
 from vae_lab.runs.resume import quote
 from vae_lab.sweep.table import format_value, next_command
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 STORAGE = "VAE_LAB_STUDY"  # the variable in which a trial finds its study; a URL may hold a password
 JOURNAL_URL = "journal://"  # how the URL of a file begins that is not a database
 IN_FOLDER = (None, "journal", "sqlite")  # storages that are files in the sweep's folder
+TRIES = 20  # to open a storage whose tables another process makes
 OTHER = "begin another with another sweep.name or hydra.sweeper.study_name"
 
 
@@ -113,6 +118,7 @@ class OptunaSweeper(Sweeper):
         if not space:
             examples = "hydra.sweeper.params, or key=interval(0,1) and the like"
             raise ValueError(f"a search needs something to vary: {examples}")
+        self._check_metrics()
         study = self._open_study()
         check_space(study, space)
         fixed = [override.input_line for key, override in overrides.items() if key not in space]
@@ -120,20 +126,45 @@ class OptunaSweeper(Sweeper):
             monitor = OmegaConf.select(self.config, "callbacks.checkpoints.monitor")
             pruning = {"_target_": "vae_lab.sweep.pruning.Pruning", "study_name": quote(study.study_name)}
             fixed += [f"+callbacks.pruning.{key}={value}" for key, value in (pruning | {"monitor": monitor}).items()]
-        while batch := self._next_trials(study, space):
-            jobs = []
-            for trial in batch:
-                drawn = trial.params | ({"+callbacks.pruning.trial": trial.number} if self.pruner else {})
-                jobs.append([*fixed, *(f"{key}={value}" for key, value in drawn.items())])
-            returns = self.launcher.launch(jobs, initial_job_idx=batch[0].number)
-            ended = [pair for pair in zip(batch, returns, strict=True) if pair[1].cfg is not None]  # the others wait
-            failed = [self._tell(study, trial, returned) for trial, returned in ended].count(False)
-            if failed and self.config.sweep.on_failure == "stop":
-                raise SweepError("a trial failed, and sweep.on_failure=stop; the same command goes on")
-            if failed > self.max_failure_rate * len(batch):
-                limit = f"hydra.sweeper.max_failure_rate={self.max_failure_rate}"
-                raise SweepError(f"{failed} of {len(batch)} trials of a batch failed, more than {limit} allows")
+        with getattr(self.launcher, "table", nullcontext()):  # one for all batches
+            while batch := self._next_trials(study, space):
+                jobs = []
+                for trial in batch:
+                    drawn = trial.params | ({"+callbacks.pruning.trial": trial.number} if self.pruner else {})
+                    jobs.append([*fixed, *(f"{key}={value}" for key, value in drawn.items())])
+                self.launcher.numbers = [trial.number for trial in batch]  # several searches may share a study
+                returns = self.launcher.launch(jobs, initial_job_idx=batch[0].number)
+                ended = [
+                    pair for pair in zip(batch, returns, strict=True) if pair[1].cfg is not None
+                ]  # the others wait
+                failed = [self._tell(study, trial, returned) for trial, returned in ended].count(False)
+                if failed and self.config.sweep.on_failure == "stop":
+                    raise SweepError("a trial failed, and sweep.on_failure=stop; the same command goes on")
+                if failed > self.max_failure_rate * len(batch):
+                    limit = f"hydra.sweeper.max_failure_rate={self.max_failure_rate}"
+                    raise SweepError(f"{failed} of {len(batch)} trials of a batch failed, more than {limit} allows")
         self._report(study)
+
+    def _check_metrics(self) -> None:
+        """Refuse to look for what no trial will measure, and for the worst of what has a better side.
+
+        Raises:
+            ValueError: naming the metric.
+        """
+        monitor = OmegaConf.select(self.config, "callbacks.checkpoints.monitor") or "val/loss"
+        for metric, direction in zip(self.metrics or [monitor], self.directions, strict=True):
+            better = {"lower": "minimize", "higher": "maximize"}.get(str(find(metric).better), direction)
+            if better != direction:
+                raise ValueError(f"hydra.sweeper.direction must be {better} for {metric}, got {direction}")
+        pool = getattr(self.launcher, "pool", None)
+        known = pool.names_of_metrics(self.config) if self.metrics and pool else set()
+        facts = [
+            m for m in self.metrics or () if "/" not in m and (m.startswith("best_") or find(m).comparable == "always")
+        ]
+        wrong = [metric for metric in self.metrics or () if metric not in {*known, *facts}]
+        if known and wrong:
+            shown = ", ".join(sorted(name for name in known if name.startswith("val/")))
+            raise ValueError(f"hydra.sweeper.metrics: no trial will measure {wrong[0]}, only {shown} and the like")
 
     def _open_study(self) -> "Study":
         """Make the study, or go on with it; one that has other aims is refused, which Optuna would keep silently."""
@@ -231,12 +262,20 @@ def storage_url(storage: str | None, folder: Path) -> str:
 
 
 def open_storage(url: str) -> "BaseStorage":
-    """Open what `storage_url` names."""
+    """Open what `storage_url` names, also while another search makes its tables."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
+    from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
     if url.startswith(JOURNAL_URL):
         return optuna.storages.JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL_URL)))
+    for _ in range(TRIES):
+        try:
+            return optuna.storages.RDBStorage(url)
+        except (IntegrityError, OperationalError, ProgrammingError) as error:
+            if not re.search("already exists|locked|UNIQUE|duplicate", str(error)):
+                raise
+        time.sleep(0.5)
     return optuna.storages.RDBStorage(url)
 
 

@@ -25,17 +25,25 @@ class SweepTable:
 
     Args:
         folder: of the sweep.
-        jobs: all of them.
-        stays: whether the table is left in the terminal, with what is next.
+        jobs: those that are known; a search adds to the list.
+        trials: that a search will have in all; None for a grid.
+        ranks: whether the monitored metric says which job is the best.
         console: to write to; None is stderr.
     """
 
-    def __init__(self, folder: Path, jobs: list[Job], stays: bool = True, console: Console | None = None):
-        self.folder, self.jobs, self.stays = folder, jobs, stays
+    def __init__(
+        self,
+        folder: Path,
+        jobs: list[Job],
+        trials: int | None = None,
+        ranks: bool = True,
+        console: Console | None = None,
+    ):
+        self.folder, self.jobs, self.trials, self.ranks = folder, jobs, trials, ranks
         self.started = self.shown_at = time.monotonic()
         self.console = console or Console(stderr=True)
-        is_live = self.console.is_terminal
-        self.live = Live(console=self.console, auto_refresh=False, transient=not stays) if is_live else None
+        is_live = self.console.is_interactive and self.console.file.isatty()  # whatever FORCE_COLOR says of a file
+        self.live = Live(console=self.console, auto_refresh=False) if is_live else None
 
     def __enter__(self):
         if self.live:
@@ -57,20 +65,22 @@ class SweepTable:
         """Say that a job has started or ended; in a terminal the table does."""
         if self.live:
             return
-        text = f"job {job.number} of {len(self.jobs)}  {job.state:<9}  {job.title}"
+        text = f"job {job.number} of {self.trials or len(self.jobs)}  {job.state:<9}  {job.title}"
         if job.state == "completed":
             text += f"  {job.monitor} {format_value(job.value)}" + (f"  {job.seconds:.0f} s" if job.seconds > 0 else "")
         self.say(f"{text}  {job.reason}".rstrip())
 
     def close(self, jobs: list[Job]) -> None:
-        """Say how jobs ended that did not complete, each with its reason and where its log is; then what is next."""
+        """Say how jobs ended that did not complete, each with its reason and where its log is."""
         for job in jobs:
             if job.state in ("failed", "preempted"):
                 self.say(f"{job.state}: job {job.number}  {job.title}  {job.reason}  (logs in {job.folder})")
-        if self.stays:
-            best = "" if self.live else self.best()
-            self.say(f"{self.counts()}: {self.folder}" + (f"\n{best}" if best else ""))
-            self.say(next_command(self.folder))
+
+    def end(self) -> None:
+        """Say what a grid came to, and what is next."""
+        best = "" if self.live else self.best()
+        self.say(f"{self.counts()}: {self.folder}" + (f"\n{best}" if best else ""))
+        self.say(next_command(self.folder))
 
     def draw(self) -> Group:
         """The jobs that there is room for, then how many are in which state, the time left, and the best one."""
@@ -86,7 +96,7 @@ class SweepTable:
             epoch, value, left = job.progress() if job.state == "running" else (None, job.value, math.nan)
             cells = ["" if epoch is None else f"{epoch:.0f}", format_value(value), format_seconds(left)]
             table.add_row(str(job.number), Text(job.title), Text(job.state, COLOURS[job.state]), *cells)
-        below = [f"{len(self.jobs)} jobs: {self.counts()}{self.time_left()}", self.best()]
+        below = [f"{self.trials or len(self.jobs)} jobs: {self.counts()}{self.time_left()}", self.best()]
         return Group(table, *(Text(line, no_wrap=True, overflow="ellipsis") for line in below if line))
 
     def counts(self) -> str:
@@ -97,7 +107,7 @@ class SweepTable:
     def best(self) -> str:
         """The best value of the monitored metric so far, and of which job."""
         done = [(job.value, job) for job in self.jobs if job.value is not None and math.isfinite(job.value)]
-        if not done:
+        if not done or not self.ranks:
             return ""
         metric = done[0][1].monitor
         value, job = (max if find(metric).better == "higher" else min)(done, key=lambda pair: pair[0])
@@ -107,6 +117,8 @@ class SweepTable:
         """When the last job may end, once one has."""
         done = sum(job.seconds > 0 and job.started >= self.started for job in self.jobs)
         waiting = sum(job.state in ("pending", "running") for job in self.jobs)
+        if self.trials and self.jobs:  # a search that goes on has those before the first one behind it
+            waiting += self.trials - self.jobs[-1].number - 1
         if not done or not waiting:
             return ""
         return f", about {format_seconds((time.monotonic() - self.started) / done * waiting)} left"

@@ -18,6 +18,10 @@ def check_trainer(trainer: DictConfig) -> None:
     Raises:
         ValueError: naming the key and the value.
     """
+    for name in os.environ:
+        if name.startswith("PL_TRAINER_"):  # Lightning obeys it where the config says nothing, and no record would
+            key = name.removeprefix("PL_TRAINER_").lower()
+            raise ValueError(f"{name} is set in the environment: unset it, and say trainer.{key}=VALUE instead")
     for unit in ("epochs", "steps"):
         least, most = trainer[f"min_{unit}"] or 0, trainer[f"max_{unit}"]
         if most in (None, -1):

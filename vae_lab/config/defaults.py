@@ -1,0 +1,146 @@
+"""What a key is that a config lacks: what its class takes without it, or else its default in `conf/` as it is now.
+
+So a key that is new in `conf/` makes no other experiment of the older runs, if it says what went without saying. A
+default that has changed does: their configs hold the value that they had.
+"""
+
+import inspect
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vae_lab.config.help import CONF
+from vae_lab.config.nested import ABSENT, Settings, leaves, resolved
+from vae_lab.config.roles import HERE, differences
+from vae_lab.config.saved import MAX_BYTES, load_saved, saved_config
+
+KEPT = 4096  # configs of runs that are remembered
+EMPTY = inspect.Parameter.empty
+# What is read of hydra.yaml: the option of every group, and the command line, as Hydra writes them.
+CHOICES = re.compile(r"^    choices:\n((?:      .*\n)+)", re.MULTILINE)
+OVERRIDES = re.compile(r"^    task:(.*\n(?:    - .*\n)*)", re.MULTILINE)
+REMOVED = re.compile(r"^    - '?~([\w.@/]+)", re.MULTILINE)
+
+
+def settings_of(cfg: DictConfig) -> Settings:
+    """The leaves of a config, references followed; where things are on this machine stands there by name."""
+    return resolved(plain_leaves(cfg))
+
+
+def plain_leaves(cfg: DictConfig) -> Settings:
+    """The same with references as they are written; an empty dict says nothing."""
+    plain: Any = OmegaConf.to_container(cfg)
+    return {key: value for key, value in leaves(plain | HERE).items() if value != {}}
+
+
+def changes(folder: Path, wanted: Settings, hydra: DictConfig | None = None) -> dict[str, tuple[Any, Any]]:
+    """The settings in which a config differs from that of the run in a folder, with both values.
+
+    Args:
+        folder: of the run.
+        wanted: the settings of a config that was composed now.
+        hydra: Hydra's own node of that config, which says where config files are.
+
+    Raises:
+        RunError, ValueError: if it is no run folder, or its config is damaged.
+    """
+    path = saved_config(folder)
+    saved = saved_leaves(folder, path.stat().st_mtime_ns if path.is_file() else 0)
+    if not wanted.keys() <= saved.keys():
+        sources = hydra.runtime.config_sources if hydra else ()
+        places = tuple(source.path for source in sources if source.schema == "file" and Path(source.path) != CONF)
+        known = defaults_of(folder, places)
+        saved = complete(saved, {key: known.get(key, ABSENT) for key in wanted})
+    return differences(resolved(saved), complete(wanted, dict.fromkeys(saved, ABSENT)))
+
+
+@lru_cache(KEPT)
+def saved_leaves(folder: Path, time: int) -> Settings:
+    """The leaves of a run's config, as that was written at some time."""
+    return plain_leaves(load_saved(folder))
+
+
+def defaults_of(folder: Path, places: tuple[str, ...] = ()) -> Settings:
+    """What `conf/` has now for the options that a run chose, without what its command removed; {} where nobody knows.
+
+    Args:
+        folder: of the run.
+        places: further folders of options.
+    """
+    path = saved_config(folder).with_name("hydra.yaml")
+    text = path.read_bytes()[:MAX_BYTES].decode(errors="replace") if path.is_file() else ""
+    choices, overrides = CHOICES.search(text), OVERRIDES.search(text)
+    if not choices or not overrides:
+        return {}
+    options = (line.strip().partition(": ")[::2] for line in choices[1].splitlines())
+    known = composed(tuple(options), places)
+    removed = tuple(f"{key}." for key in REMOVED.findall(overrides[1]))
+    return {key: value for key, value in known.items() if not f"{key}.".startswith(removed)}
+
+
+@lru_cache
+def composed(choices: tuple[tuple[str, str], ...], places: tuple[str, ...] = ()) -> Settings:
+    """The leaves of some options as `conf/` has them now, references as they are written; {} where one is gone.
+
+    Args:
+        choices: an option of each group; what an experiment sets is no default, and a machine's own file comes anyway.
+        places: further folders of options.
+    """
+    others = ("hydra/", "experiment", "local")
+    ours = [(group, option) for group, option in choices if option != "null" and not group.startswith(others)]
+    if not all(re.fullmatch(r"[\w/@.-]+=[\w/-]+", f"{group}={option}") for group, option in ours):
+        return {}
+    search = [f"hydra.searchpath=[{','.join(f'file://{place}' for place in places)}]"] if places else []
+    state = GlobalHydra.instance()
+    before, state.hydra = state.hydra, None  # of the command that runs
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return plain_leaves(compose("config", [*(f"{group}={option}" for group, option in ours), *search]))
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError):
+        return {}
+    finally:
+        state.hydra = before
+
+
+def complete(settings: Settings, defaults: Settings) -> Settings:
+    """Settings with the keys that they lack.
+
+    Args:
+        settings: of a config.
+        defaults: the keys that it may lack, each with its default, or ABSENT where there is none.
+    """
+    inner = {key[: dot.start()] for key in settings for dot in re.finditer(r"\.", key)}
+    found = dict(settings)
+    for key, default in defaults.items():
+        above = (key[: dot.start()] for dot in re.finditer(r"\.", key))
+        if key in settings or key in inner or any(node in settings for node in above):
+            continue
+        taken = taken_without(settings, key)
+        value = default if taken is ABSENT or (taken is None and default is not ABSENT) else taken
+        if value is not ABSENT:
+            found[key] = value
+    return found
+
+
+def taken_without(settings: Settings, key: str) -> Any:
+    """What the class that a key is an argument of takes without it; ABSENT where that is not plain."""
+    part, _, name = key.rpartition(".")
+    if f"{part}._target_" not in settings:
+        return ABSENT
+    from vae_lab.config.instantiate import check_target  # torch, some seconds
+
+    try:
+        parameters = inspect.signature(check_target(part, settings[f"{part}._target_"])).parameters
+    except ValueError:  # not trusted, or not written in Python
+        return ABSENT
+    value = parameters[name].default if name in parameters else EMPTY
+    value = list(value) if isinstance(value, tuple) else value
+    return value if value is None or isinstance(value, bool | int | float | str | list) else ABSENT
