@@ -14,7 +14,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from compared import CONV, GAUSSIAN, write_run, write_sweep
+from omegaconf import OmegaConf
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 from scipy import stats
@@ -23,7 +25,7 @@ from wandb_server import WandbServer
 
 from vae_lab.compare import figures
 from vae_lab.compare.command import DEFAULTS, USAGE, compare_runs, default_out, markdown
-from vae_lab.compare.comparison import compare
+from vae_lab.compare.comparison import compare, conclusion
 from vae_lab.compare.figures import pareto
 from vae_lab.compare.images import draw_groups
 from vae_lab.compare.report import page
@@ -248,12 +250,10 @@ def test_an_option_of_callbacks_is_a_column_where_it_changes_more_than_what_is_s
 
 def test_runs_that_do_not_say_what_they_chose_are_told_apart_by_their_settings(tmp_path):
     for name, changes in (("mlp", {}), ("conv", CONV)):
-        (write_run(tmp_path / name, changes=changes) / ".hydra" / "hydra.yaml").unlink()
+        (write_run(tmp_path / name, changes=changes) / ".hydra" / "choices.yaml").unlink()
     found = comparison(tmp_path)
     assert (found.by, len(found.keys)) == (["model.decoder._target_", "model.encoder._target_"], 1)
-    (tmp_path / "mlp" / ".hydra" / "hydra.yaml").write_text(
-        "hydra:\n  runtime:\n    choices:\n      a: &a [1]\n      b: *a\n"
-    )
+    (tmp_path / "mlp" / ".hydra" / "choices.yaml").write_text("a: &a [1]\nb: *a\n")
     assert "alias" in comparison(tmp_path).unfinished[0].reason
 
 
@@ -291,7 +291,7 @@ def test_pooled_settings_pair_the_runs_and_are_named(tmp_path):
     assert any("pool runs that differ in latent_dim. n counts seeds" in note for note in found.notes)
 
 
-@pytest.mark.parametrize(("seeds", "verdict"), [(1, "not tested: a single seed"), (2, "not distinguishable (n=2)")])
+@pytest.mark.parametrize(("seeds", "verdict"), [(1, "not tested (1 seed)"), (2, "not tested (2 seeds)")])
 def test_pooled_settings_are_no_seeds(seeds, verdict, tmp_path):
     write_pool(tmp_path, range(seeds))
     found = comparison(tmp_path, by=["KLD_weight"])
@@ -440,12 +440,77 @@ def test_what_has_the_same_yardstick(changes, elbo, mse, loss, tmp_path):
         assert (first.yardstick(metric) == second.yardstick(metric)) is expected, metric
 
 
+def write_pictures(folder: Path, name: str, images: str, seed: int = 0, **settings) -> None:
+    """Write a run on a folder of pictures."""
+    changes = {"dataset": "image_folder", "dataset.root": "${data_root}", "dataset.on_bad": "stop"}
+    changes |= {"dataset.source.root": "${dataset.root}", "dataset.source.on_bad": "${dataset.on_bad}"}
+    changes["dataset.source._target_"] = "vae_lab.data.image_folder.ImageFolder"
+    write_run(folder / name, seed, images=images, changes=changes | settings)
+
+
+def test_the_images_decide_what_can_be_compared_and_not_their_place(tmp_path):
+    """Nor what was to happen with a bad one, if there was none; and the same place may hold other images."""
+    write_pictures(tmp_path, "a", "1" * 32)
+    write_pictures(tmp_path, "b", "1" * 32, 1, **{"dataset.on_bad": "skip"})
+    write_pictures(tmp_path, "c", "1" * 32, 2, **{"dataset.root": "elsewhere", "dataset.source.cache_dir": "/c"})
+    write_pictures(tmp_path, "d", "", 3)  # it ended before it had read them
+    found = comparison(tmp_path)
+    assert (found.differing, len(found.groups), found.apart) == ([], 1, {})
+    write_pictures(tmp_path, "e", "2" * 32, 0, data_root="${oc.env:VAE_LAB_DATA,data}")
+    found = comparison(tmp_path, sort="elbo")
+    assert (found.by, [group.label for group in found.groups]) == (["images"], ["images=11111111", "images=22222222"])
+    assert any("because they differ in their images" in note for note in found.notes)
+
+
+def test_another_dataset_is_no_difference_of_images_as_well(tmp_path):
+    for seed in range(2):
+        for size in (8, 16):
+            write_run(tmp_path / f"{size}{seed}", seed, dataset__image_size=size)
+    assert comparison(tmp_path).by == ["dataset.image_size"]
+
+
+def test_weights_of_the_loss_are_ranked_by_the_elbo_within_a_likelihood(tmp_path):
+    for weight, elbo, mse in ((1, -100, 0.03), (0.1, -120, 0.01)):
+        for name, loss, offset in (("bce", {}, 0), ("mse", GAUSSIAN, 300)):
+            write_run(tmp_path / f"{name}{weight}", 0, elbo - offset, mse, changes=loss | {"loss.KLD_weight": weight})
+    found = comparison(tmp_path)
+    assert found.sort == "val/elbo"
+    assert [group.settings["loss.KLD_weight"] for group in found.groups] == ["1", "0.1", "1", "0.1"]
+    assert comparison(tmp_path / "bce1", tmp_path / "mse1").sort == "val/mse"
+
+
+def test_numbers_have_as_few_digits_as_tell_them_apart(tmp_path):
+    values = (0.00123456789012345, 0.0012349, 0.7654321098765432, 16, 1e-05)
+    for seed, value in enumerate(values):
+        write_run(tmp_path / str(seed), 0, -100 - seed, optimizer__lr=value)
+    found = comparison(tmp_path)
+    assert [group.label for group in found.groups] == [
+        "lr=0.0012346",
+        "lr=0.0012349",
+        "lr=0.76543",
+        "lr=16",
+        "lr=1e-05",
+    ]
+    assert repr(values[0]) in runs_csv(found)
+
+
 def test_nothing_is_said_of_a_single_seed(tmp_path):
     write_run(tmp_path / "a", elbo=-100, latent_dim=2)
     write_run(tmp_path / "b", elbo=-90, latent_dim=4)
     found = comparison(tmp_path)
-    assert [group.verdict for group in found.groups] == ["best, of a single seed", "not tested: a single seed"]
+    assert [group.verdict for group in found.groups] == ["best, of a single seed", "not tested (1 seed)"]
     assert any("single seed" in note for note in found.notes)
+
+
+def test_two_seeds_are_said_to_be_too_few(tmp_path):
+    for seed in range(3):
+        for latent_dim in (2, 4, 8):
+            if (seed, latent_dim) != (2, 8):
+                write_run(tmp_path / f"{seed},{latent_dim}", seed, -100 - latent_dim + seed % 2, latent_dim=latent_dim)
+    found = comparison(tmp_path)
+    assert [group.verdict for group in found.groups] == ["best", "worse", "not tested (2 seeds)"]
+    assert "it was not tested against 1 of 2 others (3)" in conclusion(found)
+    assert "distinguishable" not in conclusion(found)
 
 
 def test_noise_is_not_distinguishable_and_a_paired_shift_is(tmp_path):
@@ -825,11 +890,40 @@ def test_online_runs_are_read_like_folders():
     assert asked == [("me/project", {"group": "my/group"})]
     assert [entry.state for entry in entries] == ["completed"] * 3 + ["interrupted"]
     assert entries[0].settings == {"seed": 0, "latent_dim": 2, "loss.KLD_weight": 1.0}
-    assert entries[0].choices == {"optimizer.schedule": "none", "model": "conv"}
+    assert entries[0].choices == {"model": "conv", "optimizer.schedule": "none"}
     assert entries[0].metrics == {"val/elbo": -100.0, "images_per_second": 5.0}
     assert entries[0].history.values == {"val/elbo": {0: -100.0, 10: -110.0, 20: -120.0}}
     found = compare(entries)
     assert found.groups[0].spread("val/elbo").mean == pytest.approx(-101)
+
+
+def online(folder: Path) -> SimpleNamespace:
+    """The run of a folder as W&B gives it: its config resolved, in another order, its whole numbers as they come."""
+    cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    config = OmegaConf.to_container(cfg.copy(), resolve=False) | {"data_root": "/elsewhere", "run_dir": "/tmp/run"}
+    config = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    config["choices"] = dict(reversed(yaml.safe_load((folder / ".hydra" / "choices.yaml").read_text()).items()))
+    config["images"] = json.loads((folder / "status.json").read_text())["images"]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    state = {"completed": "finished"}.get(json.loads((folder / "status.json").read_text())["state"], "failed")
+    result = folder / "result.json"
+    return SimpleNamespace(
+        name=folder.name, url=f"https://wandb.ai/{folder.name}", state=state, scan_history=lambda: rows,
+        config=json.dumps(config, sort_keys=True), summary=json.loads(result.read_text()) if result.is_file() else {},
+    )  # fmt: skip
+
+
+def test_runs_make_the_same_groups_online_and_on_disk(sweep, tmp_path):
+    for i, latent_dim in enumerate((2, 4, 4)):
+        changes = CONV if i == 2 else {"optimizer.schedule": {}, "model.hidden_dims": [32, i]}
+        write_run(tmp_path / "a" / str(i), i, latent_dim=latent_dim, changes=changes, loss__KLD_weight=1 + i)
+    for folder in (sweep, tmp_path / "a"):
+        api = SimpleNamespace(runs=lambda path, filters, folder=folder: map(online, sorted(folder.glob("*/"))))
+        here, there = comparison(folder), compare(online_runs("me/project", api))
+        assert (there.by, there.keys, there.sort, there.apart) == (here.by, here.keys, here.sort, here.apart)
+        assert [(g.label, g.verdict, sorted(run.name for run in g.runs)) for g in there.groups] == [
+            (g.label, g.verdict, sorted(run.name for run in g.runs)) for g in here.groups
+        ]
 
 
 @pytest.mark.slow
@@ -860,7 +954,7 @@ def test_the_comparison_becomes_a_view_in_wandb(sweep, tmp_path, monkeypatch):
 
 
 def test_a_view_that_wandb_refuses_is_one_line(sweep, monkeypatch):
-    monkeypatch.setattr("vae_lab.compare.wandb.obstacle", lambda seconds: "no API key")
+    monkeypatch.setattr("wandb.login", lambda **how: False)
     with pytest.raises(RunError, match="cannot save a view in me/project: no API key"):
         save_view(comparison(sweep), "me/project")
     with pytest.raises(ValueError, match="wandb_view must be ENTITY/PROJECT"):
@@ -871,7 +965,7 @@ def test_a_view_that_wandb_refuses_is_one_line(sweep, monkeypatch):
 
 
 def test_nothing_is_asked_where_there_is_no_key(monkeypatch):
-    monkeypatch.setattr("vae_lab.compare.wandb.obstacle", lambda seconds: "no API key")
+    monkeypatch.setattr("wandb.login", lambda **how: False)
     with pytest.raises(RunError, match="cannot read me/project from W&B: no API key"):
         online_runs("me/project")
 
