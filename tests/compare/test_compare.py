@@ -30,8 +30,18 @@ from vae_lab.compare.figures import pareto
 from vae_lab.compare.images import draw_groups
 from vae_lab.compare.report import page
 from vae_lab.compare.runs import find_runs
+from vae_lab.compare.search import figures as draw_search
 from vae_lab.compare.statistics import adjust, difference, smallest_p_values, spread
-from vae_lab.compare.table import groups_table, harmless, runs_csv, to_html, to_terminal
+from vae_lab.compare.table import (
+    address_of,
+    groups_table,
+    harmless,
+    runs_csv,
+    runs_table,
+    to_html,
+    to_markdown,
+    to_terminal,
+)
 from vae_lab.compare.wandb import online_runs, read_online, save_view
 from vae_lab.errors import RunError
 from vae_lab.training.train import train
@@ -285,7 +295,8 @@ def test_pooled_settings_pair_the_runs_and_are_named(tmp_path):
     first, second = found.groups
     assert (second.difference.n, second.difference.is_paired, second.verdict) == (3, True, "worse")
     assert (first.spread("val/elbo").n, len(first.values("val/elbo"))) == (3, 12)
-    assert groups_table(found).rows[0].cells[2].text == "3"
+    table = groups_table(found)
+    assert table.rows[0].cells[[column.title for column in table.columns].index("n")].text == "3"
     means = [np.mean([-100 + 5 * k + 0.01 * (seed + k) for k in (2, 4, 8, 16)]) for seed in range(3)]
     assert first.spread("val/elbo").sd == pytest.approx(np.std(means, ddof=1))
     assert any("pool runs that differ in latent_dim. n counts seeds" in note for note in found.notes)
@@ -608,9 +619,66 @@ def test_a_table_is_the_same_in_all_its_forms(sweep):
             assert f"<span>{html_escape(cell.text)}</span>" in html
     assert html.count("<tr") == len(table.rows) + 1
     assert [column.title for column in table.columns] == [
-        "#", "model", "loss", "n", "mse", "against the best", "elbo †", "reconstruction †", "kl", "active units",
+        "#", "mse", "against the best", "model", "loss", "n", "elbo †", "reconstruction †", "kl", "active units",
         "images per second", "train seconds",
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory) -> Path:
+    """A search of twelve trials, of which the fourth was lost, written as the launcher and Optuna leave it."""
+    folder, lines, random = tmp_path_factory.mktemp("search") / "tpe", [], np.random.default_rng(0)
+    for trial in (number for number in range(13) if number != 3):
+        rate, width = 10 ** random.uniform(-5, -1), int(random.integers(2, 64))
+        run = write_run(folder / f"r{100 - trial}", 0, -100 - abs(math.log10(rate) + 3), latent_dim=width,
+                        changes={"optimizer.lr": rate, "model.activation": "relu" if trial % 2 else "elu"})  # fmt: skip
+        lines.append(json.dumps({"event": "start", "job": trial, "folder": run.name}))
+    status = {"started": "2026-11-01T10:00:00+00:00", "ended": "2026-11-01T11:01:05+00:00"}
+    status |= {"command": "vae-lab 'a=<b>'", "commit": "0123456789abcdef-dirty"}
+    content = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(
+        json.dumps(content | {"times": [status, status | {"command": "vae-lab resume=x"}]})
+    )
+    (run / "train.log").write_text("")
+    (run / "pictures").mkdir()
+    (folder / "sweep.jsonl").write_text("\n".join([*lines, "{torn"]))
+    (folder / "multirun.yaml").write_text("hydra:\n  sweeper:\n    _target_: x.OptunaSweeper\n")
+    return folder
+
+
+def test_a_trial_has_the_number_of_the_search_everywhere(search):
+    found = comparison(search)
+    assert {run.name: run.trial for run in found.entries} == {f"r{100 - n}": n for n in range(13) if n != 3}
+    table = groups_table(found)
+    column = [column.title for column in table.columns].index("trial")
+    for row, group in zip(table.rows, found.groups, strict=True):
+        assert row.cells[column].text == str(group.runs[0].trial)
+    assert found.keys == ["latent_dim", "model.activation", "optimizer.lr"]  # none of which follows from another
+    (history, importance), _ = draw_search(found)
+    assert list(history.data[0].x) == [n for n in range(13) if n != 3]
+    assert dict(zip(history.data[0].x, history.data[0].y, strict=True)) == {
+        run.trial: run.value("val/elbo") for run in found.entries
+    }
+    assert importance.data[0].y[-1] == "optimizer.lr"
+    (search / "multirun.yaml").write_text("hydra: {}\n")
+    assert {run.trial for run in find_runs([search])[0]} == {None}  # the jobs of another sweep are no trials
+    (search / "multirun.yaml").write_text("hydra:\n  sweeper:\n    _target_: x.OptunaSweeper\n")
+
+
+def test_single_runs_have_links_to_their_files_and_say_how_they_were_started(search, tmp_path):
+    found = comparison(search)
+    table = runs_table(found, found.entries)
+    row = next(row for row in table.rows if row.cells[1].text == "r88")
+    told = {column.title: cell for column, cell in zip(table.columns, row.cells, strict=True)}
+    assert (told["time"].text, told["trial"].text, told["command"].text) == ("2:02:10", "12", "vae-lab 'a=<b>'")
+    assert (told["commit"].text, told["commit"].tip) == ("012345678-dirty", "0123456789abcdef-dirty")
+    html = to_html(table, home=search.parent / "report")
+    assert re.findall(r'href="([^"]*r88[^"]*)"', html) == [
+        f"../tpe/r88{rest}" for rest in ("", "/pictures", "/train.log")
+    ]
+    assert address_of("javascript:alert(1)", tmp_path) == ""
+    assert "command" not in "".join(to_markdown(table))
+    assert {"trial", "seconds", "commit", "command", "images"} <= set(runs_csv(found).splitlines()[0].split(","))
 
 
 def test_help_table_and_report_need_no_torch(sweep, tmp_path):
@@ -676,9 +744,9 @@ def test_a_strangers_control_characters_are_shown_and_not_obeyed(tmp_path, capsy
 
 def test_the_report_needs_no_network(sweep):
     html = own_part(page(comparison(sweep)))
-    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", html)
+    assert not re.findall(r"""src\s*=\s*["'](?!data:)|href\s*=\s*["'](?!#|[\w.]+/)""", html)  # links lead to files only
     assert not re.findall(r"https?://|url\((?!#|'#)|@import", html)
-    for section in ("table", "unfinished", "curves", "plane", "effects", "parallel", "time", "config"):
+    for section in ("table", "runs", "search", "curves", "plane", "effects", "parallel", "time", "config"):
         assert f'<section id="{section}">' in html, section
 
 
@@ -722,7 +790,7 @@ def test_many_groups_are_drawn_with_few_traces_and_what_is_left_out_is_said(tmp_
     for figure in (
         figures.effect(found, "latent_dim", "val/elbo"),
         figures.plane(found, "val/mse"),
-        figures.cost(found),
+        figures.plane(found, "val/elbo", x="train_seconds"),
     ):
         assert len(figure.data) <= 2 + 2 * 11  # colours
         assert {n for trace in figure.data for n in (trace.meta or {}).get("groups", ())} == set(range(1, 46))
@@ -774,7 +842,7 @@ def test_a_group_has_the_same_colour_in_all_figures(sweep):
     colours = {number: {colour} for _, members, colour in figures.colours_of(found) for number in members}
     drawn = [
         figures.curves(found, "val/mse"), figures.plane(found, "val/mse"), figures.effect(found, "model", "val/mse"),
-        figures.cost(found), figures.speed(found),
+        figures.plane(found, "val/mse", x="train_seconds"), figures.speed(found),
     ]  # fmt: skip
     for figure in drawn:
         assert colours_in(figure) == colours
@@ -816,7 +884,7 @@ def test_a_setting_that_is_a_number_has_an_axis_of_numbers(values, kind, places,
     assert figure.layout.xaxis.type == kind
     if "<a>" in values:
         assert list(figure.layout.xaxis.ticktext) == ["3", "b", "&lt;a&gt;"]
-    assert list(next(trace for trace in figure.data if trace.name == "mean over groups").x) == places
+    assert sorted(x for trace in figure.data if "groups" in (trace.meta or {}) for x in trace.x) == places
 
 
 def test_no_point_is_better_in_both_than_one_of_the_pareto_front():

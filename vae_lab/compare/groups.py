@@ -31,6 +31,7 @@ FOLDER = "folder"  # the column that says where a run was found; only on request
 IMAGES = "images"  # the column of their fingerprints
 # In which order columns are shown, whatever that of the file is; then others by their names.
 ORDER = ("dataset", "latent_dim", "model", "posterior", "prior", "loss", "objective", "optimizer", "trainer")
+MAX_TOGETHER = 5  # groups of which a setting can be said to bring others with it though none of its values comes twice
 DIGITS = range(3, 18)  # of a number in a table: the fewest that tell it from the others
 OF_ITS_KIND = " of its kind"  # where not all groups can be compared: of those that can be
 # A value of these columns says by itself what it is.
@@ -176,10 +177,15 @@ def differing(entries: list[Entry], table: Columns) -> list[str]:
 
 
 def entangled(groups: list[Group], by: list[str]) -> dict[str, str]:
-    """The columns whose value follows from that of an earlier one, and from which."""
+    """The columns whose value follows from that of an earlier one, and from which.
+
+    From one whose values seldom come twice in many groups, as a search draws them, anything would follow.
+    """
     found: dict[str, str] = {}
+    counts = {key: len({group.settings[key] for group in groups}) for key in by}
+    telling = [key for key in by if len(groups) <= MAX_TOGETHER or 2 * counts[key] <= len(groups)]
     for i, key in enumerate(by):
-        for other in (other for other in by[:i] if other not in found):
+        for other in (other for other in by[:i] if other not in found and other in telling):
             values = {(group.settings[other], group.settings[key]) for group in groups}
             if len(values) == len({value for value, _ in values}):
                 found[key] = other
