@@ -165,17 +165,14 @@ def plane(comparison: Comparison, y: str, groups: list[Group] | None = None, x: 
     done = [run for group in groups for run in group.completed if {rate, distortion} <= run.metrics.keys()]
     (x0, x1), (y0, y1) = (extent([run.value(key) for run in done]) for key in (rate, distortion))
     figure = go.Figure()
-    if (key_of(rate), key_of(distortion)) == (
-        "kl",
-        "reconstruction",
-    ):  # lines of equal ELBO, minus the sum of both axes
+    if not x and key_of(y) == "reconstruction":  # lines of equal ELBO, minus the sum of both axes
         span = x1 + y1 - x0 - y0
         unit = 10 ** (math.floor(math.log10(span)) - 1)
         step = next(unit * times for times in (1, 2, 5, 10) if span <= 10 * unit * times)
         sums = [i * step for i in range(math.ceil((x0 + y0) / step), math.floor((x1 + y1) / step) + 1)]
-        x, y = [x0, x1, None] * len(sums), [y for value in sums for y in (value - x0, value - x1, None)]
-        figure.add_scatter(x=x, y=y, mode="lines", line={"color": FAINT, "width": 1}, showlegend=False,
-                           text=[f"elbo {-value:.6g}" for value in sums for _ in range(3)],
+        ends = [end for value in sums for end in (value - x0, value - x1, None)]
+        figure.add_scatter(x=[x0, x1, None] * len(sums), y=ends, mode="lines", line={"color": FAINT, "width": 1},
+                           showlegend=False, text=[f"elbo {-value:.6g}" for value in sums for _ in range(3)],
                            hovertemplate="%{text}<extra></extra>")  # fmt: skip
         for value in (value for value in sums if y0 < value - x1 < y1):
             figure.add_annotation(x=x1, y=value - x1, text=f"elbo {-value:.6g}", showarrow=False, xanchor="left",
@@ -183,7 +180,7 @@ def plane(comparison: Comparison, y: str, groups: list[Group] | None = None, x: 
         figure.update_layout(margin={"r": 76})
     sign = -1 if find(distortion).better == "higher" else 1
     if front := pareto([(group.spread(rate).mean, sign * group.spread(distortion).mean) for group in groups]):
-        worst, front = y0 if sign < 0 else y1, [(x, sign * y) for x, y in front]
+        worst, front = y0 if sign < 0 else y1, [(left, sign * up) for left, up in front]
         rates, losses = zip((front[0][0], worst), *front, (x1, front[-1][1]), strict=True)
         figure.add_scatter(x=rates, y=losses, mode="lines", name="Pareto front", hoverinfo="skip",
                            line={"shape": "hv", "dash": "dash", "width": 1.2, "color": INK})  # fmt: skip
@@ -360,7 +357,8 @@ def ticks(values: Iterable[Any], place: Callable[[Any], float]) -> list[Any]:
 def ranges(members: dict[Any, list[Group]]) -> dict[Any, list[Group]]:
     """The groups of many numbers by the part of their axis in which these lie, a part for each colour of the ramp."""
     place = math.log10 if is_wide(members) else float
-    low, high, found = place(min(members)), place(max(members)), {}
+    low, high = place(min(members)), place(max(members))
+    found: dict[int, dict[Any, list[Group]]] = {}
     for value, own in members.items():
         found.setdefault(min(int((place(value) - low) / (high - low) * len(RAMP)), len(RAMP) - 1), {})[value] = own
     return {

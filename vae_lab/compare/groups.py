@@ -250,7 +250,7 @@ def yardstick(entry: Entry, metric: str) -> Yardstick:
     needs, settings = find(metric).comparable, entry.settings
     if needs == "always":
         return ()
-    parts = {IMAGES: entry.images}
+    parts: dict[str, Any] = {IMAGES: entry.images}
     parts |= {key: settings.get(key) for key in ("dataset.binarize", "trainer.limit_val_batches")}
     if needs in ("likelihood", "weights"):  # one that does not say what its log is of is comparable with itself only
         likelihood = {key: value for key, value in settings.items() if key.startswith("loss.likelihood.")}

@@ -156,7 +156,7 @@ def runs_table(comparison: Comparison, entries: list[Entry]) -> Table:
         *measured, size = (Cell(format_number(v, n), value=None if math.isnan(v) else v) for v, n in values)
         time = str(timedelta(seconds=round(seconds))) if math.isfinite(seconds) else "–"
         cells = [Cell(entry.state, mark=entry.state), Cell(entry.name, link=folder or entry.location)]
-        for value in (group and group.number, entry.seed, entry.trial, entry.epoch):
+        for value in (group.number if group else None, entry.seed, entry.trial, entry.epoch):
             cells.append(Cell("–" if value is None else as_text(value), value=value))
         cells += [*measured, Cell(entry.reason or "–"), Cell(time, value=None if time == "–" else seconds), size]
         cells += [Cell(name if file else "", link=file) for name, file in zip(("pictures", "log"), files, strict=True)]

@@ -7,6 +7,7 @@ objects, anchors that unfold into gigabytes, and the sections with which Hydra i
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +19,10 @@ MAX_BYTES = 200_000  # a hundred times what a run writes
 MAX_DEPTH = 40
 
 
-class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # the one in C is ten times as fast
+Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C, which may be missing, is ten times as fast
+
+
+class Loader(Base):
     """Reads plain values as OmegaConf does: 1e-3 is a number, 2026-01-01 is text."""
 
     yaml_implicit_resolvers = {
