@@ -35,7 +35,8 @@ PLANE = (
 )
 EFFECTS = "Large marks: groups. Thin lines join groups that differ in nothing else. Short bars: the mean over groups."
 PARALLEL = (
-    "Each line is a group. Axes of metrics have the better end up; those that not all groups share are left out. Drag "
+    "Each line is a group. Axes of metrics have the better end up; those that not all groups share, and "
+    "groups without one of the metrics, are left out. Drag "
     "along an axis to keep the lines that pass there, along several for those that pass all; click it to let go."
 )
 RUNS = "Those that are not completed come first; their last values stand here and in no mean."
@@ -117,7 +118,7 @@ def sections(comparison: Comparison, gallery, drawn: list[go.Figure], home: Path
     yield "runs", "Runs", f"<p>{told}</p>{listed}"
 
     found, left = search.figures(comparison) if sort else ([], "")
-    yield "search", "Search", panels(found, f"{SEARCH} {left}") or (f"<p>{escape(left)}</p>" if left else "")
+    yield "search", "Search", panels(found, SEARCH + left) or (f"<p>{escape(left)}</p>" if left else "")
 
     metrics = [metric for metric in comparison.metrics if metric.startswith("val/")]
     lines = [figures.curves(comparison, metric, those) for metric in metrics for those in classes(groups, metric)]

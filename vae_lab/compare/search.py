@@ -39,7 +39,9 @@ def figures(comparison: Comparison) -> tuple[list[go.Figure], str]:
     from optuna import visualization
 
     study = study_of(comparison, trials)
-    title, drawn, left = titled(comparison, comparison.sort, comparable(comparison, comparison.sort)), [], ""
+    left = f" Only the first {MAX_SETTINGS} settings are looked at." * (len(comparison.keys) > MAX_SETTINGS)
+    left += f" Only the first {MAX_TRIALS} runs are looked at." * (len(trials) > MAX_TRIALS)
+    title, drawn = titled(comparison, comparison.sort, comparable(comparison, comparison.sort)), []
     if is_search:
         history = visualization.plot_optimization_history(study)
         drawn.append(finish(history, f"{title}: trials, and the best so far", "trial", axis_title(comparison.sort), []))
@@ -51,7 +53,7 @@ def figures(comparison: Comparison) -> tuple[list[go.Figure], str]:
             )  # so that names do not touch the bars
             drawn.append(finish(importances, f"{title}: importance of each setting", "share of the variance", "", []))
         except (ValueError, RuntimeError) as error:  # where all values are equal
-            left = f"No importances: {error}."
+            left += f" No importances: {error}."
     return drawn, left
 
 
