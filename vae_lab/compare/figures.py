@@ -361,10 +361,8 @@ def ranges(members: dict[Any, list[Group]]) -> dict[Any, list[Group]]:
     found: dict[int, dict[Any, list[Group]]] = {}
     for value, own in members.items():
         found.setdefault(min(int((place(value) - low) / (high - low) * len(RAMP)), len(RAMP) - 1), {})[value] = own
-    return {
-        f"{min(part):.3g} to {max(part):.3g}": [group for own in part.values() for group in own]
-        for _, part in sorted(found.items())
-    }
+    names = {i: list(dict.fromkeys(f"{end(part):.3g}" for end in (min, max))) for i, part in found.items()}
+    return {" to ".join(names[i]): [group for own in found[i].values() for group in own] for i in sorted(found)}
 
 
 def is_above_zero(groups: list[Group], metric: str) -> bool:

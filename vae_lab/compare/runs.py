@@ -7,7 +7,6 @@ in the files may be a stranger's, or half written: a run that cannot be read is 
 import json
 import math
 import os
-import re
 import socket
 import time
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vae_lab.config.nested import ABSENT, leaves, lookup
+from vae_lab.config.nested import leaves, resolved
 from vae_lab.config.saved import read_plain, saved_config
 from vae_lab.errors import RunError
 from vae_lab.runs.files import is_alive, read_json
@@ -28,9 +27,6 @@ SWEEP = "multirun.yaml"  # which Hydra writes into the folder of every sweep
 JOURNAL = "sweep.jsonl"  # in which a sweep says which job is in which folder
 QUIET_SECONDS = 600  # after which a run that should be running is said to be silent
 LOGGED = ("val/", "train/", "step", "epoch", "time")  # what is read of log events
-REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # to another key of the same config
-MAX_REFERENCES = 20  # one behind the other
-MAX_NODES = 10_000  # of a config; ours have about 200
 
 
 @dataclass
@@ -138,13 +134,14 @@ def run_folders(top: Path) -> tuple[list[Path], list[Path]]:
 def trials_of(sweep: Path) -> dict[Path, int]:
     """The number of the trial in each folder of a search; none of another sweep."""
     path = sweep / JOURNAL
-    if "Optuna" not in (sweep / SWEEP).read_text(errors="replace") or not path.is_file():
+    if "OptunaSweeper" not in (sweep / SWEEP).read_text(errors="replace") or not path.is_file():
         return {}
     found = {}
     for line in path.read_bytes().splitlines():
         with suppress(ValueError, TypeError, KeyError):  # of a line that a kill has torn
             event = json.loads(line)
-            found[sweep.resolve() / str(event["folder"])] = int(event["job"])
+            if type(event["job"]) is int and event["job"] >= 0:
+                found[sweep.resolve() / str(event["folder"])] = event["job"]
     return found
 
 
@@ -159,7 +156,7 @@ def read_run(folder: Path, source: str) -> Entry:
         read_starts(entry, status)
         path = saved_config(folder)
         if path.is_file():  # else it ended before that was written
-            entry.settings = settings_of(resolved(read_plain(path)))
+            entry.settings = settings_of(read_plain(path))
         path = path.with_name("choices.yaml")
         entry.choices = own_choices(read_plain(path)) if path.is_file() else {}
         entry.trial = trial_of(entry.settings)
@@ -199,36 +196,9 @@ def state_of(folder: Path, status: dict) -> tuple[str, str]:
     return "running", f"no sign of it for {quiet / 3600:.1f} hours" if quiet > QUIET_SECONDS else ""
 
 
-def resolved(config: dict) -> Any:
-    """A copy in which `${a.b}` is what stands at that key, as W&B is told it; what asks the machine stays as it is.
-
-    Raises:
-        RunError: if references unfold without end.
-    """
-    left = MAX_NODES
-
-    def fill(node: Any, depth: int = 0) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0 or depth > MAX_REFERENCES:
-            raise RunError("the references in its config unfold without end")
-        if isinstance(node, dict):
-            return {key: fill(child, depth) for key, child in node.items()}
-        if isinstance(node, list):
-            return [fill(child, depth) for child in node]
-        if not isinstance(node, str) or "${" not in node:
-            return node
-        if whole := REFERENCE.fullmatch(node):
-            value = lookup(config, whole[1])
-            return node if value is ABSENT else fill(value, depth + 1)
-        return REFERENCE.sub(lambda found: str(fill(found[0], depth + 1)), node)
-
-    return fill(config)
-
-
 def settings_of(config: dict) -> dict[str, Any]:
-    """The leaves of a config by dotted key; sections without any are left out, as W&B does."""
-    return visible({key: value for key, value in leaves(config).items() if value != {}})
+    """The leaves of a config with references followed, as W&B is told them; sections without any are left out."""
+    return visible(resolved({key: value for key, value in leaves(config).items() if value != {}}))
 
 
 def trial_of(settings: dict[str, Any]) -> int | None:

@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from vae_lab.compare.comparison import Comparison
 from vae_lab.compare.figures import are_numbers, axis_title, comparable, finish, is_wide, titled
 from vae_lab.compare.groups import as_text
+from vae_lab.compare.runs import Entry
 from vae_lab.metrics.catalogue import find
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def figures(comparison: Comparison) -> tuple[list[go.Figure], str]:
     """
     trials = [run for group in comparable(comparison, comparison.sort) for run in group.completed]
     trials = [run for run in trials if math.isfinite(run.value(comparison.sort))]
-    is_search = any(run.trial is not None for run in trials)
+    numbers = {run.trial for run in trials if run.trial is not None}
+    is_search = bool(numbers) and len(numbers) == len(trials) and max(numbers) < MAX_TRIALS + len(trials)
     has_many = len(trials) >= MIN_TRIALS and len(comparison.keys) > 1
     if not (is_search or has_many) or not find(comparison.sort).better:
         return [], ""
@@ -38,10 +40,11 @@ def figures(comparison: Comparison) -> tuple[list[go.Figure], str]:
         return [], "The history and the importances of settings need the package optuna: pip install optuna."
     from optuna import visualization
 
-    study = study_of(comparison, trials)
+    study = study_of(comparison, trials, is_search)
     left = f" Only the first {MAX_SETTINGS} settings are looked at." * (len(comparison.keys) > MAX_SETTINGS)
     left += f" Only the first {MAX_TRIALS} runs are looked at." * (len(trials) > MAX_TRIALS)
-    title, drawn = titled(comparison, comparison.sort, comparable(comparison, comparison.sort)), []
+    left += " No history: the runs are not those of one search." * (bool(numbers) and not is_search)
+    title, drawn = titled(comparison, comparison.sort, comparable(comparison, comparison.sort)), list[go.Figure]()
     if is_search:
         history = visualization.plot_optimization_history(study)
         drawn.append(finish(history, f"{title}: trials, and the best so far", "trial", axis_title(comparison.sort), []))
@@ -57,7 +60,7 @@ def figures(comparison: Comparison) -> tuple[list[go.Figure], str]:
     return drawn, left
 
 
-def study_of(comparison: Comparison, runs: list) -> "Study":
+def study_of(comparison: Comparison, runs: list[Entry], is_search: bool) -> "Study":
     """The runs as a study in memory, a trial for each; numbers that have no run are failed trials."""
     import optuna
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -74,9 +77,9 @@ def study_of(comparison: Comparison, runs: list) -> "Study":
             space[key] = FloatDistribution(min(values), max(values), log=is_wide(values))
         else:
             space[key] = CategoricalDistribution(sorted(set(map(as_text, values))))
-    by_number = {run.trial: run for run in runs if run.trial is not None}
-    if len(by_number) < len(runs) or max(by_number) > MAX_TRIALS + len(runs):
-        by_number = dict(enumerate(runs[:MAX_TRIALS]))
+    by_number = (
+        {run.trial: run for run in runs if run.trial is not None} if is_search else dict(enumerate(runs[:MAX_TRIALS]))
+    )
     study = optuna.create_study(direction="maximize" if find(comparison.sort).better == "higher" else "minimize")
     for number in range(max(by_number) + 1):
         if run := by_number.get(number):
