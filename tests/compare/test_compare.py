@@ -641,7 +641,7 @@ def search(tmp_path_factory) -> Path:
     )
     (run / "train.log").write_text("")
     (run / "pictures").mkdir()
-    (folder / "sweep.jsonl").write_text("\n".join([*lines, "{torn"]))
+    (folder / "sweep.jsonl").write_text("\n".join([*lines, "[1]", '{"job": 1e400, "folder": "r99"}', "{torn"]))
     (folder / "multirun.yaml").write_text("hydra:\n  sweeper:\n    _target_: x.OptunaSweeper\n")
     return folder
 
