@@ -1,5 +1,6 @@
 """Run folders as training would leave them, written at once, for tests of what reads many of them."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -48,6 +49,12 @@ GAUSSIAN = {
 }
 
 
+def fingerprint(config: dict) -> str:
+    """One for each set of images: what is read, and how large it is."""
+    dataset = config["dataset"]
+    return hashlib.sha256(f"{dataset['source']}{dataset['image_size']}".encode()).hexdigest()[:32]
+
+
 def write_run(
     folder: Path,
     seed: int = 0,
@@ -55,6 +62,7 @@ def write_run(
     mse: float = 0.02,
     state: str = "completed",
     reason: str = "",
+    images: str | None = None,
     **settings,
 ) -> Path:
     """Write a run folder; `settings` are dotted keys with __ for the dots, or a dict of them as `changes`.
@@ -71,11 +79,11 @@ def write_run(
         for part in path:
             node = node.setdefault(part, {})
         node[last] = value
-    hydra = {"hydra": {"runtime": {"choices": choices}}}
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(config))
-    (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(hydra, sort_keys=False))
-    (folder / "status.json").write_text(json.dumps({"state": state, "reason": reason}))
+    (folder / ".hydra" / "choices.yaml").write_text(yaml.safe_dump(choices, sort_keys=False))
+    status = {"state": state, "reason": reason, "images": fingerprint(config) if images is None else images}
+    (folder / "status.json").write_text(json.dumps(status))
     rows = []
     for epoch in range(3):
         values = {"elbo": elbo - 10 * (2 - epoch), "reconstruction": 5 - elbo, "kl": -0.05 * elbo} if elbo else {}

@@ -19,9 +19,8 @@ ROOMS = {  # each with the rooms it may import; it may import what those may, to
     "sweep": ("config", "runs", "training"),
     "compare": ("config", "runs", "metrics.catalogue"),
 }
-# Files that may import more: a strip of images is drawn by the model, so that torch comes with it; W&B is asked for
-# runs where it is told of them.
-MORE = {"compare/images.py": ("data", "training", "evaluation"), "compare/wandb.py": ("loggers",)}
+# A file that may import more: a strip of images is drawn by the model, so that torch comes with it.
+MORE = {"compare/images.py": ("data", "training", "evaluation")}
 
 
 def allowed(room: str) -> set[str]:

@@ -14,7 +14,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from compared import CONV, GAUSSIAN, write_run, write_sweep
+from omegaconf import OmegaConf
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 from scipy import stats
@@ -23,13 +25,23 @@ from wandb_server import WandbServer
 
 from vae_lab.compare import figures
 from vae_lab.compare.command import DEFAULTS, USAGE, compare_runs, default_out, markdown
-from vae_lab.compare.comparison import compare
+from vae_lab.compare.comparison import compare, conclusion
 from vae_lab.compare.figures import pareto
 from vae_lab.compare.images import draw_groups
 from vae_lab.compare.report import page
 from vae_lab.compare.runs import find_runs
+from vae_lab.compare.search import figures as draw_search
 from vae_lab.compare.statistics import adjust, difference, smallest_p_values, spread
-from vae_lab.compare.table import groups_table, harmless, runs_csv, to_html, to_terminal
+from vae_lab.compare.table import (
+    address_of,
+    groups_table,
+    harmless,
+    runs_csv,
+    runs_table,
+    to_html,
+    to_markdown,
+    to_terminal,
+)
 from vae_lab.compare.wandb import online_runs, read_online, save_view
 from vae_lab.errors import RunError
 from vae_lab.training.train import train
@@ -248,12 +260,10 @@ def test_an_option_of_callbacks_is_a_column_where_it_changes_more_than_what_is_s
 
 def test_runs_that_do_not_say_what_they_chose_are_told_apart_by_their_settings(tmp_path):
     for name, changes in (("mlp", {}), ("conv", CONV)):
-        (write_run(tmp_path / name, changes=changes) / ".hydra" / "hydra.yaml").unlink()
+        (write_run(tmp_path / name, changes=changes) / ".hydra" / "choices.yaml").unlink()
     found = comparison(tmp_path)
     assert (found.by, len(found.keys)) == (["model.decoder._target_", "model.encoder._target_"], 1)
-    (tmp_path / "mlp" / ".hydra" / "hydra.yaml").write_text(
-        "hydra:\n  runtime:\n    choices:\n      a: &a [1]\n      b: *a\n"
-    )
+    (tmp_path / "mlp" / ".hydra" / "choices.yaml").write_text("a: &a [1]\nb: *a\n")
     assert "alias" in comparison(tmp_path).unfinished[0].reason
 
 
@@ -285,13 +295,14 @@ def test_pooled_settings_pair_the_runs_and_are_named(tmp_path):
     first, second = found.groups
     assert (second.difference.n, second.difference.is_paired, second.verdict) == (3, True, "worse")
     assert (first.spread("val/elbo").n, len(first.values("val/elbo"))) == (3, 12)
-    assert groups_table(found).rows[0].cells[2].text == "3"
+    table = groups_table(found)
+    assert table.rows[0].cells[[column.title for column in table.columns].index("n")].text == "3"
     means = [np.mean([-100 + 5 * k + 0.01 * (seed + k) for k in (2, 4, 8, 16)]) for seed in range(3)]
     assert first.spread("val/elbo").sd == pytest.approx(np.std(means, ddof=1))
     assert any("pool runs that differ in latent_dim. n counts seeds" in note for note in found.notes)
 
 
-@pytest.mark.parametrize(("seeds", "verdict"), [(1, "not tested: a single seed"), (2, "not distinguishable (n=2)")])
+@pytest.mark.parametrize(("seeds", "verdict"), [(1, "not tested (1 seed)"), (2, "not tested (2 seeds)")])
 def test_pooled_settings_are_no_seeds(seeds, verdict, tmp_path):
     write_pool(tmp_path, range(seeds))
     found = comparison(tmp_path, by=["KLD_weight"])
@@ -440,12 +451,77 @@ def test_what_has_the_same_yardstick(changes, elbo, mse, loss, tmp_path):
         assert (first.yardstick(metric) == second.yardstick(metric)) is expected, metric
 
 
+def write_pictures(folder: Path, name: str, images: str, seed: int = 0, **settings) -> None:
+    """Write a run on a folder of pictures."""
+    changes = {"dataset": "image_folder", "dataset.root": "${data_root}", "dataset.on_bad": "stop"}
+    changes |= {"dataset.source.root": "${dataset.root}", "dataset.source.on_bad": "${dataset.on_bad}"}
+    changes["dataset.source._target_"] = "vae_lab.data.image_folder.ImageFolder"
+    write_run(folder / name, seed, images=images, changes=changes | settings)
+
+
+def test_the_images_decide_what_can_be_compared_and_not_their_place(tmp_path):
+    """Nor what was to happen with a bad one, if there was none; and the same place may hold other images."""
+    write_pictures(tmp_path, "a", "1" * 32)
+    write_pictures(tmp_path, "b", "1" * 32, 1, **{"dataset.on_bad": "skip"})
+    write_pictures(tmp_path, "c", "1" * 32, 2, **{"dataset.root": "elsewhere", "dataset.source.cache_dir": "/c"})
+    write_pictures(tmp_path, "d", "", 3)  # it ended before it had read them
+    found = comparison(tmp_path)
+    assert (found.differing, len(found.groups), found.apart) == ([], 1, {})
+    write_pictures(tmp_path, "e", "2" * 32, 0, data_root="${oc.env:VAE_LAB_DATA,data}")
+    found = comparison(tmp_path, sort="elbo")
+    assert (found.by, [group.label for group in found.groups]) == (["images"], ["images=11111111", "images=22222222"])
+    assert any("because they differ in their images" in note for note in found.notes)
+
+
+def test_another_dataset_is_no_difference_of_images_as_well(tmp_path):
+    for seed in range(2):
+        for size in (8, 16):
+            write_run(tmp_path / f"{size}{seed}", seed, dataset__image_size=size)
+    assert comparison(tmp_path).by == ["dataset.image_size"]
+
+
+def test_weights_of_the_loss_are_ranked_by_the_elbo_within_a_likelihood(tmp_path):
+    for weight, elbo, mse in ((1, -100, 0.03), (0.1, -120, 0.01)):
+        for name, loss, offset in (("bce", {}, 0), ("mse", GAUSSIAN, 300)):
+            write_run(tmp_path / f"{name}{weight}", 0, elbo - offset, mse, changes=loss | {"loss.KLD_weight": weight})
+    found = comparison(tmp_path)
+    assert found.sort == "val/elbo"
+    assert [group.settings["loss.KLD_weight"] for group in found.groups] == ["1", "0.1", "1", "0.1"]
+    assert comparison(tmp_path / "bce1", tmp_path / "mse1").sort == "val/mse"
+
+
+def test_numbers_have_as_few_digits_as_tell_them_apart(tmp_path):
+    values = (0.00123456789012345, 0.0012349, 0.7654321098765432, 16, 1e-05)
+    for seed, value in enumerate(values):
+        write_run(tmp_path / str(seed), 0, -100 - seed, optimizer__lr=value)
+    found = comparison(tmp_path)
+    assert [group.label for group in found.groups] == [
+        "lr=0.0012346",
+        "lr=0.0012349",
+        "lr=0.76543",
+        "lr=16",
+        "lr=1e-05",
+    ]
+    assert repr(values[0]) in runs_csv(found)
+
+
 def test_nothing_is_said_of_a_single_seed(tmp_path):
     write_run(tmp_path / "a", elbo=-100, latent_dim=2)
     write_run(tmp_path / "b", elbo=-90, latent_dim=4)
     found = comparison(tmp_path)
-    assert [group.verdict for group in found.groups] == ["best, of a single seed", "not tested: a single seed"]
+    assert [group.verdict for group in found.groups] == ["best, of a single seed", "not tested (1 seed)"]
     assert any("single seed" in note for note in found.notes)
+
+
+def test_two_seeds_are_said_to_be_too_few(tmp_path):
+    for seed in range(3):
+        for latent_dim in (2, 4, 8):
+            if (seed, latent_dim) != (2, 8):
+                write_run(tmp_path / f"{seed},{latent_dim}", seed, -100 - latent_dim + seed % 2, latent_dim=latent_dim)
+    found = comparison(tmp_path)
+    assert [group.verdict for group in found.groups] == ["best", "worse", "not tested (2 seeds)"]
+    assert "it was not tested against 1 of 2 others (3)" in conclusion(found)
+    assert "distinguishable" not in conclusion(found)
 
 
 def test_noise_is_not_distinguishable_and_a_paired_shift_is(tmp_path):
@@ -543,9 +619,66 @@ def test_a_table_is_the_same_in_all_its_forms(sweep):
             assert f"<span>{html_escape(cell.text)}</span>" in html
     assert html.count("<tr") == len(table.rows) + 1
     assert [column.title for column in table.columns] == [
-        "#", "model", "loss", "n", "mse", "against the best", "elbo †", "reconstruction †", "kl", "active units",
+        "#", "mse", "against the best", "model", "loss", "n", "elbo †", "reconstruction †", "kl", "active units",
         "images per second", "train seconds",
     ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory) -> Path:
+    """A search of twelve trials, of which the fourth was lost, written as the launcher and Optuna leave it."""
+    folder, lines, random = tmp_path_factory.mktemp("search") / "tpe", [], np.random.default_rng(0)
+    for trial in (number for number in range(13) if number != 3):
+        rate, width = 10 ** random.uniform(-5, -1), int(random.integers(2, 64))
+        run = write_run(folder / f"r{100 - trial}", 0, -100 - abs(math.log10(rate) + 3), latent_dim=width,
+                        changes={"optimizer.lr": rate, "model.activation": "relu" if trial % 2 else "elu"})  # fmt: skip
+        lines.append(json.dumps({"event": "start", "job": trial, "folder": run.name}))
+    status = {"started": "2026-11-01T10:00:00+00:00", "ended": "2026-11-01T11:01:05+00:00"}
+    status |= {"command": "vae-lab 'a=<b>'", "commit": "0123456789abcdef-dirty"}
+    content = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(
+        json.dumps(content | {"times": [status, status | {"command": "vae-lab resume=x"}]})
+    )
+    (run / "train.log").write_text("")
+    (run / "pictures").mkdir()
+    (folder / "sweep.jsonl").write_text("\n".join([*lines, "[1]", '{"job": 1e400, "folder": "r99"}', "{torn"]))
+    (folder / "multirun.yaml").write_text("hydra:\n  sweeper:\n    _target_: x.OptunaSweeper\n")
+    return folder
+
+
+def test_a_trial_has_the_number_of_the_search_everywhere(search):
+    found = comparison(search)
+    assert {run.name: run.trial for run in found.entries} == {f"r{100 - n}": n for n in range(13) if n != 3}
+    table = groups_table(found)
+    column = [column.title for column in table.columns].index("trial")
+    for row, group in zip(table.rows, found.groups, strict=True):
+        assert row.cells[column].text == str(group.runs[0].trial)
+    assert found.keys == ["latent_dim", "model.activation", "optimizer.lr"]  # none of which follows from another
+    (history, importance), _ = draw_search(found)
+    assert list(history.data[0].x) == [n for n in range(13) if n != 3]
+    assert dict(zip(history.data[0].x, history.data[0].y, strict=True)) == {
+        run.trial: run.value("val/elbo") for run in found.entries
+    }
+    assert importance.data[0].y[-1] == "optimizer.lr"
+    (search / "multirun.yaml").write_text("hydra: {}\n")
+    assert {run.trial for run in find_runs([search])[0]} == {None}  # the jobs of another sweep are no trials
+    (search / "multirun.yaml").write_text("hydra:\n  sweeper:\n    _target_: x.OptunaSweeper\n")
+
+
+def test_single_runs_have_links_to_their_files_and_say_how_they_were_started(search, tmp_path):
+    found = comparison(search)
+    table = runs_table(found, found.entries)
+    row = next(row for row in table.rows if row.cells[1].text == "r88")
+    told = {column.title: cell for column, cell in zip(table.columns, row.cells, strict=True)}
+    assert (told["time"].text, told["trial"].text, told["command"].text) == ("2:02:10", "12", "vae-lab 'a=<b>'")
+    assert (told["commit"].text, told["commit"].tip) == ("012345678-dirty", "0123456789abcdef-dirty")
+    html = to_html(table, home=search.parent / "report")
+    assert re.findall(r'href="([^"]*r88[^"]*)"', html) == [
+        f"../tpe/r88{rest}" for rest in ("", "/pictures", "/train.log")
+    ]
+    assert address_of("javascript:alert(1)", tmp_path) == ""
+    assert "command" not in "".join(to_markdown(table))
+    assert {"trial", "seconds", "commit", "command", "images"} <= set(runs_csv(found).splitlines()[0].split(","))
 
 
 def test_help_table_and_report_need_no_torch(sweep, tmp_path):
@@ -611,9 +744,9 @@ def test_a_strangers_control_characters_are_shown_and_not_obeyed(tmp_path, capsy
 
 def test_the_report_needs_no_network(sweep):
     html = own_part(page(comparison(sweep)))
-    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:|#)""", html)
+    assert not re.findall(r"""src\s*=\s*["'](?!data:)|href\s*=\s*["'](?!#|[\w.]+/)""", html)  # links lead to files only
     assert not re.findall(r"https?://|url\((?!#|'#)|@import", html)
-    for section in ("table", "unfinished", "curves", "plane", "effects", "parallel", "time", "config"):
+    for section in ("table", "runs", "search", "curves", "plane", "effects", "parallel", "time", "config"):
         assert f'<section id="{section}">' in html, section
 
 
@@ -657,7 +790,7 @@ def test_many_groups_are_drawn_with_few_traces_and_what_is_left_out_is_said(tmp_
     for figure in (
         figures.effect(found, "latent_dim", "val/elbo"),
         figures.plane(found, "val/mse"),
-        figures.cost(found),
+        figures.plane(found, "val/elbo", x="train_seconds"),
     ):
         assert len(figure.data) <= 2 + 2 * 11  # colours
         assert {n for trace in figure.data for n in (trace.meta or {}).get("groups", ())} == set(range(1, 46))
@@ -709,7 +842,7 @@ def test_a_group_has_the_same_colour_in_all_figures(sweep):
     colours = {number: {colour} for _, members, colour in figures.colours_of(found) for number in members}
     drawn = [
         figures.curves(found, "val/mse"), figures.plane(found, "val/mse"), figures.effect(found, "model", "val/mse"),
-        figures.cost(found), figures.speed(found),
+        figures.plane(found, "val/mse", x="train_seconds"), figures.speed(found),
     ]  # fmt: skip
     for figure in drawn:
         assert colours_in(figure) == colours
@@ -751,7 +884,7 @@ def test_a_setting_that_is_a_number_has_an_axis_of_numbers(values, kind, places,
     assert figure.layout.xaxis.type == kind
     if "<a>" in values:
         assert list(figure.layout.xaxis.ticktext) == ["3", "b", "&lt;a&gt;"]
-    assert list(next(trace for trace in figure.data if trace.name == "mean over groups").x) == places
+    assert sorted(x for trace in figure.data if "groups" in (trace.meta or {}) for x in trace.x) == places
 
 
 def test_no_point_is_better_in_both_than_one_of_the_pareto_front():
@@ -825,11 +958,40 @@ def test_online_runs_are_read_like_folders():
     assert asked == [("me/project", {"group": "my/group"})]
     assert [entry.state for entry in entries] == ["completed"] * 3 + ["interrupted"]
     assert entries[0].settings == {"seed": 0, "latent_dim": 2, "loss.KLD_weight": 1.0}
-    assert entries[0].choices == {"optimizer.schedule": "none", "model": "conv"}
+    assert entries[0].choices == {"model": "conv", "optimizer.schedule": "none"}
     assert entries[0].metrics == {"val/elbo": -100.0, "images_per_second": 5.0}
     assert entries[0].history.values == {"val/elbo": {0: -100.0, 10: -110.0, 20: -120.0}}
     found = compare(entries)
     assert found.groups[0].spread("val/elbo").mean == pytest.approx(-101)
+
+
+def online(folder: Path) -> SimpleNamespace:
+    """The run of a folder as W&B gives it: its config resolved, in another order, its whole numbers as they come."""
+    cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    config = OmegaConf.to_container(cfg.copy(), resolve=False) | {"data_root": "/elsewhere", "run_dir": "/tmp/run"}
+    config = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+    config["choices"] = dict(reversed(yaml.safe_load((folder / ".hydra" / "choices.yaml").read_text()).items()))
+    config["images"] = json.loads((folder / "status.json").read_text())["images"]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    state = {"completed": "finished"}.get(json.loads((folder / "status.json").read_text())["state"], "failed")
+    result = folder / "result.json"
+    return SimpleNamespace(
+        name=folder.name, url=f"https://wandb.ai/{folder.name}", state=state, scan_history=lambda: rows,
+        config=json.dumps(config, sort_keys=True), summary=json.loads(result.read_text()) if result.is_file() else {},
+    )  # fmt: skip
+
+
+def test_runs_make_the_same_groups_online_and_on_disk(sweep, tmp_path):
+    for i, latent_dim in enumerate((2, 4, 4)):
+        changes = CONV if i == 2 else {"optimizer.schedule": {}, "model.hidden_dims": [32, i]}
+        write_run(tmp_path / "a" / str(i), i, latent_dim=latent_dim, changes=changes, loss__KLD_weight=1 + i)
+    for folder in (sweep, tmp_path / "a"):
+        api = SimpleNamespace(runs=lambda path, filters, folder=folder: map(online, sorted(folder.glob("*/"))))
+        here, there = comparison(folder), compare(online_runs("me/project", api))
+        assert (there.by, there.keys, there.sort, there.apart) == (here.by, here.keys, here.sort, here.apart)
+        assert [(g.label, g.verdict, sorted(run.name for run in g.runs)) for g in there.groups] == [
+            (g.label, g.verdict, sorted(run.name for run in g.runs)) for g in here.groups
+        ]
 
 
 @pytest.mark.slow
@@ -860,7 +1022,7 @@ def test_the_comparison_becomes_a_view_in_wandb(sweep, tmp_path, monkeypatch):
 
 
 def test_a_view_that_wandb_refuses_is_one_line(sweep, monkeypatch):
-    monkeypatch.setattr("vae_lab.compare.wandb.obstacle", lambda seconds: "no API key")
+    monkeypatch.setattr("wandb.login", lambda **how: False)
     with pytest.raises(RunError, match="cannot save a view in me/project: no API key"):
         save_view(comparison(sweep), "me/project")
     with pytest.raises(ValueError, match="wandb_view must be ENTITY/PROJECT"):
@@ -871,7 +1033,7 @@ def test_a_view_that_wandb_refuses_is_one_line(sweep, monkeypatch):
 
 
 def test_nothing_is_asked_where_there_is_no_key(monkeypatch):
-    monkeypatch.setattr("vae_lab.compare.wandb.obstacle", lambda seconds: "no API key")
+    monkeypatch.setattr("wandb.login", lambda **how: False)
     with pytest.raises(RunError, match="cannot read me/project from W&B: no API key"):
         online_runs("me/project")
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from vae_lab.compare.comparison import Comparison, compare, conclusion
 from vae_lab.compare.runs import SWEEP, find_runs
-from vae_lab.compare.table import groups_table, plain, runs_csv, to_markdown, to_terminal, unfinished_table
+from vae_lab.compare.table import groups_table, plain, runs_csv, runs_table, to_markdown, to_terminal
 from vae_lab.config.arguments import read_arguments
 from vae_lab.metrics.catalogue import find
 from vae_lab.runs.files import durable_open
@@ -81,14 +81,19 @@ def compare_runs(arguments: list[str]) -> None:
 
     out = Path(settings["out"]) if settings["out"] else default_out(folders, online)
     path = out / "report.html"
-    files = {"report.csv": runs_csv(comparison), "report.md": markdown(comparison), path.name: page(comparison)}
+    files = {
+        "report.csv": runs_csv(comparison),
+        "report.md": markdown(comparison),
+        path.name: page(comparison, home=out),
+    }
     for name, text in files.items():
         write(out / name, text)
     print(f"report    {path}")
     if settings["images"] and any(group.first_run for group in comparison.groups):
         from vae_lab.compare.images import draw_groups  # imports torch, and takes longer than all the rest
 
-        write(path, page(comparison, draw_groups(comparison.groups, settings["max_images"], settings["data_root"])))
+        gallery = draw_groups(comparison.groups, settings["max_images"], settings["data_root"])
+        write(path, page(comparison, gallery, out))
     if settings["wandb_view"]:
         from vae_lab.compare.wandb import save_view
 
@@ -117,7 +122,10 @@ def print_comparison(comparison: Comparison) -> None:
     if more or left:
         console.print(f"in the report: {', '.join([*more, *left])}", style="dim")
     if comparison.unfinished:
-        console.print(to_terminal(unfinished_table(comparison), console, MAX_ROWS)[0])
+        unfinished = len(comparison.unfinished)
+        if unfinished > MAX_ROWS:
+            console.print(f"the first {MAX_ROWS} of {unfinished} runs that are not completed:", style="dim")
+        console.print(to_terminal(runs_table(comparison, comparison.unfinished), console, MAX_ROWS)[0])
     for text in (conclusion(comparison), *comparison.notes):
         console.print(text)
 
@@ -129,7 +137,7 @@ def markdown(comparison: Comparison) -> str:
     units = ", ".join(f"`{metric}` {find(metric).unit}" for metric in comparison.shown if find(metric).unit)
     lines += ["", f"Units: {units}.", "", comparison.method, "", *(f"- {plain(note)}" for note in comparison.notes)]
     if comparison.unfinished:
-        lines += ["", "## Not completed", "", *to_markdown(unfinished_table(comparison))]
+        lines += ["", "## Not completed", "", *to_markdown(runs_table(comparison, comparison.unfinished))]
     return "\n".join(lines) + "\n"
 
 

@@ -9,13 +9,16 @@ from vae_lab.compare.groups import (
     Group,
     Yardstick,
     apart,
+    as_text,
     columns,
     count_states,
     differing,
     entangled,
     find_name,
     group_runs,
+    identify_images,
     rank,
+    weights_of,
 )
 from vae_lab.compare.runs import Entry
 from vae_lab.compare.statistics import MIN_SEEDS
@@ -24,6 +27,7 @@ from vae_lab.metrics.catalogue import find, key_of
 # Shown unless metrics are named, where they were measured; the first that all groups can be compared in decides.
 METRICS = ("elbo", "nll", "mse", "reconstruction", "kl", "active_units")
 DECIDING = ("val/nll", "val/elbo", "val/mse", "val/loss")
+BOUND = "val/elbo"
 COSTS = ("images_per_second", "train_seconds")
 MAX_CLASSES = 3  # of groups that can be compared, in the conclusion
 METHOD = (
@@ -106,6 +110,7 @@ def compare(
     Raises:
         ValueError: if a setting names what no run has.
     """
+    identify_images(entries)
     table = columns(entries)
     differ = differing(entries, table)
     grouped_by = [find_name(name, table, "setting") for name in by] or differ
@@ -133,8 +138,15 @@ def compare(
 
 
 def deciding(groups: list[Group], metrics: list[str]) -> str:
-    """The first metric in which all groups that have completed runs can be compared, else the one that most can."""
+    """The first metric in which all groups that have completed runs can be compared, else the one that most can.
+
+    Where the terms of the loss are weighed differently, the ELBO decides, if need be for each likelihood by itself: a
+    smaller weight of the KL buys a smaller mean squared error whatever the model.
+    """
     done = [group for group in groups if group.completed]
+    weights = {as_text(weights_of(run)) for group in done for run in group.completed}
+    if len(weights) > 1 and all(group.values(BOUND) for group in done):
+        return BOUND
 
     def merit(metric: str) -> tuple[bool, int, int]:
         having = [group for group in done if group.values(metric)]
@@ -154,21 +166,30 @@ def conclusion(comparison: Comparison) -> str:
         return "All runs are of one group; there is nothing to compare it with."
     told = []
     for first, *rivals in list(kinds.values())[:MAX_CLASSES]:
-        unclear = [str(g.number) for g in rivals if not (g.difference and g.difference.is_distinct)]
+        untested, unclear = [], []
+        for group in rivals:
+            if not (group.difference and group.difference.is_tested):
+                untested.append(str(group.number))
+            elif not group.difference.is_distinct:
+                unclear.append(str(group.number))
         found = f"{first.label} has the {'best' if find(metric).better else 'first'} mean {metric}"
         found += " of those that can be compared with it" if len(kinds) > 1 else ""
+        clauses = [f"it is not distinguishable from {some_of(unclear, rivals)}"] if unclear else []
+        clauses += [f"it was not tested against {some_of(untested, rivals)}"] if untested else []
         if not rivals and len(kinds) > 1:
             told.append(f"{first.label} can be compared with no other.")
         elif not rivals:
             told.append(f"Only {first.label} has completed runs.")
         elif first.spread(metric).n < 2:
-            told.append(f"{found}, but of a single seed.")
-        elif not unclear:
-            told.append(f"{found}; it is different from all others.")
+            told.append(f"{found}, but of a single seed: nothing was tested.")
         else:
-            of = f"{len(unclear)} of {len(rivals)} others ({first_of(unclear, 8)})"
-            told.append(f"{found}; it is not distinguishable from {of}.")
+            told.append(f"{found}; {', and '.join(clauses) or 'it is different from all others'}.")
     return " ".join([*told, *(["..."] if len(kinds) > MAX_CLASSES else [])]) or "No run has been completed yet."
+
+
+def some_of(numbers: list[str], rivals: list[Group]) -> str:
+    """How many of the other groups, and which."""
+    return f"{len(numbers)} of {len(rivals)} others ({first_of(numbers, 8)})"
 
 
 def first_of(words: list[str], most: int) -> str:

@@ -46,6 +46,7 @@ MAX_BARS = 40
 MAX_VALUES = 24  # of a setting that colours can stand for
 BEGIN = 0.12  # of the training, which may lie outside of the axes until a reader zooms out
 WIDE = 8  # the ratio of the largest to the smallest value of a setting from which its axis is logarithmic
+MAX_TICKS = 12  # of an axis of a setting
 SHIFT = 0.16  # of an axis, over which groups with the same option are spread so that all lines show
 Mode = list[tuple[str, list[int], str]]  # a name, the numbers of groups, a colour
 Button = tuple[str, dict, dict]  # its label, what it changes of the traces, and what of the layout
@@ -60,12 +61,17 @@ def colour_modes(comparison: Comparison) -> dict[str, Mode]:
     modes: dict[str, Mode] = {"group": ranked + ([(f"{len(rest)} more", rest, GREY)] if rest else [])}
     for key in comparison.keys:
         members = by_value(key, groups)
+        is_scale = are_numbers(members) and len(members) > 2
+        if is_scale and len(members) > MAX_VALUES:  # continuous: as many ranges as there are colours
+            members = ranges(members)
         if 1 < len(members) <= MAX_VALUES:
-            is_scale = are_numbers(members) and len(members) > 2
             shades = [RAMP[round(i / (len(members) - 1) * (len(RAMP) - 1))] for i in range(len(members))]
             colours = shades if is_scale else [*COLOURS, *[GREY] * len(members)]
             numbers = [[group.number for group in own] for own in members.values()]
-            modes[key] = list(zip(map(as_text, members), numbers, colours, strict=False))
+            names = [
+                own[0].settings[key] if isinstance(value, int | float) else value for value, own in members.items()
+            ]
+            modes[key] = list(zip(names, numbers, colours, strict=False))
     first = list(modes)[1 if rest and len(modes) > 1 else 0]
     return {first: modes[first], **modes}
 
@@ -143,38 +149,46 @@ def curves(comparison: Comparison, metric: str, groups: list[Group] | None = Non
     return finish(figure, titled(comparison, metric, groups), "step", axis_title(metric), menus)
 
 
-def plane(comparison: Comparison, distortion: str, groups: list[Group] | None = None) -> go.Figure:
-    """The KL, the rate, against a loss of the image, the distortion: no group is better in both than one of the front.
+def plane(comparison: Comparison, y: str, groups: list[Group] | None = None, x: str = "") -> go.Figure:
+    """One metric against another; no group is better in both than one of the front.
 
     Args:
         comparison: of the runs.
-        distortion: such as `val/reconstruction` or `val/mse`; the rate is the KL of the same stage.
+        y: the metric upwards, such as `val/reconstruction` or `val/mse`, a distortion.
         groups: to draw.
+        x: that to the right, such as `train_seconds`; empty for the rate, the KL of the same stage.
     """
-    rate = f"{distortion.rpartition('/')[0]}/kl"
+    rate, distortion = x or f"{y.rpartition('/')[0]}/kl", y
     groups = [g for g in groups or comparable(comparison, distortion) if g.values(rate) and g.values(distortion)]
+    if not groups:
+        return go.Figure()
     done = [run for group in groups for run in group.completed if {rate, distortion} <= run.metrics.keys()]
     (x0, x1), (y0, y1) = (extent([run.value(key) for run in done]) for key in (rate, distortion))
     figure = go.Figure()
-    if key_of(distortion) == "reconstruction":  # lines of equal ELBO, minus the sum of both axes
-        step = 10 ** math.floor(math.log10((x1 + y1 - x0 - y0) / 3))
+    if not x and key_of(y) == "reconstruction":  # lines of equal ELBO, minus the sum of both axes
+        span = x1 + y1 - x0 - y0
+        unit = 10 ** (math.floor(math.log10(span)) - 1)
+        step = next(unit * times for times in (1, 2, 5, 10) if span <= 10 * unit * times)
         sums = [i * step for i in range(math.ceil((x0 + y0) / step), math.floor((x1 + y1) / step) + 1)]
-        x, y = [x0, x1, None] * len(sums), [y for value in sums for y in (value - x0, value - x1, None)]
-        figure.add_scatter(x=x, y=y, mode="lines", line={"color": FAINT, "width": 1}, showlegend=False,
-                           text=[f"elbo {-value:.6g}" for value in sums for _ in range(3)],
+        ends = [end for value in sums for end in (value - x0, value - x1, None)]
+        figure.add_scatter(x=[x0, x1, None] * len(sums), y=ends, mode="lines", line={"color": FAINT, "width": 1},
+                           showlegend=False, text=[f"elbo {-value:.6g}" for value in sums for _ in range(3)],
                            hovertemplate="%{text}<extra></extra>")  # fmt: skip
         for value in (value for value in sums if y0 < value - x1 < y1):
             figure.add_annotation(x=x1, y=value - x1, text=f"elbo {-value:.6g}", showarrow=False, xanchor="left",
                                   font={"size": 10}, opacity=0.7)  # fmt: skip
         figure.update_layout(margin={"r": 76})
-    if front := pareto([(group.spread(rate).mean, group.spread(distortion).mean) for group in groups]):
-        rates, losses = zip((front[0][0], y1), *front, (x1, front[-1][1]), strict=True)
+    sign = -1 if find(distortion).better == "higher" else 1
+    if front := pareto([(group.spread(rate).mean, sign * group.spread(distortion).mean) for group in groups]):
+        worst, front = y0 if sign < 0 else y1, [(left, sign * up) for left, up in front]
+        rates, losses = zip((front[0][0], worst), *front, (x1, front[-1][1]), strict=True)
         figure.add_scatter(x=rates, y=losses, mode="lines", name="Pareto front", hoverinfo="skip",
                            line={"shape": "hv", "dash": "dash", "width": 1.2, "color": INK})  # fmt: skip
     add_marks(figure, comparison, groups, distortion, rate)
     figure.update_xaxes(range=(x0, x1))
     figure.update_yaxes(range=(y0, y1))
-    title, menus = titled(comparison, distortion, groups, " against KL"), [scales(x0 > 0, y0 > 0)]
+    name = {"train_seconds": "time", "kl": "KL"}.get(key_of(rate), key_of(rate))
+    title, menus = titled(comparison, distortion, groups, f" against {name}"), [scales(x0 > 0, y0 > 0)]
     return finish(figure, title, axis_title(rate), axis_title(distortion), menus)
 
 
@@ -202,20 +216,22 @@ def effect(comparison: Comparison, key: str, metric: str, groups: list[Group] | 
         y=[group and group.spread(metric).mean for group in joined],
         mode="lines", line={"color": GREY, "width": 1}, opacity=0.5, hoverinfo="skip", showlegend=False,
     )  # fmt: skip
+    several = {value: own for value, own in members.items() if len(own) > 1}
     figure.add_scatter(
-        x=list(place.values()),
-        y=[sum(group.spread(metric).mean for group in own) / len(own) for own in members.values()],
+        x=[place[value] for value in several],
+        y=[sum(group.spread(metric).mean for group in own) / len(own) for own in several.values()],
         mode="markers", marker={"symbol": "line-ew", "size": 30, "line": {"color": INK, "width": 2.5}},
-        text=[f"{safe(f'{key}={as_text(value)}')}<br>mean over groups" for value in members],
+        text=[f"{safe(f'{key}={own[0].settings[key]}')}<br>mean over groups" for own in several.values()],
         hovertemplate="%{text}<br>%{y:.5g}<extra></extra>", name="mean over groups",
     )  # fmt: skip
     add_marks(figure, comparison, groups, metric, lambda group: place[group.setting(key)])
     is_positive = is_number and min(members) > 0
-    is_log = is_positive and max(members) >= WIDE * min(members)
+    is_log = is_number and is_wide(members)
     figure.update_xaxes(type="log" if is_log else "linear")
-    if not is_number or len(members) <= 12:
-        texts = [safe(as_text(value), 24) for value in members]
-        figure.update_xaxes(tickvals=list(place.values()), ticktext=texts)
+    if not is_number or len(members) <= MAX_TICKS:
+        shown = ticks(members, math.log10 if is_log else place.__getitem__)
+        texts = [safe(members[value][0].settings[key], 24) for value in shown]
+        figure.update_xaxes(tickvals=[place[value] for value in shown], ticktext=texts)
     if not is_number:
         figure.update_xaxes(range=(-0.5, len(members) - 0.5))
     menus = [scales(is_positive, is_above_zero(groups, metric), is_log)]
@@ -235,20 +251,19 @@ def parallel(comparison: Comparison) -> go.Figure:
     axes: list[dict] = [{"label": "#", "values": numbers, "range": [max(numbers), min(numbers)]}]
     name = shorten(comparison.keys)
     for key in comparison.keys:
-        values = list(by_value(key, groups))
-        if len(values) < 2:
+        members = by_value(key, groups)
+        if len(members) < 2:
             continue
-        place: Callable[[Any], float] = float
-        if not are_numbers(values):
-            place = {value: i for i, value in enumerate(values)}.__getitem__
-        elif min(values) > 0 and max(values) >= WIDE * min(values):
-            place = math.log10
+        is_number = are_numbers(members)
+        place: Callable[[Any], float] = math.log10 if is_number and is_wide(members) else float
+        if not is_number:
+            place = {value: i for i, value in enumerate(members)}.__getitem__
         at = [place(group.setting(key)) for group in groups]
-        if not are_numbers(values):  # apart, so that all lines show
+        if not is_number:  # apart, so that all lines show
             at = [x + (i / (n - 1) - 0.5) * SHIFT for i, x in enumerate(at)]
-        shown = values[:: math.ceil(len(values) / 12)]
-        ticks = {"tickvals": list(map(place, shown)), "ticktext": [safe(as_text(value), 16) for value in shown]}
-        axes.append({"label": safe(name(key), 20), "values": at, **ticks})
+        shown = ticks(members, place)
+        texts = [safe(members[value][0].settings[key], 16) for value in shown]
+        axes.append({"label": safe(name(key), 20), "values": at, "tickvals": [*map(place, shown)], "ticktext": texts})
     for metric in metrics:
         means, better = [group.spread(metric).mean for group in groups], find(metric).better
         if len(set(means)) > 1:
@@ -268,16 +283,6 @@ def parallel(comparison: Comparison) -> go.Figure:
     )
     figure.update_layout(margin={"l": 40, "r": 60, "t": 60, "b": 24}, height=420)
     return finish(figure, "", "", "", [])
-
-
-def cost(comparison: Comparison, groups: list[Group] | None = None) -> go.Figure:
-    """What the time buys: the deciding metric against seconds of training."""
-    metric, seconds = comparison.sort, "train_seconds"
-    groups = [g for g in groups or comparable(comparison, metric) if g.values(metric) and g.values(seconds)]
-    figure = go.Figure()
-    add_marks(figure, comparison, groups, metric, seconds)
-    title, menus = titled(comparison, metric, groups, " against time"), [scales(True, is_above_zero(groups, metric))]
-    return finish(figure, title, "training (seconds per run)", axis_title(metric), menus)
 
 
 def speed(comparison: Comparison) -> go.Figure:
@@ -329,8 +334,35 @@ def by_value(key: str, groups: list[Group]) -> dict[Any, list[Group]]:
 
 
 def are_numbers(values: Iterable[Any]) -> bool:
-    """Whether all values are numbers."""
-    return all(isinstance(value, int | float) for value in values)
+    """Whether all values are numbers, and none says yes or no."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def is_wide(values: Iterable[float]) -> bool:
+    """Whether an axis of these numbers is logarithmic."""
+    return min(values) > 0 and max(values) >= WIDE * min(values)
+
+
+def ticks(values: Iterable[Any], place: Callable[[Any], float]) -> list[Any]:
+    """Those of some values, in their order on an axis, whose names have room beside each other there."""
+    shown: list[Any] = []
+    ordered = list(values)
+    room = abs(place(ordered[-1]) - place(ordered[0])) / MAX_TICKS
+    for value in ordered:
+        if not shown or place(value) - place(shown[-1]) >= room:
+            shown.append(value)
+    return shown
+
+
+def ranges(members: dict[Any, list[Group]]) -> dict[Any, list[Group]]:
+    """The groups of many numbers by the part of their axis in which these lie, a part for each colour of the ramp."""
+    place = math.log10 if is_wide(members) else float
+    low, high = place(min(members)), place(max(members))
+    found: dict[int, dict[Any, list[Group]]] = {}
+    for value, own in members.items():
+        found.setdefault(min(int((place(value) - low) / (high - low) * len(RAMP)), len(RAMP) - 1), {})[value] = own
+    names = {i: list(dict.fromkeys(f"{end(part):.3g}" for end in (min, max))) for i, part in found.items()}
+    return {" to ".join(names[i]): [group for own in found[i].values() for group in own] for i in sorted(found)}
 
 
 def is_above_zero(groups: list[Group], metric: str) -> bool:

@@ -28,6 +28,11 @@ from vae_lab.metrics.catalogue import find, key_of
 
 ABSENT = "–"
 FOLDER = "folder"  # the column that says where a run was found; only on request
+IMAGES = "images"  # the column of their fingerprints
+# In which order columns are shown, whatever that of the file is; then others by their names.
+ORDER = ("dataset", "latent_dim", "model", "posterior", "prior", "loss", "objective", "optimizer", "trainer")
+MAX_TOGETHER = 5  # groups of which a setting can be said to bring others with it though none of its values comes twice
+DIGITS = range(3, 18)  # of a number in a table: the fewest that tell it from the others
 OF_ITS_KIND = " of its kind"  # where not all groups can be compared: of those that can be
 # A value of these columns says by itself what it is.
 NAMES_THEMSELVES = ("dataset", "model", "posterior", "objective", "prior", "optimizer", "optimizer.schedule", FOLDER)
@@ -114,15 +119,32 @@ class Group:
 # columns
 
 
+def identify_images(entries: list[Entry]) -> None:
+    """Give runs that have not read their images, or do not say which, those of runs with the same dataset settings."""
+
+    def of_dataset(entry: Entry) -> str:
+        return as_text({k: v for k, v in entry.settings.items() if roles.is_of_images(k) or k == "dataset.root"})
+
+    known = {of_dataset(entry): entry.images for entry in entries if entry.images}
+    for entry in entries:
+        entry.images = entry.images or known.get(text := of_dataset(entry), text)
+
+
 def columns(entries: list[Entry]) -> Columns:
     """Every chosen option and every setting, a value for each run; options first, where every run names its own."""
     known = [entry for entry in entries if entry.settings]
-    names = dict.fromkeys(key for entry in known for key in entry.settings)
-    parts = dict.fromkeys(part for entry in known for part in entry.choices) if all(e.choices for e in known) else {}
-    real = [part for part in parts if any(name.startswith(f"{part}.") for name in names)]
-    found: Columns = {part: [entry.choices.get(part, ABSENT) for entry in entries] for part in real}
-    found |= {key: [entry.settings.get(key, ABSENT) for entry in entries] for key in names if key not in found}
-    return found | {FOLDER: [entry.source for entry in entries]}
+    names = {key for entry in known for key in entry.settings}
+    sections = {key.rpartition(".")[0] for key in names}
+    sections |= {section[:i] for section in sections for i, letter in enumerate(section) if letter == "."}
+    parts = {part for entry in known for part in entry.choices} & sections if all(e.choices for e in known) else set()
+
+    def place(key: str) -> tuple:
+        first = key.partition(".")[0]
+        return ORDER.index(first) if first in ORDER else len(ORDER), first, key.count("."), key
+
+    found: Columns = {part: [entry.choices.get(part, ABSENT) for entry in entries] for part in sorted(parts, key=place)}
+    found |= {k: [e.settings.get(k, ABSENT) for e in entries] for k in sorted(names - parts, key=place)}
+    return found | {IMAGES: [e.images[:8] for e in entries], FOLDER: [entry.source for entry in entries]}
 
 
 def differing(entries: list[Entry], table: Columns) -> list[str]:
@@ -131,7 +153,7 @@ def differing(entries: list[Entry], table: Columns) -> list[str]:
     Runs without a config, which ended before it was written, do not count.
     """
     known = [i for i, entry in enumerate(entries) if entry.settings]
-    concern = [key for key in table if key != FOLDER and not roles.is_aside(key)]
+    concern = [key for key in table if key not in (FOLDER, IMAGES) and not roles.is_aside(key)]
     texts = {key: tuple(as_text(table[key][i]) for i in known) for key in concern}
     changed = {key: own for key, own in texts.items() if len(set(own)) > 1}
     parts = {part for entry in entries for part in entry.choices}
@@ -143,15 +165,27 @@ def differing(entries: list[Entry], table: Columns) -> list[str]:
         part = max((part for part in parts if key.startswith(f"{part}.") and part in changed), key=len, default=None)
         return part is not None and len(set(zip(texts[part], texts[key], strict=True))) == len(set(texts[part]))
 
-    kept = {own: key for key, own in reversed(changed.items()) if not follows(key)}  # the first of copies
-    return [key for key, own in changed.items() if kept.get(own) == key]
+    # Of copies, such as the objective's of a weight of the loss, the one that users are promised, or the shortest.
+    kept: dict[tuple[str, ...], str] = {}
+    for key in sorted(changed, key=lambda key: (key not in parts, key not in roles.ROLES, key.count("."))):
+        if not follows(key):
+            kept.setdefault(changed[key], key)
+    found = [key for key, own in changed.items() if kept.get(own) == key]
+    images = [entries[i].images for i in known]  # a difference where no setting of the dataset accounts for it
+    others = list(zip(*(texts[key] for key in found if key.startswith("dataset")), images, strict=True))
+    return [*found, IMAGES] if len(set(others)) > len({other[:-1] for other in others}) else found
 
 
 def entangled(groups: list[Group], by: list[str]) -> dict[str, str]:
-    """The columns whose value follows from that of an earlier one, and from which."""
+    """The columns whose value follows from that of an earlier one, and from which.
+
+    From one whose values seldom come twice in many groups, as a search draws them, anything would follow.
+    """
     found: dict[str, str] = {}
+    counts = {key: len({group.settings[key] for group in groups}) for key in by}
+    telling = [key for key in by if len(groups) <= MAX_TOGETHER or 2 * counts[key] <= len(groups)]
     for i, key in enumerate(by):
-        for other in (other for other in by[:i] if other not in found):
+        for other in (other for other in by[:i] if other not in found and other in telling):
             values = {(group.settings[other], group.settings[key]) for group in groups}
             if len(values) == len({value for value, _ in values}):
                 found[key] = other
@@ -166,6 +200,16 @@ def as_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))  # 1 and 1.0 are the same setting
     return json.dumps(value, default=str, sort_keys=True)
+
+
+def short_texts(values: list[Any]) -> dict[str, str]:
+    """For the text of every value one with as few digits as tell it from the others."""
+    exact = {as_text(value): value for value in values}
+    for digits in DIGITS:
+        short = {text: as_text(float(f"{v:.{digits}g}")) if isinstance(v, float) else text for text, v in exact.items()}
+        if len(set(short.values())) == len(exact):
+            return short
+    return {text: text for text in exact}
 
 
 def find_name(name: str, known: Iterable[str], kind: str, separator: str = ".") -> str:
@@ -206,17 +250,20 @@ def yardstick(entry: Entry, metric: str) -> Yardstick:
     needs, settings = find(metric).comparable, entry.settings
     if needs == "always":
         return ()
-    parts = {key: value for key, value in settings.items() if roles.is_of_images(key)}
-    parts |= {key: settings.get(key) for key in ("trainer.limit_val_batches", "trainer.overfit_batches")}
-    if str(settings.get("dataset.source._target_", "")).endswith("ImageFolder"):
-        parts["dataset.root"] = settings.get("dataset.root")
+    parts: dict[str, Any] = {IMAGES: entry.images}
+    parts |= {key: settings.get(key) for key in ("dataset.binarize", "trainer.limit_val_batches")}
     if needs in ("likelihood", "weights"):  # one that does not say what its log is of is comparable with itself only
         likelihood = {key: value for key, value in settings.items() if key.startswith("loss.likelihood.")}
         measure = settings.get("loss.measure")
         parts |= {"loss": measure} if measure else likelihood
     if needs == "weights":
-        parts |= {key: value for key, value in settings.items() if roles.is_weight(key)}
+        parts |= weights_of(entry)
     return tuple((key, as_text(value)) for key, value in sorted(parts.items()))
+
+
+def weights_of(entry: Entry) -> dict[str, Any]:
+    """How it weighs the terms of the loss."""
+    return {key: value for key, value in entry.settings.items() if roles.is_weight(key)}
 
 
 def classes(groups: list[Group], metric: str) -> list[list[Group]]:
@@ -238,7 +285,8 @@ def apart(groups: list[Group], metrics: list[str]) -> dict[str, str]:
         mixed = any(group.completed and group.yardstick(metric) is None for group in groups)
         if len(sticks) > 1 or mixed:
             keys = [key for other in sticks[1:] for key in sorted({key for key, _ in set(sticks[0]) ^ set(other)})]
-            words = ["the likelihood" if key == "loss" or key.startswith("loss.likelihood") else key for key in keys]
+            words = ["the likelihood" if key == "loss" or key.startswith("loss.likelihood")
+                     else "their images" if key == IMAGES else key for key in keys]  # fmt: skip
             found[metric] = ", ".join(dict.fromkeys(words)) or "the settings that are pooled"
     return found
 
@@ -253,13 +301,15 @@ def group_runs(entries: list[Entry], by: list[str], differing: list[str], table:
     """
     groups: dict[tuple, Group] = {}
     pooled = [key for key in differing if key not in by]
+    short = {key: short_texts(table[key]) for key in by}
     for i, entry in enumerate(entries):
         if not entry.settings:
             continue
         raw = {key: table[key][i] for key in by}
         texts = {key: as_text(value) for key, value in raw.items()}
         numbers = {k: v for k, v in raw.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        group = groups.setdefault(tuple(texts.values()), Group(texts, numbers))
+        own = {key: short[key][text] for key, text in texts.items()}
+        group = groups.setdefault(tuple(texts.values()), Group(own, numbers))
         group.runs.append(entry)
         seed = entry.location if entry.seed is None else as_text(entry.seed)
         group.units.append((seed, *(as_text(table[key][i]) for key in pooled)))
@@ -318,9 +368,8 @@ def judge(members: list[Group], metric: str, better: str | None, is_reversed: bo
             than = f" than {first.number}" if has_others else ""
             where = "" if follows else " in the runs they share"  # others, which one of them lacks, decide the order
             group.verdict = f"{more if found.mean > 0 else less}{than}{where}"
-        elif found.n < 2:
-            group.verdict = "not tested: a single seed"
-        elif math.isnan(found.p) and found.n >= MIN_SEEDS:
-            group.verdict = "not tested: they pool different settings"
+        elif not found.is_tested:
+            few = f"not tested ({found.n} seed{'s' * (found.n != 1)})"
+            group.verdict = few if found.n < MIN_SEEDS else "not tested: they pool different settings"
         else:
             group.verdict = f"not distinguishable{f' from {first.number}' if has_others else ''} (n={found.n})"

@@ -62,6 +62,9 @@ function toggle(members, isAlone) {
   } else {
     for (const group of members) off ? hidden.delete(group) : hidden.add(group);
   }
+  press();
+}
+function press() {
   for (const button of all("#legend button"))
     button.setAttribute("aria-pressed", String(!JSON.parse(button.dataset.members).every((group) => hidden.has(group))));
   draw();
@@ -96,6 +99,22 @@ function choose(mode) {
 const chooser = document.getElementById("mode");
 if (chooser) chooser.addEventListener("change", () => choose(chooser.value));
 choose(chooser ? chooser.value : Object.keys(data.modes)[0]);
+
+// The filter leaves the rows that have all its words, and the groups that have such a row, in tables and figures.
+const filter = document.getElementById("filter"), rows = all("#table tbody tr, #runs tbody tr");
+const words = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
+let typing = null;
+filter.addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(() => {
+    const wanted = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const has = (row) => wanted.every((word) => words.get(row).includes(word));
+    const found = new Set(rows.filter(has).map((row) => Number(row.dataset.g)));
+    for (const row of rows) row.hidden = !(row.closest("#table") ? found.has(Number(row.dataset.g)) : has(row));
+    for (const group of everyone) found.has(group) ? hidden.delete(group) : hidden.add(group);
+    press();
+  }, 250);
+});
 
 // Sorting: values that cannot be compared stay apart, empty ones stay last.
 for (const head of all("table.sortable th")) {

@@ -16,16 +16,17 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from vae_lab.compare import figures
+from vae_lab.compare import figures, search
 from vae_lab.compare.comparison import Comparison, conclusion
 from vae_lab.compare.groups import as_text, classes
-from vae_lab.compare.table import groups_table, settings_table, to_html, unfinished_table
+from vae_lab.compare.table import MAX_SIDE_BY_SIDE, groups_table, runs_table, settings_table, to_html
 
 HERE = Path(__file__).parent
 MAX_KEYS = 12  # settings with figures of their own
+MAX_LISTED = 2000  # runs in the table of runs
 CURVES = (
     "Thick: the mean over completed runs. Shaded: from the lowest to the highest run. Thin: single runs; dashed: "
-    "unfinished. Dotted: the mean in training, of what is measured there."
+    "unfinished. Dotted: the mean in training, of what is measured there. Of long runs every so many epochs are drawn."
 )
 PLANE = (
     "Left is a smaller KL, the rate; down is a smaller loss of the image, the distortion. Large marks are means over "
@@ -34,8 +35,14 @@ PLANE = (
 )
 EFFECTS = "Large marks: groups. Thin lines join groups that differ in nothing else. Short bars: the mean over groups."
 PARALLEL = (
-    "Each line is a group. Axes of metrics have the better end up; those that not all groups share are left out. Drag "
+    "Each line is a group. Axes of metrics have the better end up; those that not all groups share, and "
+    "groups without one of the metrics, are left out. Drag "
     "along an axis to keep the lines that pass there, along several for those that pass all; click it to let go."
+)
+RUNS = "Those that are not completed come first; their last values stand here and in no mean."
+SEARCH = (
+    "Drawn by Optuna. Trials have the numbers of the search, as in the tables. An importance is the share of the "
+    "metric's variance that a setting accounts for, alone and together with others (fANOVA)."
 )
 COSTS = "Measured while training, without validation and pictures. What else the machine did then is in it."
 HINT = (
@@ -44,23 +51,25 @@ HINT = (
 )
 
 
-def page(comparison: Comparison, gallery=None) -> str:
+def page(comparison: Comparison, gallery=None, home: Path = Path()) -> str:
     """The whole report as HTML.
 
     Args:
         comparison: what it shows.
         gallery: images of the models, see `vae_lab.compare.images`, or None.
+        home: the folder in which it will be, from which links lead.
     """
     scripts = [get_plotlyjs(), (HERE / "report.js").read_text()]
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
     policy = f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-eval' {hashes}"
     drawn: list[go.Figure] = []
-    parts = [part for part in sections(comparison, gallery, drawn) if part[2]]
+    parts = [part for part in sections(comparison, gallery, drawn, home) if part[2]]
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in parts)
     body = "".join(f'<section id="{key}"><h2>{title}</h2>{content}</section>' for key, title, content in parts)
     modes = figures.colour_modes(comparison)
     options = "".join(f'<option value="{escape(key, quote=True)}">{escape(key)}</option>' for key in modes)
     chooser = f'<label>Colour <select id="mode">{options}</select></label>' if len(modes) > 1 else ""
+    chooser = f'<input id="filter" type="search" placeholder="Filter: words of a row" aria-label="Filter">{chooser}'
     data = f'{{"modes": {json.dumps(modes)}, "figures": [{", ".join(figure.to_json() for figure in drawn)}]}}'
     title, made = escape(comparison.title), datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     return (
@@ -77,7 +86,7 @@ def page(comparison: Comparison, gallery=None) -> str:
     )
 
 
-def sections(comparison: Comparison, gallery, drawn: list[go.Figure]) -> Iterator[tuple[str, str, str]]:
+def sections(comparison: Comparison, gallery, drawn: list[go.Figure], home: Path) -> Iterator[tuple[str, str, str]]:
     """The sections: an anchor, a title, the content, empty where there is none; figures are added to `drawn`."""
     groups, sort, keys = comparison.groups, comparison.sort, comparison.keys
 
@@ -91,22 +100,31 @@ def sections(comparison: Comparison, gallery, drawn: list[go.Figure]) -> Iterato
                 drawn.append(figure)
         return f'<p>{escape(text)}</p><div class="panels {css}">{divs}</div>' if divs else ""
 
-    def first(of: int, most: int, what: str = "groups") -> str:
+    def first(of: int, most: int, what: str = "groups", how: str = "drawn") -> str:
         """That not all are drawn, where that is so."""
-        return f" Only the first {most} of {of} {what} are drawn." if of > most else ""
+        return f" Only the first {most} of {of} {what} are {how}." if of > most else ""
 
     notes = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
     listed = f'<ul class="notes">{notes}</ul>' if notes else ""
     below = f'{listed}<p class="sub">{escape(comparison.method)}</p>'
     yield "table", "Groups", to_html(groups_table(comparison), "sortable") + below
 
-    told = "<p>Their last values stand here and in no mean.</p>"
-    yield "unfinished", "Not completed", told + to_html(unfinished_table(comparison)) if comparison.unfinished else ""
+    done = [entry for entry in comparison.entries if entry.is_done]
+    runs = [*comparison.unfinished, *sorted(done, key=lambda run: -1 if run.trial is None else run.trial)]
+    told = RUNS + (
+        first(len(runs), MAX_LISTED, "runs", "listed") + " All are in report.csv." * (len(runs) > MAX_LISTED)
+    )
+    listed = to_html(runs_table(comparison, runs[:MAX_LISTED]), "sortable", home)
+    yield "runs", "Runs", f"<p>{told}</p>{listed}"
+
+    found, left = search.figures(comparison) if sort else ([], "")
+    yield "search", "Search", panels(found, SEARCH + left) or (f"<p>{escape(left)}</p>" if left else "")
 
     metrics = [metric for metric in comparison.metrics if metric.startswith("val/")]
     lines = [figures.curves(comparison, metric, those) for metric in metrics for those in classes(groups, metric)]
     lines = [figure for figure in lines if any(len(trace.x) > 1 for trace in figure.data)]
-    yield "curves", "Learning curves", panels(lines, CURVES + first(len(groups), figures.MAX_LINES))
+    many = " Single runs are left out, because there are many." * (len(runs) > figures.MAX_RUNS)
+    yield "curves", "Learning curves", panels(lines, CURVES + many + first(len(groups), figures.MAX_LINES))
 
     distortions = figures.distortions(comparison)
     planes = (figures.plane(comparison, metric, those) for metric in distortions for those in classes(groups, metric))
@@ -129,7 +147,7 @@ def sections(comparison: Comparison, gallery, drawn: list[go.Figure]) -> Iterato
     yield "parallel", "Parallel coordinates", panels([figures.parallel(comparison)], PARALLEL, "wide")
     yield "images", "Images", gallery.html() if gallery else ""
 
-    times = [figures.cost(comparison, those) for those in classes(groups, sort)] if sort else []
+    times = [figures.plane(comparison, sort, those, "train_seconds") for those in classes(groups, sort)] if sort else []
     text = COSTS + (f" Only the fastest {figures.MAX_BARS} are bars." if len(groups) > figures.MAX_BARS else "")
     yield "time", "Time", panels([*times, figures.speed(comparison)], text)
 
@@ -140,7 +158,8 @@ def sections(comparison: Comparison, gallery, drawn: list[go.Figure]) -> Iterato
         if "." in key and "_target_" not in key
         if len(texts := set(map(as_text, values))) == 1 and "${" not in (text := texts.pop())
     ]
-    intro = "<p>What differs between the groups, without the seed, the machine and the loggers.</p>"
-    differ = intro + to_html(table) if table.rows else "<p>The runs have the same settings.</p>"
+    intro = "What differs between the groups, without the seed, the machine and the loggers."
+    intro += first(len(groups), MAX_SIDE_BY_SIDE, how="shown")
+    differ = f"<p>{intro}</p>{to_html(table)}" if table.rows else "<p>The runs have the same settings.</p>"
     same = f"<summary>{len(shared)} settings are the same in all runs</summary>"
     yield "config", "Settings", f'{differ}<details>{same}<ul class="code columns">{"".join(shared)}</ul></details>'

@@ -4,32 +4,30 @@ A folder is a run if it holds `status.json` or `.hydra/config.yaml`; nothing is 
 in the files may be a stranger's, or half written: a run that cannot be read is a failed one, with the reason.
 """
 
+import json
 import math
 import os
-import re
 import socket
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vae_lab.config.defaults import complete, defaults_of
 from vae_lab.config.nested import ABSENT, leaves, resolved
-from vae_lab.config.saved import MAX_BYTES, check_yaml, saved_config
-from vae_lab.errors import RunError, one_line
+from vae_lab.config.saved import read_plain, saved_config
+from vae_lab.errors import RunError
 from vae_lab.runs.files import is_alive, read_json
 from vae_lab.runs.metrics_file import read_events
 
 STATES = ("completed", "running", "preempted", "interrupted", "failed")
 SWEEP = "multirun.yaml"  # which Hydra writes into the folder of every sweep
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it was built
+JOURNAL = "sweep.jsonl"  # in which a sweep says which job is in which folder
 QUIET_SECONDS = 600  # after which a run that should be running is said to be silent
 LOGGED = ("val/", "train/", "step", "epoch", "time")  # what is read of log events
-# The chosen option of every group, the only part of hydra.yaml that is read.
-CHOICES = re.compile(r"^    choices:\n((?:      .*\n)+)", re.MULTILINE)
 
 
 @dataclass
@@ -55,14 +53,17 @@ class Entry:
     location: str  # its folder, or its address
     state: str  # one of STATES
     reason: str = ""  # why it is not completed
-    settings: dict[str, Any] = field(
-        default_factory=dict
-    )  # leaves of the config by dotted key, interpolations as written
+    settings: dict[str, Any] = field(default_factory=dict)  # leaves of the config by dotted key
     choices: dict[str, str] = field(default_factory=dict)  # the option of every group; empty where no file says
     metrics: dict[str, float] = field(default_factory=dict)  # of result.json; unfinished: of the last validation
     history: History = field(default_factory=History)
     epoch: int | None = None  # that it is in or ended with, from 1
     folder: Path | None = None  # where its files are; None for an online run
+    images: str = ""  # the fingerprint of its images; empty where it has not read them
+    trial: int | None = None  # its number in a search
+    seconds: float = math.nan  # from start to end, of all its starts
+    commit: str = ""  # of the code of its last start
+    command: str = ""  # of its first start
 
     @property
     def seed(self) -> Any:
@@ -104,7 +105,10 @@ def find_runs(folders: list[Path]) -> tuple[list[Entry], list[str]]:
         sweeps += here
     own = {top: top.resolve().name for top, _ in found.values()}
     names = {top: name if list(own.values()).count(name) == 1 else str(top) for top, name in own.items()}
+    trials = {folder: number for sweep in dict.fromkeys(sweeps) for folder, number in trials_of(sweep).items()}
     entries = [read_run(run, names[top]) for top, run in found.values()]
+    for path, entry in zip(found, entries, strict=True):
+        entry.trial = trials.get(path, entry.trial)
     going = [run for run, entry in zip(found, entries, strict=True) if entry.state not in ("completed", "failed")]
     notes = [
         f"The sweep {visible(sweep.name)} is not at its end: jobs that have not started are not counted."
@@ -129,6 +133,20 @@ def run_folders(top: Path) -> tuple[list[Path], list[Path]]:
     return runs, sweeps
 
 
+def trials_of(sweep: Path) -> dict[Path, int]:
+    """The number of the trial in each folder of a search; none of another sweep."""
+    path = sweep / JOURNAL
+    if "OptunaSweeper" not in (sweep / SWEEP).read_text(errors="replace") or not path.is_file():
+        return {}
+    found = {}
+    for line in path.read_bytes().splitlines():
+        with suppress(ValueError, TypeError, KeyError):  # of a line that a kill has torn
+            event = json.loads(line)
+            if type(event["job"]) is int and event["job"] >= 0:
+                found[sweep.resolve() / str(event["folder"])] = event["job"]
+    return found
+
+
 def read_run(folder: Path, source: str) -> Entry:
     """Read one run folder."""
     name, source, location = map(visible, (folder.resolve().name, source, str(folder)))
@@ -136,7 +154,14 @@ def read_run(folder: Path, source: str) -> Entry:
     try:
         status = read_json(folder / "status.json")
         entry.state, entry.reason = state_of(folder, status)
-        entry.settings, entry.choices = read_settings(folder), read_choices(folder)
+        entry.images = visible(str(status.get("images", "")))
+        read_starts(entry, status)
+        path = saved_config(folder)
+        if path.is_file():  # else it ended before that was written
+            entry.settings = settings_of(read_plain(path))
+        path = path.with_name("choices.yaml")
+        entry.choices = own_choices(read_plain(path)) if path.is_file() else {}
+        entry.trial = trial_of(entry.settings)
         path = folder / "metrics.jsonl"
         entry.epoch, entry.history = history_of(read_events(path, '"step"') if path.is_file() else [])
         entry.metrics = numbers(read_json(folder / "result.json")) if entry.is_done else entry.history.last
@@ -144,6 +169,16 @@ def read_run(folder: Path, source: str) -> Entry:
         entry.state, entry.reason, entry.metrics = "failed", str(error), {}
     entry.reason = visible(" ".join(entry.reason.split()))
     return entry
+
+
+def read_starts(entry: Entry, status: dict) -> None:
+    """Read from `status.json` how a run was started, and for how long it went on in all."""
+    starts = [start for start in status.get("times") or () if isinstance(start, dict)] or [{}]
+    entry.command = visible(str(starts[0].get("command") or ""))
+    entry.commit = visible(str(starts[-1].get("commit") or ""))
+    with suppress(KeyError, ValueError, TypeError):  # the end of a start is not known
+        times = [[datetime.fromisoformat(start[key]) for key in ("started", "ended")] for start in starts]
+        entry.seconds = sum((end - begin).total_seconds() for begin, end in times)
 
 
 def state_of(folder: Path, status: dict) -> tuple[str, str]:
@@ -163,40 +198,20 @@ def state_of(folder: Path, status: dict) -> tuple[str, str]:
     return "running", f"no sign of it for {quiet / 3600:.1f} hours" if quiet > QUIET_SECONDS else ""
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The leaves of the saved config; empty where a run ended before it was written."""
-    path = saved_config(folder)
-    if not path.is_file():
-        return {}
-    if path.stat().st_size > MAX_BYTES:
-        raise RunError(f"{path} is not a config: it has more than {MAX_BYTES:,} bytes")
-    return visible(leaves(plain_yaml(path, path.read_text(encoding="utf-8", errors="replace"))))
+def settings_of(config: dict) -> dict[str, Any]:
+    """The leaves of a config with references followed, as W&B is told them; sections without any are left out."""
+    return visible(resolved({key: value for key, value in leaves(config).items() if value != {}}))
 
 
-def read_choices(folder: Path) -> dict[str, str]:
-    """The option of every group that makes the model, from what Hydra writes beside the config."""
-    path = saved_config(folder).with_name("hydra.yaml")
-    text = path.read_bytes()[:MAX_BYTES].decode(errors="replace") if path.is_file() else ""
-    found = CHOICES.search(text)
-    return own_choices(plain_yaml(path, found[1])) if found else {}
+def trial_of(settings: dict[str, Any]) -> int | None:
+    """The number of a trial in a search with a pruner, whose config says it."""
+    number = settings.get("callbacks.pruning.trial")
+    return number if type(number) is int else None
 
 
 def own_choices(chosen: dict) -> dict[str, str]:
     """Those of Hydra's choices that make the model, as text."""
-    ours = {str(key).replace("/", "."): str(value) for key, value in chosen.items() if "hydra/" not in str(key)}
-    return visible(dict(reversed(ours.items())))  # Hydra names the dataset and the model last
-
-
-def plain_yaml(path: Path, text: str) -> dict:
-    """A mapping in YAML that holds nothing but plain values."""
-    try:
-        check_yaml(path, text, LOADER)
-        content = yaml.load(text, LOADER)
-    except yaml.YAMLError as error:
-        raise RunError(f"{path} is damaged: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path} is not a config: it holds no keys")
-    return content
+    return visible({str(k).replace("/", "."): str(v) for k, v in chosen.items() if "hydra/" not in str(k)})
 
 
 def visible(value: Any) -> Any:

@@ -73,6 +73,11 @@ class Difference:
     is_paired: bool  # whether it is of runs with the same seeds
 
     @property
+    def is_tested(self) -> bool:
+        """Whether there were seeds enough for a test."""
+        return not math.isnan(self.p)
+
+    @property
     def is_distinct(self) -> bool:
         """Whether the two are different, at 5 % for all comparisons with the best together."""
         return self.p < 1 - LEVEL

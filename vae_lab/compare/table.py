@@ -5,20 +5,27 @@ as Markdown. The table of all runs is CSV only.
 import csv
 import io
 import math
+import os
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from html import escape
+from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from vae_lab.compare.comparison import Comparison
-from vae_lab.compare.groups import Group, as_text, shorten
+from vae_lab.compare.comparison import Comparison, first_of
+from vae_lab.compare.groups import Group, as_text, short_texts, shorten
+from vae_lab.compare.runs import Entry
 from vae_lab.metrics.catalogue import find, key_of
 
+RECORD = ("trial", "seconds", "commit", "command", "images")  # of a run, in the CSV
+ALWAYS = ("state", "run", "epoch")  # of a run; other columns are left out where no run has them
 MAX_SIDE_BY_SIDE = 40  # groups in the table of settings
 STYLES = {"best": "bold", "none": "dim", "failed": "red", "running": "cyan", "preempted": "yellow",
           "interrupted": "yellow"}  # fmt: skip
@@ -33,6 +40,7 @@ class Column:
     kind: str = "text"  # place, setting, count, metric, verdict or text; all but the first metric may be left out
     largest_first: bool = False  # when a reader sorts by it
     decides: bool = False  # whether the rows are sorted by it
+    is_wide: bool = False  # shown only in HTML, where there is room
 
     @property
     def is_number(self) -> bool:
@@ -49,6 +57,7 @@ class Cell(NamedTuple):
     value: float | str | None = None  # by which it is sorted; None comes last
     mark: str = ""  # a word of STYLES or of the style sheet
     apart: int = 0  # cells with another number are not compared with this one
+    link: str | Path = ""  # where it leads, an address or a file
 
 
 class Row(NamedTuple):
@@ -96,17 +105,21 @@ def groups_table(comparison: Comparison) -> Table:
             cells.append(Cell(format_number(found.mean, digits), below, tip, found.mean, apart=kind))
         measured.append((column, cells))
     settings = [Column(name(key), "" if name(key) == key else key.rpartition(".")[0], "setting") for key in keys]
+    first, others = measured[:1], measured[1:]  # the first stands before the settings, and so stays in view
     verdict = Column("against the best", "difference ± 95 %", "verdict")
-    first, others = measured[:1], measured[1:]
-    columns = [Column("#", kind="place"), *settings, Column("n", "seeds", "count"), *(column for column, _ in first)]
-    columns += [verdict, *(column for column, _ in others)]
+    trials = [Column("trial", kind="count")] * any(run.trial is not None for run in comparison.entries)
+    columns = [Column("#", kind="place"), *(column for column, _ in first), verdict, *trials, *settings]
+    columns += [Column("n", "seeds", "count"), *(column for column, _ in others)]
     rows, digits = [], decimals(groups, sort)
     for i, group in enumerate(groups):
         n, seeds = group.spread(sort).n, len({seed for seed, *_ in group.units})
-        told = [Cell(str(group.number), value=group.number)]
+        told = [Cell(str(group.number), value=group.number), *(cells[i] for _, cells in first)]
+        told.append(verdict_cell(group, digits))
+        if trials:
+            numbers = sorted(run.trial for run in group.runs if run.trial is not None)
+            told.append(Cell(first_of([str(number) for number in numbers], 3), value=min(numbers, default=None)))
         told += [Cell(group.settings[key], value=group.setting(key)) for key in keys]
-        told += [Cell(str(n) if n == seeds else f"{n} of {seeds}", value=n), *(cells[i] for _, cells in first)]
-        told += [verdict_cell(group, digits), *(cells[i] for _, cells in others)]
+        told += [Cell(str(n) if n == seeds else f"{n} of {seeds}", value=n), *(cells[i] for _, cells in others)]
         rows.append(Row(told, group, "best" if group.is_best else "" if group.values(sort) else "none"))
     return Table(columns, rows)
 
@@ -123,19 +136,48 @@ def verdict_cell(group: Group, digits: int) -> Cell:
     return Cell(group.verdict, below, tip, mark=mark)
 
 
-def unfinished_table(comparison: Comparison) -> Table:
-    """The runs that are not completed, failed ones first, each with its reason and its last values."""
-    entries = comparison.unfinished
-    known = [metric for metric in comparison.metrics if any(metric in entry.metrics for entry in entries)][:2]
+def runs_table(comparison: Comparison, entries: list[Entry]) -> Table:
+    """Single runs: how each is going or ended, its values, what it cost, what it was started with and its files."""
+    known = [metric for metric in comparison.metrics if any(metric in entry.metrics for entry in entries)]
     digits = [decimals(comparison.groups, metric) for metric in known]
-    metrics = [Column(key_of(metric), kind="metric") for metric in known]
-    columns = [Column("state"), Column("run"), Column("epoch", kind="count"), *metrics, Column("reason")]
+    several = len({metric.rpartition("/")[0] for metric in known}) > 1
+    metrics = [Column(m if several else key_of(m), find(m).unit, "metric", is_wide=i > 1) for i, m in enumerate(known)]
+    short = [Column(title, kind="count", is_wide=True) for title in ("group", "seed", "trial")]
+    cost = [Column(title, kind="count", is_wide=True) for title in ("time", "parameters")]
+    long = [Column(title, is_wide=True) for title in ("pictures", "log", "settings", "commit", "command")]
+    columns = [Column("state"), Column("run"), *short, Column("epoch", kind="count"), *metrics, Column("reason"), *cost]
+    columns += long
+    groups = {id(run): group for group in comparison.groups for run in group.runs}
     rows = []
     for entry in entries:
-        last = [format_number(entry.value(metric), n) for metric, n in zip(known, digits, strict=True)]
-        texts = [entry.name, str(entry.epoch or "–"), *last, entry.reason or "–"]
-        rows.append(Row([Cell(entry.state, mark=entry.state), *map(Cell, texts)]))
-    return Table(columns, rows)
+        group, folder, seconds = groups.get(id(entry)), entry.folder, entry.seconds
+        files = [folder / name if folder and (folder / name).exists() else "" for name in ("pictures", "train.log")]
+        values = zip([*(entry.value(metric) for metric in known), entry.value("parameters")], [*digits, 0], strict=True)
+        *measured, size = (Cell(format_number(v, n), value=None if math.isnan(v) else v) for v, n in values)
+        time = str(timedelta(seconds=round(seconds))) if math.isfinite(seconds) else "–"
+        cells = [Cell(entry.state, mark=entry.state), Cell(entry.name, link=folder or entry.location)]
+        for value in (group.number if group else None, entry.seed, entry.trial, entry.epoch):
+            cells.append(Cell("–" if value is None else as_text(value), value=value))
+        cells += [*measured, Cell(entry.reason or "–"), Cell(time, value=None if time == "–" else seconds), size]
+        cells += [Cell(name if file else "", link=file) for name, file in zip(("pictures", "log"), files, strict=True)]
+        commit = entry.commit[:9] + "-dirty" * entry.commit.endswith("-dirty")
+        told = ((group.label if group else "",) * 2, (commit, entry.commit), (entry.command,) * 2)
+        cells += [Cell(text, tip=whole) for text, whole in told]
+        rows.append(Row(cells, group))
+    empty = {i for i in range(len(columns)) if all(row.cells[i].text in ("", "–") for row in rows)}
+    return without(Table(columns, rows), {i for i in empty if columns[i].title not in ALWAYS})
+
+
+def without(table: Table, left: set[int]) -> Table:
+    """A table without the columns with these numbers."""
+    kept = [i for i in range(len(table.columns)) if i not in left]
+    rows = [row._replace(cells=[row.cells[i] for i in kept]) for row in table.rows]
+    return Table([table.columns[i] for i in kept], rows)
+
+
+def narrow(table: Table) -> Table:
+    """A table without the columns that there is no room for in a terminal."""
+    return without(table, {i for i, column in enumerate(table.columns) if column.is_wide})
 
 
 def settings_table(comparison: Comparison) -> Table:
@@ -144,8 +186,9 @@ def settings_table(comparison: Comparison) -> Table:
     place = {id(run): i for i, run in enumerate(comparison.entries)}
     rows = []
     for key in dict.fromkeys([*comparison.by, *comparison.differing]):
-        values = comparison.table[key]
-        texts = [dict.fromkeys(as_text(values[place[id(run)]]) for run in group.runs) for group in groups]
+        short = short_texts(comparison.table[key])
+        values = [short[as_text(value)] for value in comparison.table[key]]
+        texts = [dict.fromkeys(values[place[id(run)]] for run in group.runs) for group in groups]
         rows.append(Row([Cell(key, mark="code"), *(Cell(", ".join(own)) for own in texts)]))
     return Table([Column("setting"), *(Column(str(group.number), kind="place") for group in groups)], rows)
 
@@ -176,6 +219,7 @@ def to_terminal(table: Table, console: Console, max_rows: int) -> tuple[RichTabl
     Other metrics than the first are left out from the right. Where that is not enough, the settings of a row become one
     text of several lines, so that the metric and the verdict stay in view.
     """
+    table = narrow(table)
     spare = [column for column in table.columns if column.kind == "metric"][1:]
     left: list[Column] = []
     is_narrow, unlimited = False, console.options.update(width=10_000)
@@ -211,37 +255,57 @@ def rich_table(table: Table, left: list[Column], max_rows: int, is_narrow: bool)
     return drawn
 
 
-def to_html(table: Table, css: str = "") -> str:
-    """A table of HTML that scrolls where it is too wide; by all columns but verdicts and texts a reader can sort."""
+def to_html(table: Table, css: str = "", home: Path = Path()) -> str:
+    """A table of HTML that scrolls where it is too wide; by all columns but verdicts and texts a reader can sort.
+
+    Args:
+        table: to draw.
+        css: its classes.
+        home: the folder of the page, from which links lead.
+    """
     heads, rows = [], []
     for column in table.columns:
         order = "descending" if column.largest_first else "ascending"
         title, below = escape(column.title), f"<small>{escape(column.below)}</small>" if column.below else ""
         title = title if column.kind in ("verdict", "text") else f'<button type="button">{title}</button>'
         decides = f' aria-sort="{order}"' if column.decides else ""
-        css_of = f"{column.kind} {'num' * column.is_number}"
+        css_of = f"{column.kind} {'num' * column.is_number} {'decides' * column.decides}"
         heads.append(f'<th class="{css_of}" data-first="{order}"{decides}>{title}{below}</th>')
     for row in table.rows:
         number = row.group.number if row.group else ""
-        cells = "".join(html_cell(*own, number) for own in zip(row.cells, table.columns, strict=True))
+        cells = "".join(html_cell(*own, number, home) for own in zip(row.cells, table.columns, strict=True))
         rows.append(f'<tr class="{row.mark}"{f" data-g={number}" if row.group else ""}>{cells}</tr>')
     body = f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<div class="scroll"><table class="{css}">{body}</table></div>'
 
 
-def html_cell(cell: Cell, column: Column, number: int | str) -> str:
+def html_cell(cell: Cell, column: Column, number: int | str, home: Path) -> str:
     """A cell; that of a place shows the colour of its group."""
     key = f'<span class="key" data-key="{number}"></span> ' if number and column.kind == "place" else ""
     below = f"<small>{escape(cell.below)}</small>" if cell.below else ""
     tip = f' title="{escape(cell.tip)}"' if cell.tip else ""
     value = "" if cell.value is None else escape(as_text(cell.value))
-    css = f"{column.kind} {'num' if column.is_number and column.kind != 'place' else ''} {cell.mark}"
+    number_css = "num" if column.is_number and column.kind != "place" else ""
+    css = f"{column.kind} {number_css} {'decides' * column.decides} {cell.mark}"
     text = f"<span>{escape(cell.text)}</span>"
+    if address := address_of(cell.link, home):
+        text = f'<a href="{escape(address)}">{text}</a>'
     return f'<td class="{css}" data-value="{value}" data-apart="{cell.apart}"{tip}>{key}{text}{below}</td>'
+
+
+def address_of(link: str | Path, home: Path) -> str:
+    """Where a link leads from a page in a folder; a stranger's address is one of the web, or none."""
+    if isinstance(link, str):
+        return link if link.startswith("https://") else ""
+    try:
+        return quote(Path(os.path.relpath(link.resolve(), home.resolve())).as_posix())
+    except ValueError:  # on another drive of Windows
+        return link.resolve().as_uri()
 
 
 def to_markdown(table: Table) -> list[str]:
     """The lines of a table of Markdown."""
+    table = narrow(table)
     lines = [[plain(column.title) for column in table.columns]]
     lines.append(["---:" if column.is_number else "---" for column in table.columns])
     lines += [[plain(f"{cell.text} {cell.below}") for cell in row.cells] for row in table.rows]
@@ -259,11 +323,15 @@ def runs_csv(comparison: Comparison) -> str:
     metrics = list(dict.fromkeys(key for entry in comparison.entries for key in entry.metrics))
     keys = list(dict.fromkeys([*comparison.keys, *comparison.differing]))
     number = {id(run): group.number for group in comparison.groups for run in group.runs}
-    rows: list[list] = [["group", "run", "state", "reason", "epoch", "seed", *keys, *metrics, "location"]]
+    rows: list[list] = [["group", "run", "state", "reason", "epoch", "seed", *keys, *metrics, *RECORD, "location"]]
     for i, entry in enumerate(comparison.entries):
         own = [number.get(id(entry), ""), entry.name, entry.state, entry.reason, entry.epoch or ""]
         own += ["" if entry.seed is None else as_text(entry.seed), *(as_text(comparison.table[key][i]) for key in keys)]
-        rows.append([*own, *(repr(entry.metrics[m]) if m in entry.metrics else "" for m in metrics), entry.location])
+        own += [repr(entry.metrics[m]) if m in entry.metrics else "" for m in metrics]
+        record = (getattr(entry, name) for name in RECORD)
+        rows.append(
+            [*own, *("" if value in (None, "") or value != value else value for value in record), entry.location]
+        )
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([harmless(str(text)) for text in row] for row in rows)
     return buffer.getvalue()

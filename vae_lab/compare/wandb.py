@@ -1,24 +1,22 @@
 """W&B: the runs that are online, as values like those of run folders; and a view that shows there what is shown here.
 
 What is read is what vae-lab sent: the config with its interpolations resolved, `result.json` as the summary, and the
-lines of `metrics.jsonl` as the history. Nothing says there which options were chosen, so the settings stand for them.
+lines of `metrics.jsonl` as the history.
 """
 
 import json
+import math
 from importlib.util import find_spec
 from typing import Any
 
 from vae_lab.compare.comparison import Comparison
 from vae_lab.compare.figures import distortions
 from vae_lab.compare.groups import as_text
-from vae_lab.compare.runs import Entry, history_of, numbers, own_choices, visible
-from vae_lab.config.nested import leaves
+from vae_lab.compare.runs import Entry, history_of, numbers, own_choices, settings_of, trial_of, visible
 from vae_lab.config.secrets import redact
 from vae_lab.errors import RunError, one_line
-from vae_lab.loggers.wandb_process import obstacle
 from vae_lab.metrics.catalogue import key_of
 
-KEY_SECONDS = 15.0  # to look for an API key
 STATES = {"finished": "completed", "running": "running", "pending": "running", "preempting": "preempted",
           "preempted": "preempted", "failed": "failed", "crashed": "interrupted", "killed": "interrupted"}  # fmt: skip
 REASONS = {"crashed": "W&B has not heard of it for some time", "killed": "it was killed"}
@@ -58,10 +56,11 @@ def split_place(key: str, place: str) -> tuple[str, str, str | None]:
 
 def connect() -> Any:
     """A `wandb.Api`, which would ask on the terminal where there is no API key."""
-    if reason := obstacle(KEY_SECONDS):
-        raise RunError(reason.removesuffix(" or use logger.wandb.mode=auto"))  # which is of training
     import wandb
 
+    wandb.setup(wandb.Settings(silent=True))
+    if not wandb.login(prompt=False, verify=False):
+        raise RunError("no API key; set WANDB_API_KEY or run `wandb login`")
     return wandb.Api()
 
 
@@ -69,18 +68,21 @@ def read_online(run: Any, source: str) -> Entry:
     """Read one run, a `wandb.apis.public.Run`."""
     state = STATES.get(run.state, "interrupted")
     config = json.loads(run.config) if isinstance(run.config, str) else dict(run.config)
-    choices = config.pop("choices", {})
+    choices, images = config.pop("choices", {}), config.pop("images", "")
     rows = [{"time": row.get("_timestamp"), "step": row.get("_step"), **row} for row in run.scan_history()]
     epoch, history = history_of(rows)
     metrics = numbers(dict(run.summary)) if state == "completed" else history.last
     return Entry(
         *(visible(str(run.name)), source, visible(str(run.url)), state),
         reason="" if state == "completed" else REASONS.get(run.state, ""),
-        settings=visible(leaves({key: value for key, value in config.items() if not key.startswith("_")})),
+        settings=(settings := settings_of({key: value for key, value in config.items() if not key.startswith("_")})),
         metrics={key: value for key, value in metrics.items() if not key.startswith("_")},
         history=history,
         epoch=epoch,
         choices=own_choices(choices) if isinstance(choices, dict) else {},
+        images=visible(str(images)),
+        trial=trial_of(settings),
+        seconds=numbers(dict(run.summary)).get("_runtime", math.nan),
     )
 
 
@@ -107,7 +109,7 @@ def save_view(comparison: Comparison, place: str) -> str:
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as workspaces
 
-        metrics, settings = comparison.metrics, settings_of(comparison)
+        metrics, settings = comparison.metrics, known_settings(comparison)
         axes = [*map(panels.Config, settings), *map(panels.SummaryMetric, metrics)]
         axes = [panels.ParallelCoordinatesPlotColumn(axis) for axis in axes]
         drawn = [panels.ParallelCoordinatesPlot(title="Settings and metrics", columns=axes)]
@@ -134,7 +136,7 @@ def save_view(comparison: Comparison, place: str) -> str:
         raise RunError(f"cannot save a view in {place}: {visible(redact(one_line(error)))}") from error
 
 
-def settings_of(comparison: Comparison) -> list[str]:
+def known_settings(comparison: Comparison) -> list[str]:
     """The settings that W&B knows for what tells the groups apart: for an option, a class that it names."""
     found = []
     for key in comparison.keys:

@@ -32,8 +32,11 @@ ROLES = {
     "sweep": Role.FREE | Role.CHANGEABLE,
     "hydra": Role.FREE,
     "dataset": Role.SHARED,
-    "dataset.root": Role.CHANGEABLE | Role.UNMEASURED,
-    "dataset.source.root": Role.UNMEASURED,
+    "dataset.root": Role.CHANGEABLE | Role.UNMEASURED | Role.ASIDE,  # which images lie there tells their fingerprint
+    "dataset.source.root": Role.UNMEASURED | Role.ASIDE,
+    "dataset.source.cache_dir": Role.UNMEASURED | Role.ASIDE,
+    "dataset.on_bad": Role.UNMEASURED | Role.ASIDE,
+    "dataset.source.on_bad": Role.UNMEASURED | Role.ASIDE,
     "dataset.batch_size": Role.UNMEASURED,
     "dataset.flip": Role.UNMEASURED,
     "dataset.num_workers": Role.FREE | Role.CHANGEABLE | Role.UNMEASURED,

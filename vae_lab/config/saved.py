@@ -5,7 +5,9 @@ objects, anchors that unfold into gigabytes, and the sections with which Hydra i
 """
 
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +17,22 @@ from vae_lab.errors import RunError, one_line
 
 MAX_BYTES = 200_000  # a hundred times what a run writes
 MAX_DEPTH = 40
+
+
+Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C, which may be missing, is ten times as fast
+
+
+class Loader(Base):
+    """Reads plain values as OmegaConf does: 1e-3 is a number, 2026-01-01 is text."""
+
+    yaml_implicit_resolvers = {
+        letter: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+NUMBER = re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$")
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456789"))
 
 
 def saved_config(folder: str | Path) -> Path:
@@ -33,42 +51,42 @@ def load_saved(folder: str | Path) -> DictConfig:
     if not path.is_file():
         raise RunError(f"{folder} is not a run folder: there is no {path}")
     check_links(Path(folder))
+    content = read_plain(path)
+    for key in ("hydra", "defaults"):
+        if key in content:
+            raise ValueError(f"{path} must not set {key}, which Hydra obeys; remove that key")
+    try:
+        return OmegaConf.create(content)
+    except OmegaConfBaseException as error:
+        raise RunError(f"{path} is damaged: {one_line(error)}") from error
+
+
+def read_plain(path: Path) -> dict:
+    """Read a mapping of plain values from YAML; what no run writes is refused: aliases, which unfold, and deep nesting.
+
+    Raises:
+        RunError: if the file cannot be read, or is damaged.
+        ValueError: if it holds more than plain settings.
+    """
+    refused = f"{path} holds more than plain settings"
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RunError(f"{path} is not a config: it has more than {MAX_BYTES:,} bytes")
-        text = path.read_text(encoding="utf-8")
-        check_yaml(path, text)
-        config = OmegaConf.create(text)
+        text, depth = path.read_text(encoding="utf-8"), 0
+        for event in yaml.parse(text, Loader=Loader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"{refused}: a YAML alias; write the value out")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise ValueError(f"{refused}: more than {MAX_DEPTH} levels")
+        content = yaml.load(text, Loader)
     except yaml.constructor.ConstructorError as error:
-        raise ValueError(f"{path} holds more than plain settings: {one_line(error)}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{refused}: {one_line(error)}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RunError(f"{path} is damaged: {one_line(error)}") from error
-    if not isinstance(config, DictConfig):
+    if not isinstance(content, dict):
         raise RunError(f"{path} is not a config: it holds no keys")
-    for key in ("hydra", "defaults"):
-        if key in config:
-            raise ValueError(f"{path} must not set {key}, which Hydra obeys; remove that key")
-    return config
-
-
-def check_yaml(path: Path, text: str, loader: type = yaml.SafeLoader) -> None:
-    """Refuse YAML that no run writes: aliases, which unfold, and nesting without end.
-
-    Args:
-        path: of the file, for the message.
-        text: its content.
-        loader: of PyYAML; the one in C is faster.
-
-    Raises:
-        ValueError: naming the file and what it holds.
-    """
-    depth = 0
-    for event in yaml.parse(text, Loader=loader):
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"{path} holds more than plain settings: a YAML alias; write the value out")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ValueError(f"{path} holds more than plain settings: more than {MAX_DEPTH} levels")
+    return content
 
 
 def check_links(folder: Path) -> None:

@@ -8,10 +8,13 @@ import logging
 import os
 import platform
 import re
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -132,13 +135,20 @@ class Run:
             return
         import torch
 
-        now, times = datetime.now(UTC).isoformat(timespec="seconds"), self.status.get("times", [])
-        times = [*times, {"started": now}] if state == "running" else [*times[:-1], {**times[-1], "ended": now}]
+        now, before = datetime.now(UTC).isoformat(timespec="seconds"), self.status
+        times, started = before.get("times", []), {"started": now, "command": command_line(), "commit": commit()}
+        times = [*times, started] if state == "running" else [*times[:-1], {**times[-1], "ended": now}]
         # Of what decides a run's numbers; torch's with the build, such as +cu130.
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         versions |= {name: version(name) for name in ("vae_lab", "torchvision", "lightning", "hydra-core", "wandb")}
-        content = {"state": state, "pid": os.getpid(), "times": times, "versions": versions, **reason}
+        images = {key: before[key] for key in ("images",) if key in before}
+        content = {"state": state, "pid": os.getpid(), "times": times, "versions": versions, **images, **reason}
         write_json(self.folder / "status.json", content)
+
+    def record_images(self, fingerprint: str) -> None:
+        """Add to `status.json` which images the run is of; two runs with the same can be compared."""
+        if self.is_first:
+            write_json(self.folder / "status.json", {**self.status, "images": fingerprint})
 
     @contextmanager
     def train_log(self) -> Iterator[None]:
@@ -170,6 +180,22 @@ class Run:
         """Write `result.json`, adding to what it holds."""
         if self.is_first:
             write_json(self.folder / "result.json", {**self.result, **result})
+
+
+def command_line() -> str:
+    """What was typed to start this process, without secrets."""
+    return redact(shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "vae-lab"), *sys.argv[1:]]))
+
+
+@cache
+def commit() -> str | None:
+    """The git commit of the code, with `-dirty` where files differ from it; None where it lies in no checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):  # there is no git, or it hangs
+        return None
+    return done.stdout.strip() or None
 
 
 class LogFile(logging.FileHandler):

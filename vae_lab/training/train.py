@@ -55,6 +55,7 @@ def train(cfg: DictConfig) -> float | None:
             saved["config"].resume = None
             if HydraConfig.initialized() and not continues:
                 saved |= {"overrides": HydraConfig.get().overrides.task, "hydra": HydraConfig.instance().cfg}
+                saved["choices"] = HydraConfig.get().runtime.choices  # the option of every group, for comparisons
             run.write_config(**saved)
             experiment = build(cfg, preemption)
             if checkpoint is None:
@@ -62,9 +63,10 @@ def train(cfg: DictConfig) -> float | None:
             else:
                 check_continuation(experiment.lit, experiment.trainer, checkpoint)
             experiment.data.setup("fit")  # before W&B hears of a run that has no images
-            tracked = OmegaConf.to_container(cfg, resolve=True)
-            if HydraConfig.initialized() and not continues:  # the option of every group, for comparisons
-                tracked["choices"] = OmegaConf.to_container(HydraConfig.get().runtime.choices)
+            run.record_images(experiment.data.fingerprint)
+            tracked = OmegaConf.to_container(cfg, resolve=True) | {"images": experiment.data.fingerprint}
+            if "choices" in saved:
+                tracked["choices"] = OmegaConf.to_container(saved["choices"])
             trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbLogger)]
             exit_code = 1
             try:
