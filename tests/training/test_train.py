@@ -64,7 +64,7 @@ def test_metrics_have_steps_and_the_identities_hold(config):
     train(cfg)
     rows = read_metrics(cfg)
     validation = [row for row in rows if "val/loss" in row]
-    assert [(row["step"], row["epoch"]) for row in validation] == [(3, 0), (6, 1)]
+    assert [(row["step"], row["epoch"]) for row in validation] == [(3, 1), (6, 2)]
     for row in validation:
         # Means of float32 sums over images: equal up to their rounding. Evaluation knows no warm-up.
         assert row["val/elbo"] == pytest.approx(-row["val/reconstruction"] - row["val/kl"], rel=1e-5)
@@ -108,7 +108,7 @@ def test_best_is_kept_when_later_epochs_are_worse(config, monkeypatch):
     monkeypatch.setattr(ELBO, "forward", worse_later)
     cfg = config()
     train(cfg)
-    assert (read_result(cfg)["best_step"], read_result(cfg)["best_epoch"]) == (3, 0)
+    assert (read_result(cfg)["best_step"], read_result(cfg)["best_epoch"]) == (3, 1)
     best, last = (vae_lab.load_run(cfg.run_dir, name).vae for name in ("best", "last"))
     assert parameters_sha256(best) != parameters_sha256(last)
 

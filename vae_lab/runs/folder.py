@@ -167,9 +167,19 @@ class Run:
                 file.write(OmegaConf.to_yaml(OmegaConf.create(plain)).encode())
 
     def write_result(self, result: dict) -> None:
-        """Write `result.json`, adding to what it holds."""
+        """Write `result.json`, adding to what it holds; values of weights that were replaced since are dropped."""
         if self.is_first:
-            write_json(self.folder / "result.json", {**self.result, **result})
+            before, places = self.result, [("last", result.get("steps")), *weights_of(result).values()]
+            now = {name: step for name, step in places if step is not None}
+            old = tuple(key for key, (name, step) in weights_of(before).items() if now.get(name, step) != step)
+            kept = {key: value for key, value in before.items() if not key.startswith(old)}
+            write_json(self.folder / "result.json", {**kept, **result})
+
+
+def weights_of(result: dict) -> dict[str, tuple]:
+    """By the beginning of a key in a result: the checkpoint of its weights, and the step that they were saved at."""
+    best, tested = ("best", result.get("best_step")), (result.get("test/checkpoint"), result.get("test/step"))
+    return {"test/": tested, "val/": best, "best_": best}
 
 
 class LogFile(logging.FileHandler):

@@ -39,7 +39,7 @@ CHECKPOINT = {
     },
 }
 EXPORT = {
-    **{"checkpoint": str, "epoch": 0, "images": str, "parameters_sha256": str, "metrics": dict},
+    **{"checkpoint": str, "epoch": 0, "step": 0, "images": str, "parameters_sha256": str, "metrics": dict},
     "config": {key: 0 if key in ("seed", "latent_dim") else dict for key in keys(Role.SHARED)},
     "config.dataset.source": dict,
 }
@@ -58,7 +58,8 @@ class Stored(NamedTuple):
     cfg: DictConfig
     weights: dict[str, Tensor]
     checkpoint: str  # best or last
-    epoch: int  # finished epochs
+    epoch: int  # that it was saved in, from 1
+    step: int
     images: str  # the fingerprint of the images it was trained on
     source: Path  # the file of the weights
     sha256: str | None  # of the parameters, where it was kept
@@ -98,8 +99,10 @@ def read_stored(folder: str | Path, checkpoint: str) -> Stored:
     cfg = load_saved(folder)
     cfg.run_dir = str(folder)  # where it is now; it may have been moved, and there is no Hydra to ask
     path = folder / "checkpoints" / f"{checkpoint}.ckpt"
-    weights, facts = split_checkpoint(load_checkpoint(path), path)
-    return Stored(cfg, weights, checkpoint, facts["epoch"], facts["images"], path, None)
+    content = load_checkpoint(path)
+    weights, facts = split_checkpoint(content, path)
+    epoch = facts["epoch"] + (facts["batch"] > 0)
+    return Stored(cfg, weights, checkpoint, epoch, content["global_step"], facts["images"], path, None)
 
 
 def is_export(folder: Path) -> bool:
@@ -123,7 +126,7 @@ def read_export(folder: Path, checkpoint: str) -> Stored:
     for key, place in PLACES.items():
         if OmegaConf.select(cfg, key, default=ABSENT) is not ABSENT:
             OmegaConf.update(cfg, key, place)  # this machine's, whatever the file says
-    facts = {key: content[key] for key in ("checkpoint", "epoch", "images")}
+    facts = {key: content[key] for key in ("checkpoint", "epoch", "step", "images")}
     return Stored(cfg, weights, **facts, source=path, sha256=content["parameters_sha256"])
 
 

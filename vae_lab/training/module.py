@@ -93,7 +93,11 @@ class LitVAE(LightningModule):
 
     @property
     def epochs_begun(self) -> int:
-        """Epochs of which a batch was seen; Lightning's `current_epoch` forgets the last one of a finished run."""
+        """The number of the present epoch, from 1: those of which a batch was seen; 0 before the first.
+
+        This is the `epoch` of the whole record. Lightning's `current_epoch` counts from 0, and is another one after the
+        end of a run than after the continuation of one that was killed there.
+        """
         return math.ceil(self.batches_seen / self.trainer.num_training_batches)
 
     def new_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -231,7 +235,7 @@ class LitVAE(LightningModule):
     def _record(self, metrics: dict[str, float], step: int) -> None:
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for logger in self.trainer.loggers:
-                logger.log_metrics({**metrics, "epoch": self.current_epoch}, step=step)
+                logger.log_metrics({**metrics, "epoch": self.epochs_begun}, step=step)
 
     def _check_finite(self, terms: dict[str, Tensor], stage: str) -> None:
         loss = terms["loss"].item()
@@ -239,7 +243,7 @@ class LitVAE(LightningModule):
             return
         values = ", ".join(f"{key}={value.item():g}" for key, value in terms.items() if key != "loss")
         raise NumericsError(
-            f"{stage} loss became {loss} at step {self.global_step} of epoch {self.current_epoch} "
+            f"{stage} loss became {loss} at step {self.global_step} of epoch {self.epochs_begun} "
             f"({values}, lr={self.lr:g}); checkpoints/last.ckpt holds the last finite weights. "
             "In a new run lower optimizer.lr or set trainer.gradient_clip_val=1.0"
         )
