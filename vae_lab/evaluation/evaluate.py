@@ -95,7 +95,7 @@ def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
         settings: all of `DEFAULTS`.
 
     Returns:
-        `{split}/{key}` in the units of `vae_lab.metrics.catalogue`, and the checkpoint and the step that they belong to.
+        `{split}/{key}` in the units of `vae_lab.metrics.catalogue`, and the checkpoint and the step of the weights.
 
     Raises:
         DataError: if the images are not those of the training.

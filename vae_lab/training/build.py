@@ -270,12 +270,17 @@ def check_callbacks(cfg: DictConfig, callbacks: dict[str, Callback], lit: LitVAE
         if monitor is not None and monitor not in metrics and not foreign:
             known = ", ".join(sorted(metric for metric in metrics if metric.startswith("val/")))
             raise ValueError(f"{key}.monitor must be one of {known}, got {monitor!r}")
-        if not isinstance(callback, EarlyStopping) or not callback.monitor.startswith("val/"):
+        if not isinstance(callback, EarlyStopping):
+            continue
+        at_epoch_end = OmegaConf.select(cfg, f"{key}.check_on_train_epoch_end")
+        if not callback.monitor.startswith("val/"):
+            if callback.monitor in metrics and at_epoch_end is not True:  # a mean of the training is known only then
+                must = f"{key}.check_on_train_epoch_end must be true"
+                raise ValueError(f"{must} to watch {monitor}, got {str(at_epoch_end).lower()}")
             continue
         for size in ("dataset.val_size", "trainer.limit_val_batches"):
             if OmegaConf.select(cfg, size) == 0:
                 raise ValueError(f"{size} must be > 0 with {key}, which watches {monitor}, got 0")
-        at_epoch_end = OmegaConf.select(cfg, f"{key}.check_on_train_epoch_end")
         if at_epoch_end is not False and cfg.resume in (None, "auto"):  # trainer.max_steps may end an epoch without one
             raise ValueError(f"{key}.check_on_train_epoch_end must be false to watch {monitor}, got {at_epoch_end}")
     if any(trainer[key] not in (None, -1) for key in ("max_epochs", "max_steps")):

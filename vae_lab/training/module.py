@@ -100,6 +100,16 @@ class LitVAE(LightningModule):
         """
         return math.ceil(self.batches_seen / self.trainer.num_training_batches)
 
+    @property
+    def total_steps(self) -> float:
+        """Optimizer steps of the whole run at most; infinite where only time or early stopping end it."""
+        self.trainer.fit_loop.setup_data()  # the number of batches is known only then
+        epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
+        total_steps = math.inf if steps == -1 else steps
+        if epochs in (None, -1):
+            return total_steps
+        return min(total_steps, math.ceil(self.trainer.num_training_batches / self.accumulate) * epochs)
+
     def new_optimizers(self) -> list[torch.optim.Optimizer]:
         """One for the model and, if there is an adversary, one for that."""
         assert self.optimizer is not None  # it is where there is training
@@ -109,14 +119,9 @@ class LitVAE(LightningModule):
         return [self.optimizer(group, lr=self.lr) for group in (own, rival) if group]
 
     def configure_optimizers(self) -> tuple[list, list]:
-        optimizers, schedule = self.new_optimizers(), self.schedule
+        optimizers, schedule, total_steps = self.new_optimizers(), self.schedule, self.total_steps
         if schedule is None:
             return optimizers, []
-        self.trainer.fit_loop.setup_data()  # the number of batches is known only then
-        epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
-        total_steps = math.inf if steps == -1 else steps  # infinite where only time or early stopping end it
-        if epochs not in (None, -1):
-            total_steps = min(total_steps, math.ceil(self.trainer.num_training_batches / self.accumulate) * epochs)
         return optimizers, [LambdaLR(o, lambda step: schedule(step, total_steps)) for o in optimizers]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
