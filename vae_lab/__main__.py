@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import uuid
+from contextlib import nullcontext
 
 os.environ["MPLBACKEND"] = "agg"  # whatever a notebook hands on: torchmetrics imports matplotlib, which would refuse it
 
@@ -15,11 +16,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from vae_lab.config.arguments import expand_home
 from vae_lab.config.explain import refuse_flags
 from vae_lab.config.help import CONF, help_text
 from vae_lab.config.secrets import refuse_secrets
 from vae_lab.errors import Preempted
-from vae_lab.runs.folder import folder_name
+from vae_lab.runs.folder import aside_if_unbegun, folder_name
 from vae_lab.runs.process import in_one_line, one_line_errors
 from vae_lab.runs.resume import continue_if_begun, resume_arguments
 from vae_lab.sweep.command_line import sweep_arguments
@@ -39,6 +41,7 @@ def run() -> None:
         groups = [word for word in sys.argv[1:] if word not in HELP]
         print(help_text(CONF, calls, groups[0] if groups else None))
         return
+    sys.argv[1:] = map(expand_home, sys.argv[1:])
     refuse_secrets(sys.argv[1:])
     refuse_flags(sys.argv[1:])
     sys.argv[1:] = sweep_arguments(resume_arguments(sys.argv[1:], CONF), CONF)
@@ -46,14 +49,15 @@ def run() -> None:
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def task(cfg: DictConfig) -> float | None:
-        from vae_lab.training.train import train
-
         is_job = HydraConfig.get().mode == RunMode.MULTIRUN  # of one of Hydra's launchers
         if is_job:
             continue_if_begun(cfg)
             refuse_ddp(cfg.trainer)
         try:
-            return train(cfg)
+            with nullcontext() if is_job else aside_if_unbegun(cfg.run_dir):
+                from vae_lab.training.train import train  # takes seconds, in which Ctrl-C may come
+
+                return train(cfg)
         except Preempted as stop:
             number = stop.code - 128
             if callable(signal.getsignal(number)):  # a scheduler's, such as submitit's, which starts the job again

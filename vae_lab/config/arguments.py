@@ -1,10 +1,13 @@
 """The command line of the small commands: folders, and key=value settings over their defaults."""
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from vae_lab.config.explain import did_you_mean, quote
 
 
 def read_arguments(
@@ -44,7 +47,7 @@ def read_arguments(
         elif key not in defaults or not equals:
             if argument.startswith("-") or ("=" in argument and not Path(argument).exists()):
                 command = usage.partition(":")[0] or "the command"
-                raise ValueError(f"there is no setting {argument}; see {command} --help")
+                raise ValueError(f"there is no setting {argument}{did_you_mean(key, defaults)}; see {command} --help")
             folders.append(Path(argument))
             continue
         settings[key] = read_value(key, text, defaults[key])
@@ -56,6 +59,12 @@ def read_arguments(
                 kind = f"one of {', '.join(values)}"
             raise ValueError(f"{key} must be {kind}, got {settings[key]!r}")
     return folders, settings
+
+
+def expand_home(override: str) -> str:
+    """An override with the home folder for a `~` after the `=`, where a shell leaves it."""
+    key, _, value = override.partition("=")
+    return f"{key}={quote(os.path.expanduser(value))}" if value.partition("/")[0] == "~" else override
 
 
 def read_value(key: str, text: str, default: Any) -> Any:

@@ -10,11 +10,12 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vae_lab.config.secrets import RedactSecrets, redact
@@ -111,7 +112,10 @@ class Run:
             yield
         except Preempted as stop:
             self._end("preempted", f"signal {int(stop.code or 0) - 128}")
-            log.warning("stopped by a signal; continue with: vae-lab resume=%s", self.folder)
+            if any((self.folder / "checkpoints").glob("*.ckpt")):
+                log.warning("stopped by a signal; continue with: vae-lab resume=%s", self.folder)
+            else:
+                log.warning("stopped by a signal before its first step")
             raise
         except BaseException as error:
             logging.getLogger("train.log").error("failed", exc_info=error)
@@ -180,6 +184,30 @@ def weights_of(result: dict) -> dict[str, tuple]:
     """By the beginning of a key in a result: the checkpoint of its weights, and the step that they were saved at."""
     best, tested = ("best", result.get("best_step")), (result.get("test/checkpoint"), result.get("test/step"))
     return {"test/": tested, "val/": best, "best_": best}
+
+
+@contextmanager
+def aside_if_unbegun(folder: str | Path) -> Iterator[None]:
+    """Move a run that ends before its first step to `outputs/failed/`, where it does not pass for the latest one.
+
+    A folder that was chosen with `hydra.run.dir` stays.
+    """
+    folder = Path(folder)
+    try:
+        yield
+    except BaseException:
+        is_chosen = "${unique:}" not in OmegaConf.to_container(HydraConfig.instance().cfg)["hydra"]["run"]["dir"]
+        has_begun = any((folder / "checkpoints").glob("*.ckpt")) or any(folder.glob("metrics.jsonl"))
+        if not is_chosen and not has_begun:
+            failed = folder.parent.parent / "failed"
+            with suppress(OSError):  # then it stays where it is
+                if any(folder.iterdir()):
+                    failed.mkdir(exist_ok=True)
+                    folder.rename(failed / f"{folder.parent.name}_{folder.name}")
+                else:
+                    folder.rmdir()
+                folder.parent.rmdir()  # unless it holds other runs
+        raise
 
 
 class LogFile(logging.FileHandler):
