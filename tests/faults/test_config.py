@@ -64,7 +64,19 @@ A2 = {
     "+trainer.max_epochs=3": "trainer.max_epochs exists already: change it with trainer.max_epochs=VALUE",
     "latent_dim:8": "latent_dim:8: not of the form key=value",
     "latent_dim": "latent_dim: not of the form key=value",
-    "model.hidden_dims=[1": "model.hidden_dims=[1: not of the form key=value",
+    "model.hidden_dims=[1": "model.hidden_dims=[1: a list or dict is closed",
+    "data_root=/my (data)": "data_root=/my (data): a value with ( in it must stand in quotes, in a shell: "
+    "\"data_root='/my (data)'\"",
+    "dataset.root=it's": "dataset.root=it's: a value with ' in it must stand in quotes, in a shell: "
+    r'''"dataset.root=\"it's\""''',
+    "run_name=a=b": "run_name=a=b: a value with = in it must stand in quotes",
+    "dataset=digits,mnist": "dataset=digits,mnist: several options of a group are a sweep, which needs -m: vae-lab -m",
+    "dataset=[digits,mnist]": "dataset must be one option, got [digits,mnist]; to try several: vae-lab -m",
+    "optimizer/schedule=[cosine,step]": "optimizer/schedule must be one option",
+    "~trainer.max_time": "~trainer.max_time: it is null already",
+    "~trainer.nothing": "~trainer.nothing: there is no such key",
+    "callbacks.checkpoints.save_top_k=3": "there is no key callbacks.checkpoints.save_top_k; callbacks.checkpoints has "
+    "monitor, mode, every_n_minutes",
     "loss.KLD_weight=0.5,1": "loss.KLD_weight=0.5,1: a sweep over several values needs -m; one value that is a list",
 }
 
@@ -169,6 +181,7 @@ COMBINED = {
     "callbacks=early_stopping dataset.val_size=0": "dataset.val_size must be > 0 with callbacks.early_stopping",
     "callbacks=early_stopping trainer.limit_val_batches=0": "trainer.limit_val_batches must be > 0 with callbacks",
     "callbacks=early_stopping callbacks.early_stopping.monitor=val/los": "callbacks.early_stopping.monitor must be",
+    "callbacks=early_stopping callbacks.early_stopping.monitor=train/loss": "callbacks.early_stopping.check_on_train_",
     "callbacks=early_stopping callbacks.early_stopping.patience=-1": "callbacks.early_stopping.patience must be >= 0",
     "callbacks.checkpoints.monitor=val/los": "callbacks.checkpoints.monitor must be one of ",
     "posterior=deterministic callbacks.checkpoints.monitor=val/elbo": "callbacks.checkpoints.monitor must be one of ",

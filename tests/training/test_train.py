@@ -120,10 +120,12 @@ def test_a_run_killed_while_its_last_pictures_are_drawn_is_ended_by_its_continua
         patch.setattr(Gallery, "on_run_end", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(cfg)
+    interrupted = read_metrics(cfg)
     cfg.resume = cfg.run_dir
     train(cfg)
     folder, result = Path(cfg.run_dir), read_result(cfg)
-    assert (result["best_step"], result["epochs"]) == ((2, 1) if overrides else (6, 2))
+    assert (result["best_step"], result["epochs"], result["best_epoch"]) == ((2, 1, 1) if overrides else (6, 2, 2))
+    assert [row["epoch"] for row in read_metrics(cfg)] == [row["epoch"] for row in interrupted]
     for name in ("checkpoints/best.ckpt", "pictures/training.gif", "pictures/curves.png"):
         assert (folder / name).exists()
 

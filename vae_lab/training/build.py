@@ -274,7 +274,9 @@ def check_callbacks(cfg: DictConfig, callbacks: dict[str, Callback], lit: LitVAE
             continue
         at_epoch_end = OmegaConf.select(cfg, f"{key}.check_on_train_epoch_end")
         if not callback.monitor.startswith("val/"):
-            if callback.monitor in metrics and at_epoch_end is not True:  # a mean of the training is known only then
+            is_rare = any(trainer.get(k) not in (None, 1) for k in ("val_check_interval", "check_val_every_n_epoch"))
+            # A mean of the training is known only then; where null is given, Lightning decides.
+            if callback.monitor in metrics and (at_epoch_end is False or at_epoch_end is None and is_rare):
                 must = f"{key}.check_on_train_epoch_end must be true"
                 raise ValueError(f"{must} to watch {monitor}, got {str(at_epoch_end).lower()}")
             continue
