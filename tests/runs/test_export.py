@@ -15,7 +15,7 @@ from vae_lab.config.roles import PLACES
 from vae_lab.errors import NumericsError, RunError
 from vae_lab.evaluation.evaluate import evaluate_runs
 from vae_lab.runs.export import export_run
-from vae_lab.runs.measure import parameters_sha256
+from vae_lab.runs.measurements import parameters_sha256
 from vae_lab.training.train import train
 
 

@@ -11,7 +11,7 @@ from vae_lab.errors import RunError
 from vae_lab.evaluation.gallery import Gallery
 from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.folder import Run
-from vae_lab.runs.measure import parameters_sha256
+from vae_lab.runs.measurements import parameters_sha256
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
 from vae_lab.training.train import train

@@ -18,7 +18,7 @@ from vae_lab.errors import NumericsError, RunError
 from vae_lab.runs.checkpoints import first_broken
 from vae_lab.runs.files import durable_open, read_json, write_json
 from vae_lab.runs.folder import weights_of
-from vae_lab.runs.measure import parameters_sha256
+from vae_lab.runs.measurements import parameters_sha256
 from vae_lab.runs.trained import (
     CONFIG,
     FORMAT,

@@ -20,8 +20,8 @@ from vae_lab.config.saved import check_links, load_saved
 from vae_lab.errors import RunError, one_line
 from vae_lab.models.vae import VAE
 from vae_lab.runs.checkpoints import load_checkpoint
-from vae_lab.runs.form import check_form
-from vae_lab.runs.measure import parameters_sha256
+from vae_lab.runs.measurements import parameters_sha256
+from vae_lab.runs.structure import check_structure
 
 FORMAT, FORMAT_VERSION = "vae_lab", 1  # of an export
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -145,7 +145,7 @@ def read_content(path: Path) -> dict[str, Any]:
         for key, value in walk(content):
             if isinstance(value, str) and ("${" in value or value == "???"):
                 raise RunError(f"{path}: {key} must not be left to be filled in, got {value[:200]!r}")
-        check_form("", {key: lookup(content, key) for key in EXPORT}, EXPORT)
+        check_structure("", {key: lookup(content, key) for key in EXPORT}, EXPORT)
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {one_line(error)}; get it again") from error
     return content
@@ -167,7 +167,7 @@ def split_checkpoint(content: dict[str, Any], path: Path) -> tuple[dict[str, Ten
         RunError: if it is not a checkpoint of ours.
     """
     try:
-        check_form("", {key: lookup(content, key) for key in CHECKPOINT}, CHECKPOINT)
+        check_structure("", {key: lookup(content, key) for key in CHECKPOINT}, CHECKPOINT)
     except ValueError as error:
         raise RunError(f"{path} is not a checkpoint of vae-lab: {error}") from error
     weights = {str(name): weight for name, weight in content["state_dict"].items()}
@@ -210,6 +210,6 @@ def check_fit(vae: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
         RunError: naming the file and the first weight that does not fit.
     """
     try:
-        check_form("", weights, dict(vae.state_dict()))
+        check_structure("", weights, dict(vae.state_dict()))
     except ValueError as error:
         raise RunError(f"{source} does not fit its config: {error}") from error

@@ -21,12 +21,12 @@ from vae_lab.config.instantiate import build_vae, check_target, instantiate
 from vae_lab.config.secrets import redact
 from vae_lab.data.batches import Batch, ImageData
 from vae_lab.errors import one_line
-from vae_lab.loggers.harmless import HarmlessLogger
+from vae_lab.loggers.guarded import GuardedLogger
 from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context
 from vae_lab.runs.checkpoints import DurableCheckpointIO, StopAtSignal
-from vae_lab.runs.measure import MetricsLogger, Stopwatch
+from vae_lab.runs.measurements import MetricsLogger, Stopwatch
 from vae_lab.runs.metrics_file import MetricsFile
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.devices import check_devices, check_trainer, choose_precision
@@ -76,7 +76,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         if isinstance(logger, WandbLogger):
             logger.check()  # and it sees to it itself that it cannot fail the run
         else:
-            loggers[name] = HarmlessLogger(name, logger)
+            loggers[name] = GuardedLogger(name, logger)
     settings = {"precision": choose_precision(cfg), **OURS}
     if cfg.trainer.strategy == "ddp" and lit.adversary is not None:  # each loss leaves the other's parameters alone
         settings["strategy"] = "ddp_find_unused_parameters_true"
