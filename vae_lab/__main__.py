@@ -41,10 +41,9 @@ def run() -> None:
         groups = [word for word in sys.argv[1:] if word not in HELP]
         print(help_text(CONF, calls, groups[0] if groups else None))
         return
-    sys.argv[1:] = map(expand_home, sys.argv[1:])
     refuse_secrets(sys.argv[1:])
     refuse_flags(sys.argv[1:])
-    sys.argv[1:] = sweep_arguments(resume_arguments(sys.argv[1:], CONF), CONF)
+    sys.argv[1:] = sweep_arguments(resume_arguments(list(map(expand_home, sys.argv[1:])), CONF), CONF)
     failures: list[Exception] = []  # of a single run, kept from Hydra, which would print a line of its own before ours
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -1,13 +1,18 @@
 """The command line of the small commands: folders, and key=value settings over their defaults."""
 
-import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vae_lab.config.explain import did_you_mean, quote
+from vae_lab.config.explain import did_you_mean
+
+
+def expand_home(argument: str) -> str:
+    """A `key=~/folder` with the home folder: the shell expands a tilde only at the start of a word."""
+    return re.sub(r"(?<=[=,])~(?=[/,]|$)", lambda _: str(Path.home()), argument)
 
 
 def read_arguments(
@@ -59,12 +64,6 @@ def read_arguments(
                 kind = f"one of {', '.join(values)}"
             raise ValueError(f"{key} must be {kind}, got {settings[key]!r}")
     return folders, settings
-
-
-def expand_home(override: str) -> str:
-    """An override with the home folder for a `~` after the `=`, where a shell leaves it."""
-    key, _, value = override.partition("=")
-    return f"{key}={quote(os.path.expanduser(value))}" if value.partition("/")[0] == "~" else override
 
 
 def read_value(key: str, text: str, default: Any) -> Any:

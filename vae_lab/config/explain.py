@@ -39,7 +39,8 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 # Of an override that cannot be applied: what Hydra says of it, and what is said instead.
 OVERRIDES = {
     r"Ambiguous value for argument '((.*?)=(.*?))' 1\.": r"\1: a sweep over several values needs -m; "
-    r"one value that is a list is written \2=[\3]",
+    r"one value that is a list is written \2=[\3]; one that holds a comma, "
+    "'\\2=\"\\3\"'",
     r"Could not append to config. An item is already at '(.*?)'": r"\1 exists already: change it with \1=VALUE, "
     r"without the +",
     r"Multiple values for (\S+)\. ": r"\1 has an option already: choose another with \1=OPTION, without the +",
@@ -88,7 +89,13 @@ def in_our_words(error: BaseException, arguments: Sequence[str]) -> str:
         meant = did_you_mean(option, error.options)
         return f"there is no {group}={option}{meant} (options of {group}: {', '.join(error.options)})"
     if isinstance(error, OverrideParseException):
-        return explain_grammar(str(error.override))
+        key, _, value = str(error.override).partition("=")
+        odd = dict.fromkeys(re.findall(r"[^\w\s/\\.+$%*@?|:-]|[^\x00-\x7f]", value))  # not in Hydra's bare values
+        if odd and not re.match(r"[\[{'\"]|\w+\([^)]*$", value):  # no list, text or function that is cut
+            mark = "'" if '"' in value else '"'
+            quoted = shlex.quote(f"{key}={mark}{value}{mark}")
+            return f"{error.override}: a value with {' '.join(odd)} needs quotes: {quoted}"
+        return f"{error.override}: not of the form key=value (no spaces around =, quotes around [ ] {{ }} and spaces)"
     unknown = cause if isinstance(error, ConfigCompositionException) else error
     if isinstance(unknown, ConfigAttributeError | ConfigKeyError) and unknown.full_key:
         return explain_key(unknown)
@@ -116,27 +123,6 @@ def in_our_words(error: BaseException, arguments: Sequence[str]) -> str:
         named = [text for text, key, value in pairs if key in GROUPS and not isinstance(yaml.safe_load(value), str)]
         return f"{' or '.join(named) or 'an override'}: the option of a group is a name, not null, a number or true"
     return one_line(error)
-
-
-def explain_grammar(override: str) -> str:
-    """An argument that is not of Hydra's grammar: which character is in the way, and how a shell is given it."""
-    key, equals, value = override.partition("=")
-    if not equals or not re.fullmatch(r"[+~]*[\w./@:-]+", key):
-        return f"{override}: not of the form key=value, without spaces around the ="
-    if value[0] in "[{":
-        return (
-            f"{override}: a list or dict is closed, and texts in it stand in quotes, in a shell: \"{key}=['a, b','c']\""
-        )
-    found = re.search(r"[^\w\s/\\+.$%*@?|:-]", value, re.ASCII)
-    if found is None:
-        return f"{override}: the value cannot be read"
-    return f"{override}: a value with {found[0]} in it must stand in quotes, in a shell: {in_shell(key, value)}"
-
-
-def in_shell(key: str, value: str) -> str:
-    """An override with a value of any characters, as it is typed in a shell."""
-    text = f'{key}="{value}"' if "'" in value and not re.search(r'["\\]', value) else f"{key}={quote(value)}"
-    return shlex.quote(text) if re.search(r"[$`\\!]", text) else '"' + text.replace('"', '\\"') + '"'
 
 
 def quote(text: str | Path) -> str:
