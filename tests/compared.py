@@ -88,9 +88,9 @@ def write_run(
     for epoch in range(3):
         values = {"elbo": elbo - 10 * (2 - epoch), "reconstruction": 5 - elbo, "kl": -0.05 * elbo} if elbo else {}
         values |= {"mse": mse + 0.01 * (2 - epoch), "active_units": 2.0}
-        rows.append({"step": 10 * epoch + 10, **{f"val/{k}": v for k, v in values.items()}, "epoch": epoch})
+        rows.append({"step": 10 * epoch + 10, **{f"val/{k}": v for k, v in values.items()}, "epoch": epoch + 1})
         trained = {"train/loss": 1.0} | ({"train/elbo": values["elbo"] + 1} if elbo else {})
-        rows.append({"step": 10 * epoch + 10, **trained, "epoch": epoch})
+        rows.append({"step": 10 * epoch + 10, **trained, "epoch": epoch + 1})
     for i, row in enumerate(rows):
         row["time"] = 1.7e9 + 5 * i
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -134,7 +134,8 @@ def test_a_failure_is_one_line_and_an_exit_code(name, run):
 
 def test_a_failed_run_says_why_in_its_folder(run, tmp_path):
     assert run("logger=none", "dataset=image_folder", "dataset.root=nowhere")[0] == 3
-    (status,) = tmp_path.glob("outputs/*/*/status.json")
+    (status,) = tmp_path.glob("outputs/failed/*/status.json")  # where it does not pass for the latest run
+    assert [path.name for path in tmp_path.glob("outputs/*")] == ["failed"]
     content = json.loads(status.read_text())
     assert content["state"] == "failed"
     assert "nowhere" in content["reason"]

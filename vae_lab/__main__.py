@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import uuid
+from contextlib import nullcontext
 
 os.environ["MPLBACKEND"] = "agg"  # whatever a notebook hands on: torchmetrics imports matplotlib, which would refuse it
 
@@ -21,7 +22,7 @@ from vae_lab.config.explain import refuse_flags
 from vae_lab.config.help import CONF, help_text
 from vae_lab.config.secrets import refuse_secrets
 from vae_lab.errors import Preempted
-from vae_lab.runs.folder import folder_name
+from vae_lab.runs.folder import aside_if_unbegun, folder_name
 from vae_lab.runs.process import in_one_line, one_line_errors
 from vae_lab.runs.resume import continue_if_begun, resume_arguments
 from vae_lab.sweep.command_line import sweep_arguments
@@ -48,14 +49,15 @@ def run() -> None:
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def task(cfg: DictConfig) -> float | None:
-        from vae_lab.training.train import train
-
         is_job = HydraConfig.get().mode == RunMode.MULTIRUN  # of one of Hydra's launchers
         if is_job:
             continue_if_begun(cfg)
             refuse_processes(cfg)
         try:
-            return train(cfg)
+            with nullcontext() if is_job else aside_if_unbegun(cfg.run_dir):
+                from vae_lab.training.train import train  # takes seconds, in which Ctrl-C may come
+
+                return train(cfg)
         except Preempted as stop:
             number = stop.code - 128
             if callable(signal.getsignal(number)):  # a scheduler's, such as submitit's, which starts the job again

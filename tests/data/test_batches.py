@@ -295,6 +295,7 @@ def test_examples_are_drawn_from_the_whole_split():
         ({"test_size": 103}, "test_size", "103 images, got 103"),
         ({"test_size": 0.999}, "test_size", "103 images, got 0.999"),
         ({"test_size": 20, "val_size": 83}, "val_size", "83 images, got 83"),
+        ({"test_size": 0.6, "val_size": 0.6}, "val_size", "41 images, got 0.6"),  # each is a fraction of all
     ],
 )
 def test_b11_splits_that_leave_nothing_name_their_key(sizes, key, left):

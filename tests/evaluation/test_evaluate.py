@@ -54,7 +54,7 @@ def test_test_metrics_are_added_to_the_result(run_dir, capsys):
     before = read_result(run_dir)
     evaluate_runs([f"{run_dir}/"])
     result = read_result(run_dir)
-    assert set(result) - set(before) == KEYS | {"test/checkpoint"}
+    assert set(result) - set(before) == KEYS | {"test/checkpoint", "test/step"}
     assert {key: result[key] for key in before} == before
     assert result["test/elbo"] == pytest.approx(-result["test/reconstruction"] - result["test/kl"], rel=1e-5)
     assert "test/elbo" in capsys.readouterr().out

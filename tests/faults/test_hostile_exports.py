@@ -15,7 +15,7 @@ import vae_lab
 from vae_lab.errors import RunError
 from vae_lab.evaluation.evaluate import evaluate_runs
 from vae_lab.runs.export import export
-from vae_lab.runs.measure import parameters_sha256
+from vae_lab.runs.measurements import parameters_sha256
 from vae_lab.runs.trained import content_sha256
 
 pytestmark = pytest.mark.fault

@@ -114,6 +114,7 @@ A3 = {
     "trainer.limit_train_batches=0": "trainer.limit_train_batches must be > 0, got 0",
     "+posterior.max_log_var=100": "posterior.max_log_var must be in (0, 80], got 100",
     "callbacks.checkpoints.monitor=train/loss": "callbacks.checkpoints.monitor must be a validation metric",
+    "trainer.gradient_clip_algorithm=value": "trainer.gradient_clip_val must be > 0 with gradient_clip_algorithm=value",
     "callbacks.checkpoints.mode=low": "callbacks.checkpoints.mode must be min or max",
     "latent_dim=": "latent_dim is empty; write latent_dim=VALUE",
     "dataset.channels=": "dataset.channels is empty; write dataset.channels=VALUE",

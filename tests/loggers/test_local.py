@@ -10,7 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vae_lab.loggers.local import CsvLogger, TensorBoardLogger
-from vae_lab.runs.measure import MetricsLogger
+from vae_lab.runs.measurements import MetricsLogger
 from vae_lab.runs.metrics_file import MetricsFile
 
 EVENTS = [(0, {"train/loss": 3.5, "epoch": 0}), (1, {"train/loss": 1 / 3, "epoch": 0}), (1, {"val/loss": 2.0}),

@@ -180,7 +180,7 @@ class Blind(nn.Module):
 def gradient(free_bits: float, params: list[float]) -> tuple[torch.Tensor, dict]:
     encoder = Constant(params)
     vae = VAE(encoder, Blind(), Gaussian(), StandardNormal((2,)), Bernoulli(), (2,), SHAPE)
-    terms = ELBO(3.0, 0, free_bits)(vae, Batch(torch.ones(4, *SHAPE)), during(None))
+    terms = ELBO(3.0, 0, free_bits)(vae, Batch(torch.ones(4, *SHAPE)), during(0))
     terms["loss"].backward()
     return encoder.params.grad, terms
 
@@ -217,11 +217,15 @@ def test_free_bits_bound_the_mean_over_the_batch_not_each_image():
         encoder[1].weight.copy_(torch.tensor([[0.25] * 4, [0.0] * 4]))
         encoder[1].bias.zero_()
     vae = VAE(encoder, Blind(), Gaussian(), StandardNormal((1,)), Bernoulli(), (1,), SHAPE)
-    terms = ELBO(1.0, 0, 0.5)(vae, Batch(x / 2), during(None))
+    terms = ELBO(1.0, 0, 0.5)(vae, Batch(x / 2), during(0))
     assert terms["kl"].item() == pytest.approx(0.25)  # the images' KLs are 0 and 1/2
     assert (terms["loss"] - terms["reconstruction"]).item() == pytest.approx(0.5, abs=1e-6)
-    terms = ELBO(1.0, 0, 0.2)(vae, Batch(x / 2), during(None))
+    terms = ELBO(1.0, 0, 0.2)(vae, Batch(x / 2), during(0))
     assert (terms["loss"] - terms["reconstruction"]).item() == pytest.approx(0.25, abs=1e-6)
+    # Outside training there is no bound, so that a mean over batches is the mean over images, however they are batched.
+    whole, *parts = (ELBO(1.0, 0, 0.5)(vae, Batch(part), during(None)) for part in (x / 2, x[:1] / 2, x[1:] / 2))
+    paid = [(terms["loss"] - terms["reconstruction"]).item() for terms in (whole, *parts)]
+    assert paid[0] == pytest.approx((paid[1] + paid[2]) / 2, abs=1e-6)
 
 
 def test_a_plain_autoencoder_has_neither_kl_nor_elbo():

@@ -15,7 +15,7 @@ from vae_lab.errors import RunError
 from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.continuation import check_optimizers
 from vae_lab.runs.folder import Run
-from vae_lab.runs.form import check_form
+from vae_lab.runs.structure import check_structure
 from vae_lab.training.train import train
 
 OPTIMIZERS = [name for name in CLASSES["torch.optim"] if name != "Muon"]  # which takes no biases
@@ -65,8 +65,8 @@ def test_the_states_of_every_trusted_optimizer_are_continued(name, settings, sch
 def test_what_differs_is_named():
     example = {"a": [1, 2.0], "b": {"c": None}, "d": torch.zeros(2)}
     found = {"a": [3, 4], "b": {"c": None}, "d": torch.ones(2)}
-    check_form("x", found, example)
-    check_form("x", found, {"a": list, "b": dict, "d": torch.Tensor})
+    check_structure("x", found, example)
+    check_structure("x", found, {"a": list, "b": dict, "d": torch.Tensor})
     for changes, message in (
         ({"b": {}}, r"x\.b\.c must be None, got missing"),
         ({"e": 1}, r"x\.e must be missing, got 1"),
@@ -79,7 +79,7 @@ def test_what_differs_is_named():
         ({"d": torch.zeros(1).expand(2)}, r"x\.d must be float32 \(2,\)"),
     ):
         with pytest.raises(ValueError, match=message):
-            check_form("x", found | changes, example)
+            check_structure("x", found | changes, example)
 
 
 class Killed(BaseException):

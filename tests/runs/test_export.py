@@ -15,7 +15,7 @@ from vae_lab.config.roles import PLACES
 from vae_lab.errors import NumericsError, RunError
 from vae_lab.evaluation.evaluate import evaluate_runs
 from vae_lab.runs.export import export_run
-from vae_lab.runs.measure import parameters_sha256
+from vae_lab.runs.measurements import parameters_sha256
 from vae_lab.training.train import train
 
 
@@ -73,6 +73,35 @@ def test_the_export_is_evaluated_as_the_run_is(make_run):
     metrics = read(run_dir / "export")["metrics"]
     assert metrics["test/elbo"] == run["test/elbo"]
     assert metrics["val/loss"] == run["val/loss"]
+
+
+def test_numbers_do_not_outlive_their_weights(make_run, config):
+    run_dir = make_run()
+    export_run([str(run_dir)])
+    evaluate_runs([str(run_dir), str(run_dir / "export")])
+    first = json.loads((run_dir / "result.json").read_text())
+    assert (first["test/checkpoint"], first["test/step"]) == ("best", first["best_step"])
+
+    train(config("trainer.max_epochs=3", f"resume={run_dir}"))
+    result = json.loads((run_dir / "result.json").read_text())
+    assert result["best_step"] > first["best_step"]  # else this test tests nothing
+    assert not [key for key in result if key.startswith("test/")]
+    assert result["parameters_sha256"] == parameters_sha256(vae_lab.load_run(run_dir, "last").vae)
+    export_run([str(run_dir)])
+    shared = read(run_dir / "export")
+    assert not (run_dir / "export" / "result.json").exists()
+    assert not [key for key in shared["metrics"] if key.startswith("test/")]
+    assert shared["epoch"] == shared["metrics"]["best_epoch"] == result["best_epoch"] == 3
+    assert shared["parameters_sha256"] == result["parameters_sha256"]  # the last weights are the best ones
+
+    evaluate_runs([str(run_dir)])
+    (run_dir / "result.json").write_text(json.dumps(first))  # as if the continuation had been killed
+    export_run([str(run_dir)])
+    assert read(run_dir / "export")["metrics"] == {}
+    evaluate_runs([str(run_dir)])
+    result = json.loads((run_dir / "result.json").read_text())
+    assert result["test/step"] > first["test/step"]
+    assert not [key for key in result if key.startswith(("val/", "best_"))]
 
 
 def test_the_images_of_an_export_are_where_its_reader_says(make_run, data_root, tmp_path, capsys):

@@ -13,11 +13,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from vae_lab.__main__ import CONF
+from vae_lab.config.explain import quote
 from vae_lab.errors import RunError
 from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.checkpoints import load_checkpoint
 from vae_lab.runs.folder import Run
-from vae_lab.runs.resume import SAVED, continues_run, quote, resume_arguments
+from vae_lab.runs.resume import SAVED, continues_run, resume_arguments
 from vae_lab.training.progress import Progress
 from vae_lab.training.train import train
 

@@ -247,7 +247,7 @@ def test_the_last_words_of_a_job_are_its_reason_but_not_those_of_an_earlier_star
 def test_the_progress_of_a_job_is_in_its_metrics(tmp_path):
     job = make_job(tmp_path, 0)
     assert job.progress()[:2] == (None, None)
-    lines = [{"step": i, "epoch": i, "val/loss": 10.0 - i} for i in range(4)]
+    lines = [{"step": i, "epoch": i + 1, "val/loss": 10.0 - i} for i in range(4)]
     text = "x" * 9000 + "\n" + "".join(json.dumps(line) + "\n" for line in lines) + '{"epoch": 9, "val'
     (job.folder / "metrics.jsonl").write_text(text)
     job.begin()
@@ -289,7 +289,7 @@ def test_the_table_of_72_jobs_fits_a_small_terminal(tmp_path):
     for i, job in ((2, jobs[2]), (42, jobs[42])):
         job.state, job.value = "running", None
         job.folder.mkdir(parents=True)
-        (job.folder / "metrics.jsonl").write_text(f'{{"step": 9, "epoch": {i % 10}, "val/loss": {i}.5}}\n')
+        (job.folder / "metrics.jsonl").write_text(f'{{"step": 9, "epoch": {i % 10 + 1}, "val/loss": {i}.5}}\n')
     jobs[5].state = "failed"
     console.print(table.draw())
     lines = console.file.getvalue().splitlines()

@@ -11,7 +11,7 @@ from vae_lab.errors import RunError
 from vae_lab.evaluation.gallery import Gallery
 from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.folder import Run
-from vae_lab.runs.measure import parameters_sha256
+from vae_lab.runs.measurements import parameters_sha256
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
 from vae_lab.training.train import train
@@ -64,7 +64,7 @@ def test_metrics_have_steps_and_the_identities_hold(config):
     train(cfg)
     rows = read_metrics(cfg)
     validation = [row for row in rows if "val/loss" in row]
-    assert [(row["step"], row["epoch"]) for row in validation] == [(3, 0), (6, 1)]
+    assert [(row["step"], row["epoch"]) for row in validation] == [(3, 1), (6, 2)]
     for row in validation:
         # Means of float32 sums over images: equal up to their rounding. Evaluation knows no warm-up.
         assert row["val/elbo"] == pytest.approx(-row["val/reconstruction"] - row["val/kl"], rel=1e-5)
@@ -108,7 +108,7 @@ def test_best_is_kept_when_later_epochs_are_worse(config, monkeypatch):
     monkeypatch.setattr(ELBO, "forward", worse_later)
     cfg = config()
     train(cfg)
-    assert (read_result(cfg)["best_step"], read_result(cfg)["best_epoch"]) == (3, 0)
+    assert (read_result(cfg)["best_step"], read_result(cfg)["best_epoch"]) == (3, 1)
     best, last = (vae_lab.load_run(cfg.run_dir, name).vae for name in ("best", "last"))
     assert parameters_sha256(best) != parameters_sha256(last)
 
@@ -120,10 +120,12 @@ def test_a_run_killed_while_its_last_pictures_are_drawn_is_ended_by_its_continua
         patch.setattr(Gallery, "on_run_end", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(cfg)
+    interrupted = read_metrics(cfg)
     cfg.resume = cfg.run_dir
     train(cfg)
     folder, result = Path(cfg.run_dir), read_result(cfg)
-    assert (result["best_step"], result["epochs"]) == ((2, 1) if overrides else (6, 2))
+    assert (result["best_step"], result["epochs"], result["best_epoch"]) == ((2, 1, 1) if overrides else (6, 2, 2))
+    assert [row["epoch"] for row in read_metrics(cfg)] == [row["epoch"] for row in interrupted]
     for name in ("checkpoints/best.ckpt", "pictures/training.gif", "pictures/curves.png"):
         assert (folder / name).exists()
 

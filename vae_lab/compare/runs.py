@@ -238,11 +238,11 @@ def history_of(rows: Iterable[dict]) -> tuple[int | None, History]:
         begun = now if begun is None and math.isfinite(now) else begun
         if not math.isfinite(step):
             continue
-        epoch = int(here) + 1 if math.isfinite(here) else epoch
+        epoch = int(here) if math.isfinite(here) else epoch
         for key, value in found.items():
             if key.startswith(("val/", "train/")):
                 history.values.setdefault(key, {})[int(step)] = value
-                history.epochs[int(step)] = here + 1
+                history.epochs[int(step)] = here
                 history.seconds[int(step)] = now - begun if begun is not None else math.nan
     return epoch, history
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from vae_lab.config.explain import did_you_mean
+
 
 def expand_home(argument: str) -> str:
     """A `key=~/folder` with the home folder: the shell expands a tilde only at the start of a word."""
@@ -50,7 +52,7 @@ def read_arguments(
         elif key not in defaults or not equals:
             if argument.startswith("-") or ("=" in argument and not Path(argument).exists()):
                 command = usage.partition(":")[0] or "the command"
-                raise ValueError(f"there is no setting {argument}; see {command} --help")
+                raise ValueError(f"there is no setting {argument}{did_you_mean(key, defaults)}; see {command} --help")
             folders.append(Path(argument))
             continue
         settings[key] = read_value(key, text, defaults[key])

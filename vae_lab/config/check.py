@@ -85,7 +85,8 @@ def check_settings(cfg: DictConfig, readers: Mapping[str, type]) -> None:
     for key, value in walk(plain):
         if value == "" and not re.fullmatch(r"logger\.\w+\.version", key):  # for which Lightning's make no folder
             key = origin(raw, key)
-            raise ValueError(f"{key} is empty; write {key}=VALUE, or {key}=null for none")
+            none = f", or {key}=null for none" if fits(kind_of(plain, key, readers), None) else ""
+            raise ValueError(f"{key} is empty; write {key}=VALUE{none}")
     check_parts(plain)
     for group in COLLECTIONS:
         check_members(plain, group)
@@ -120,6 +121,15 @@ def own_kinds(readers: Mapping[str, type]) -> dict[str, Any]:
         kinds, given = arguments(found)[0], GIVEN.get(group, ())
         own |= {f"{group}.{name}": kind for name, kind in kinds.items() if name not in given}
     return own
+
+
+def kind_of(plain: dict, key: str, readers: Mapping[str, type]) -> Any:
+    """The annotation of a setting's reader."""
+    path, _, name = key.rpartition(".")
+    node, own = lookup(plain, path), own_kinds(readers)
+    if key in own or not isinstance(node, dict) or "_target_" not in node:
+        return own.get(key, Any)
+    return arguments(check_target(path, node["_target_"]))[0].get(name, Any)
 
 
 def check_parts(plain: dict, paths: Sequence[str] = PARTS) -> None:

@@ -4,7 +4,8 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import yaml
 from hydra.errors import (
@@ -100,6 +101,11 @@ def in_our_words(error: BaseException, arguments: Sequence[str]) -> str:
         return explain_key(unknown)
     if isinstance(error, ConfigCompositionException):
         text = one_line(error)
+        if (found := re.match(r"Ambiguous value for argument '((.*?)=.*?)'", text)) and is_group(found[2]):
+            return f"{found[1]}: several options of a group are a sweep, which needs -m: vae-lab -m {found[1]}"
+        if found := re.match(r"Could not delete from config\. '(.*?)' does not exist", text):
+            is_known = options_with(found[1]) or lookup(read_yaml(CONF / "config.yaml"), found[1]) is not ABSENT
+            return f"~{found[1]}: {'it is null already, leave that out' if is_known else 'there is no such key'}"
         for pattern, ours in OVERRIDES.items():
             if found := re.match(pattern, text):
                 return found.expand(ours)
@@ -122,6 +128,22 @@ def in_our_words(error: BaseException, arguments: Sequence[str]) -> str:
     return one_line(error)
 
 
+def quote(text: str | Path) -> str:
+    """Write text in Hydra's grammar of overrides, where backslashes mean something before a quote and at the end."""
+    escaped = re.sub(r"(\\*)(?='|\Z)", r"\1\1", str(text)).replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def is_group(key: str) -> bool:
+    """Whether a key chooses an option: of a group of ours, such as `optimizer/schedule`."""
+    return key.split("/")[0] in GROUPS and (CONF / key).is_dir()
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of one of our config files."""
+    return OmegaConf.to_container(OmegaConf.load(path))
+
+
 def explain_key(error: ConfigAttributeError | ConfigKeyError) -> str:
     """The config has no such key."""
     key, parent = str(error.full_key), error.parent_node
@@ -135,6 +157,9 @@ def explain_key(error: ConfigAttributeError | ConfigKeyError) -> str:
     group = key.rpartition(".")[0]
     target = OmegaConf.select(root, f"{group}._target_") if group and not key.startswith("hydra.") else None
     hint = f" (if {target} takes it: +{key}=VALUE)" if target else ""
+    if str(target).startswith("vae_lab."):  # whose files in conf/ name all that a class takes
+        names = [name for name in OmegaConf.select(root, group) if not str(name).startswith("_")]
+        hint = f"; {group} has {', '.join(names) or 'no settings'}"
     return f"there is no key {key}{meant}{hint}"
 
 
@@ -143,7 +168,7 @@ def options_with(key: str) -> list[str]:
     parts, found = key.split("."), []
     for depth in range(1, len(parts)):
         for path in sorted(CONF.joinpath(*parts[:depth]).glob("*.yaml")):
-            if lookup(OmegaConf.to_container(OmegaConf.load(path)), ".".join(parts[depth:])) is not ABSENT:
+            if lookup(read_yaml(path), ".".join(parts[depth:])) is not ABSENT:
                 found.append(f"{'/'.join(parts[:depth])}={path.stem}")
     return found
 
@@ -161,6 +186,9 @@ def refuse_flags(arguments: Sequence[str]) -> None:
         if argument.startswith("hydra.") and argument.endswith("="):
             raise ValueError(f"{argument} is empty; write {argument}VALUE")
         key, _, value = argument.lstrip("+~").partition("=")
+        if value.startswith("[") and is_group(key) and key != "experiment":
+            options = value.strip("[]").replace(" ", "")
+            raise ValueError(f"{key} must be one option, got {value}; to try several: vae-lab -m {key}={options}")
         if key == "hydra.output_subdir" and value != "null":
             raise ValueError(f"hydra.output_subdir must be null, got {value!r}: the run keeps its config itself")
         name, _, value = argument.removeprefix("--").partition("=")

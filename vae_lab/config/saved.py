@@ -49,7 +49,9 @@ def load_saved(folder: str | Path) -> DictConfig:
     """
     path = saved_config(folder)
     if not path.is_file():
-        raise RunError(f"{folder} is not a run folder: there is no {path}")
+        runs = sorted(p.parent.parent for p in Path(folder).glob("*/.hydra/config.yaml"))
+        more = f"; it holds {len(runs)} runs: name one of them, such as {runs[0]}" if runs else ""
+        raise RunError(f"{folder} is not a run folder: there is no {path}{more}")
     check_links(Path(folder))
     content = read_plain(path)
     for key in ("hydra", "defaults"):

@@ -255,7 +255,7 @@ class ImageData(LightningDataModule):
         for name, size in (("test", self.test_size), ("val", self.val_size)):
             if not len(splits[name]):
                 number = size if isinstance(size, int) else round(size * len(train))
-                if number >= len(train):
+                if number >= len(train) or isinstance(size, float) and size * first_val >= len(train):  # an overlap
                     raise ValueError(f"dataset.{name}_size must leave at least one of {len(train)} images, got {size}")
                 train, splits[name] = train[number:], train[:number]
         return {name: index.sort().values for name, index in {"train": train, **splits}.items()}

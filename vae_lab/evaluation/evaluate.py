@@ -95,7 +95,7 @@ def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
         settings: all of `DEFAULTS`.
 
     Returns:
-        `{split}/{key}` in the units of `vae_lab.metrics.catalogue`, and which checkpoint they belong to.
+        `{split}/{key}` in the units of `vae_lab.metrics.catalogue`, and the checkpoint and the step of the weights.
 
     Raises:
         DataError: if the images are not those of the training.
@@ -128,7 +128,7 @@ def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
         if settings["samples"]:
             write_samples(vae.cpu(), folder / "samples", settings["samples"])
     metrics = {key.replace("test/", f"{split}/"): float(value) for key, value in trainer.callback_metrics.items()}
-    return {**metrics, f"{split}/checkpoint": stored.checkpoint}
+    return {**metrics, f"{split}/checkpoint": stored.checkpoint, f"{split}/step": stored.step}
 
 
 def build_evaluated(stored: Stored, vae: VAE) -> tuple[ImageData, LitVAE]:
@@ -158,6 +158,8 @@ def write_samples(vae: VAE, folder: Path, num: int) -> None:
         raise ValueError("samples need a prior, which posterior=deterministic does not have")
     try:
         folder.mkdir(exist_ok=True)
+        for path in folder.glob("[0-9]" * 6 + ".png"):  # of earlier weights
+            path.unlink()
         for part, latents in enumerate(fixed_latents(vae, num).split(CHUNK)):
             with torch.no_grad():
                 images = vae.generate(latents)

@@ -31,7 +31,7 @@ class Metric(NamedTuple):
 NATS = "nats per image"
 # In the order in which tables show them.
 CATALOGUE = {
-    "loss": Metric(f"{NATS}, weighted", "lower", "weights", "what is minimised: weights and free bits included"),
+    "loss": Metric(f"{NATS}, weighted", "lower", "weights", "what is minimised; outside training without free bits"),
     "elbo": Metric(NATS, "higher", "likelihood", "lower bound on log p(x): one sample, weight 1"),
     "nll": Metric(NATS, "lower", "likelihood", "-log p(x), estimated"),
     "reconstruction": Metric(NATS, "lower", "likelihood", "-E log p(x given z)"),

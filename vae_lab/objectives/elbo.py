@@ -16,6 +16,9 @@ class ELBO(nn.Module):
 
     loss = reconstruction + kld_weight * min(1, step / warmup_steps) * sum_j max(free_bits, mean_B kl_j)
 
+    in training. In evaluation the weight is the final one and there are no free bits, whose bound on the mean of a
+    batch would make the loss depend on the batch size.
+
     Sources: Kingma and Welling 2014, eq. 3 (the bound); Higgins et al. 2017, eq. 4 (the weight);
     Bowman et al. 2016, section 3.1 (KL annealing); Kingma et al. 2016, "Improving variational inference with inverse
     autoregressive flow", appendix on free bits (here each latent is a group of its own).
@@ -71,7 +74,8 @@ class ELBO(nn.Module):
             return {"loss": loss, "reconstruction": reconstruction, **q.terms, **q.diagnostics()}
         kl_of_each = kl_per_latent(q, z, vae.prior)
         kl = kl_of_each.sum()
-        paid = kl_of_each.clamp(min=self.free_bits).sum() if self.free_bits else kl
+        has_floor = self.free_bits and context.stage == "train"
+        paid = kl_of_each.clamp(min=self.free_bits).sum() if has_floor else kl
         return {
             "loss": loss + self.weight(context) * paid,
             "elbo": -(reconstruction + kl),

@@ -84,7 +84,7 @@ class Checkpoints(Checkpoint):
     def on_validation_end(self, trainer: Trainer, lit: LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        self._update_best(trainer)
+        self._update_best(trainer, lit)
         closes_run = trainer.state.fn != "fit"  # one that stopped part-way through an epoch
         if closes_run or lit.batches_seen % trainer.num_training_batches:
             self._save(trainer, lit)
@@ -97,14 +97,14 @@ class Checkpoints(Checkpoint):
         if not self.best and trainer.global_step:
             self._link_best(trainer)
 
-    def _update_best(self, trainer: Trainer) -> None:
+    def _update_best(self, trainer: Trainer, lit: LightningModule) -> None:
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         if self.monitor not in metrics:
             known = ", ".join(sorted(metrics))
             raise ValueError(f"callbacks.checkpoints.monitor must be one of {known}, got {self.monitor!r}")
         value = metrics[self.monitor]
         if not self.best or (value < self.best["value"] if self.mode == "min" else value > self.best["value"]):
-            place = {"step": trainer.global_step, "epoch": trainer.current_epoch}
+            place = {"step": trainer.global_step, "epoch": lit.epochs_begun}
             self.best = {"value": value, **place, "metrics": metrics}
 
     def _save(self, trainer: Trainer, lit: LightningModule) -> None:

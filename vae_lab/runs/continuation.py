@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from vae_lab.errors import RunError
 from vae_lab.runs.checkpoints import Checkpoints, load_checkpoint, set_position
-from vae_lab.runs.form import check_form
-from vae_lab.runs.measure import Stopwatch
+from vae_lab.runs.measurements import Stopwatch
+from vae_lab.runs.structure import check_structure
 from vae_lab.runs.trained import check_fit, split_checkpoint
 
 LIGHTNING = Version("2.6")  # the first that wrote our checkpoints; what is older is migrated in ways we do not know
@@ -45,12 +45,12 @@ def check_continuation(lit: LightningModule, trainer: Trainer, checkpoint: Path)
         if not 0 < facts["lr"] < math.inf:
             raise ValueError(f"vae_lab.lr must be > 0 and finite, got {facts['lr']}")
         if "current_model_state" in content:  # beside averaged weights
-            check_form("current_model_state", content["current_model_state"], dict(lit.state_dict()))
-            check_form("averaging_state", content["averaging_state"], {"n_averaged": torch.tensor(0)})
+            check_structure("current_model_state", content["current_model_state"], dict(lit.state_dict()))
+            check_structure("averaging_state", content["averaging_state"], {"n_averaged": torch.tensor(0)})
         means = facts["means"]
         rows = (trainer.num_devices,) if isinstance(means["sums"], Tensor) and means["sums"].ndim == 2 else ()
         sums = torch.zeros(*rows, len(means["keys"])) if means["keys"] else None
-        check_form("vae_lab.means", means, {"keys": list, "sums": sums, "count": 0})
+        check_structure("vae_lab.means", means, {"keys": list, "sums": sums, "count": 0})
         check_position(content)
         check_callbacks(content["callbacks"], trainer.callbacks)
         check_optimizers(content, lit)
@@ -68,11 +68,11 @@ def check_position(content: dict[str, Any]) -> None:
     expected: dict[str, Any] = {"loops": {"fit_loop": {}}}
     set_position(expected, facts["epoch"], facts["batch"], facts["batches_seen"])
     for name, counts in expected["loops"]["fit_loop"].items():
-        check_form(f"loops.fit_loop.{name}", loop[name], counts)
+        check_structure(f"loops.fit_loop.{name}", loop[name], counts)
         if loop[name] != counts:
             raise ValueError(f"loops.fit_loop.{name} is not at the place that vae_lab names")
     steps = loop["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"]
-    check_form("global_step", steps, 0)
+    check_structure("global_step", steps, 0)
     if steps != content["global_step"]:
         raise ValueError(f"global_step must be the {steps} steps that were counted, got {content['global_step']}")
 
@@ -82,17 +82,17 @@ def check_callbacks(states: dict[str, Any], callbacks: list) -> None:
     for callback in callbacks:
         key = callback.state_key
         if isinstance(callback, Stopwatch) or key in states and isinstance(callback, EarlyStopping):
-            check_form(f"callbacks.{key}", states[key], callback.state_dict())
+            check_structure(f"callbacks.{key}", states[key], callback.state_dict())
         if isinstance(callback, Checkpoints) and states.get(key, {"best": {}}) != {"best": {}}:
             metrics = dict.fromkeys(states[key]["best"]["metrics"], 0.0)
             best = {"value": 0.0, "step": 0, "epoch": 0, "metrics": metrics}
-            check_form(f"callbacks.{key}", states[key], {"best": best})
+            check_structure(f"callbacks.{key}", states[key], {"best": best})
 
 
 def check_optimizers(content: dict[str, Any], lit: LightningModule) -> None:
     """Check the states of the optimizers and of the schedules against those after a step on gradients of zero."""
     optimizers = deepcopy(lit).new_optimizers()  # of parameters that may be changed
-    check_form("optimizer_states", content["optimizer_states"], [dict] * len(optimizers))
+    check_structure("optimizer_states", content["optimizer_states"], [dict] * len(optimizers))
     for place, (optimizer, state) in enumerate(zip(optimizers, content["optimizer_states"], strict=True)):
         for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
             parameter.grad = torch.zeros_like(parameter)
@@ -101,8 +101,10 @@ def check_optimizers(content: dict[str, Any], lit: LightningModule) -> None:
         if content["global_step"] and example["state"] and not state["state"]:
             raise ValueError(f"{key}.state is empty")
         for number, found in state["state"].items():  # a parameter that has no gradient has none
-            check_form(f"{key}.state.{number}", found, example["state"].get(number))
+            check_structure(f"{key}.state.{number}", found, example["state"].get(number))
         groups = [{"initial_lr": lit.lr} | group for group in state["param_groups"]]
-        check_form(f"{key}.param_groups", groups, [{"initial_lr": 0.0} | group for group in example["param_groups"]])
+        check_structure(
+            f"{key}.param_groups", groups, [{"initial_lr": 0.0} | group for group in example["param_groups"]]
+        )
     schedules = [LambdaLR(optimizer, lambda step: 1.0).state_dict() for optimizer in optimizers] if lit.schedule else []
-    check_form("lr_schedulers", content["lr_schedulers"], schedules)
+    check_structure("lr_schedulers", content["lr_schedulers"], schedules)

@@ -17,12 +17,14 @@ from vae_lab.config.secrets import redact
 from vae_lab.errors import NumericsError, RunError
 from vae_lab.runs.checkpoints import first_broken
 from vae_lab.runs.files import durable_open, read_json, write_json
-from vae_lab.runs.measure import parameters_sha256
+from vae_lab.runs.folder import weights_of
+from vae_lab.runs.measurements import parameters_sha256
 from vae_lab.runs.trained import (
     CONFIG,
     FORMAT,
     FORMAT_VERSION,
     WEIGHTS,
+    Stored,
     build_stored,
     content_sha256,
     is_export,
@@ -76,9 +78,10 @@ def export(folder: Path, target: Path, checkpoint: str) -> list[str]:
     facts = {
         "checkpoint": checkpoint,
         "epoch": stored.epoch,
+        "step": stored.step,
         "images": stored.images,
         "parameters_sha256": parameters_sha256(vae),
-        "metrics": numbers(read_json(folder / "result.json"), checkpoint),
+        "metrics": numbers(read_json(folder / "result.json"), stored),
         "config": config,
     }
     write_export(target, facts, vae.state_dict())
@@ -98,10 +101,12 @@ def shareable(cfg: DictConfig) -> dict[str, Any]:
     )
 
 
-def numbers(result: dict[str, Any], checkpoint: str) -> dict[str, float]:
-    """The numbers of a run's result that belong to a checkpoint: the validation to the best one."""
-    stages = {"val/": "best", "best_": "best", "test/": result.get("test/checkpoint")}
-    of_others = tuple(stage for stage, of in stages.items() if of != checkpoint)
+def numbers(result: dict[str, Any], stored: Stored) -> dict[str, float]:
+    """The numbers of a run's result that are of these weights; none of a run that has gone on since."""
+    if result.get("steps", stored.step) < stored.step:
+        return {}
+    own = (stored.checkpoint, stored.step)
+    of_others = tuple(key for key, weights in weights_of(result).items() if weights != own)
     return {
         key: value
         for key, value in result.items()
@@ -119,6 +124,7 @@ def write_export(folder: Path, facts: dict[str, Any], weights: dict[str, Tensor]
         if not is_ours:
             held = f"{folder} holds a {CONFIG} or {WEIGHTS} that is no export"
             raise RunError(f"{held}; choose another folder with out=DIR")
+    (folder / "result.json").unlink(missing_ok=True)  # of the weights that lay here
     separate = {name: value.contiguous().clone() for name, value in weights.items()}
     with durable_open(folder / WEIGHTS, sum(value.nbytes for value in separate.values())) as file:
         file.write(safetensors.torch.save(separate))

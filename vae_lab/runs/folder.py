@@ -12,12 +12,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vae_lab.config.secrets import RedactSecrets, redact
@@ -114,7 +115,10 @@ class Run:
             yield
         except Preempted as stop:
             self._end("preempted", f"signal {int(stop.code or 0) - 128}")
-            log.warning("stopped by a signal; continue with: vae-lab resume=%s", self.folder)
+            if any((self.folder / "checkpoints").glob("*.ckpt")):
+                log.warning("stopped by a signal; continue with: vae-lab resume=%s", self.folder)
+            else:
+                log.warning("stopped by a signal before its first step")
             raise
         except BaseException as error:
             logging.getLogger("train.log").error("failed", exc_info=error)
@@ -177,9 +181,43 @@ class Run:
                 file.write(OmegaConf.to_yaml(OmegaConf.create(plain)).encode())
 
     def write_result(self, result: dict) -> None:
-        """Write `result.json`, adding to what it holds."""
+        """Write `result.json`, adding to what it holds; values of weights that were replaced since are dropped."""
         if self.is_first:
-            write_json(self.folder / "result.json", {**self.result, **result})
+            before, places = self.result, [("last", result.get("steps")), *weights_of(result).values()]
+            now = {name: step for name, step in places if step is not None}
+            old = tuple(key for key, (name, step) in weights_of(before).items() if now.get(name, step) != step)
+            kept = {key: value for key, value in before.items() if not key.startswith(old)}
+            write_json(self.folder / "result.json", {**kept, **result})
+
+
+def weights_of(result: dict) -> dict[str, tuple]:
+    """By the beginning of a key in a result: the checkpoint of its weights, and the step that they were saved at."""
+    best, tested = ("best", result.get("best_step")), (result.get("test/checkpoint"), result.get("test/step"))
+    return {"test/": tested, "val/": best, "best_": best}
+
+
+@contextmanager
+def aside_if_unbegun(folder: str | Path) -> Iterator[None]:
+    """Move a run that ends before its first step to `outputs/failed/`, where it does not pass for the latest one.
+
+    A folder that was chosen with `hydra.run.dir` stays.
+    """
+    folder = Path(folder)
+    try:
+        yield
+    except BaseException:
+        is_chosen = "${unique:}" not in OmegaConf.to_container(HydraConfig.instance().cfg)["hydra"]["run"]["dir"]
+        has_begun = any((folder / "checkpoints").glob("*.ckpt")) or any(folder.glob("metrics.jsonl"))
+        if not is_chosen and not has_begun:
+            failed = folder.parent.parent / "failed"
+            with suppress(OSError):  # then it stays where it is
+                if any(folder.iterdir()):
+                    failed.mkdir(exist_ok=True)
+                    folder.rename(failed / f"{folder.parent.name}_{folder.name}")
+                else:
+                    folder.rmdir()
+                folder.parent.rmdir()  # unless it holds other runs
+        raise
 
 
 def command_line() -> str:

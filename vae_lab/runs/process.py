@@ -90,6 +90,7 @@ def one_line_errors() -> Iterator[None]:
     sys.stdout, sys.stderr = map(lossy, streams)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to here
     try:
+        check_place()
         yield
     except USER_ERRORS as error:
         if full_error == "1" and is_first():  # further processes inherit the variable from the first
@@ -110,6 +111,14 @@ def one_line_errors() -> Iterator[None]:
             if before is None:
                 stream.close()
         sys.stdout, sys.stderr = streams
+
+
+def check_place() -> None:
+    """Refuse to work in a folder that was removed, from which torch and Hydra fail without a word of it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise RunError("the folder that you are in was removed or moved; go to another one with cd") from error
 
 
 def in_one_line(error: Exception) -> str:

@@ -1,6 +1,5 @@
 """`vae-lab resume=RUN_DIR`: the run's own config, in its own folder. `resume=auto`: the same where there is a run."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.config.defaults import changes, settings_of
+from vae_lab.config.explain import quote
 from vae_lab.config.nested import ABSENT
 from vae_lab.config.roles import Role, keys, may_change
 from vae_lab.config.saved import load_saved, saved_config
@@ -73,12 +73,6 @@ def resume_arguments(arguments: list[str], conf: Path) -> list[str]:
         f"resume={quote(absolute)}",
         *overrides,
     ]
-
-
-def quote(text: str | Path) -> str:
-    """Write text in Hydra's grammar of overrides, where backslashes mean something before a quote and at the end."""
-    escaped = re.sub(r"(\\*)(?='|\Z)", r"\1\1", str(text)).replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def continues_run(cfg: DictConfig) -> bool:

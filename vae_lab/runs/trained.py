@@ -20,8 +20,8 @@ from vae_lab.config.saved import check_links, load_saved
 from vae_lab.errors import RunError, one_line
 from vae_lab.models.vae import VAE
 from vae_lab.runs.checkpoints import load_checkpoint
-from vae_lab.runs.form import check_form
-from vae_lab.runs.measure import parameters_sha256
+from vae_lab.runs.measurements import parameters_sha256
+from vae_lab.runs.structure import check_structure
 
 FORMAT, FORMAT_VERSION = "vae_lab", 1  # of an export
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -39,7 +39,7 @@ CHECKPOINT = {
     },
 }
 EXPORT = {
-    **{"checkpoint": str, "epoch": 0, "images": str, "parameters_sha256": str, "metrics": dict},
+    **{"checkpoint": str, "epoch": 0, "step": 0, "images": str, "parameters_sha256": str, "metrics": dict},
     "config": {key: 0 if key in ("seed", "latent_dim") else dict for key in keys(Role.SHARED)},
     "config.dataset.source": dict,
 }
@@ -58,7 +58,8 @@ class Stored(NamedTuple):
     cfg: DictConfig
     weights: dict[str, Tensor]
     checkpoint: str  # best or last
-    epoch: int  # finished epochs
+    epoch: int  # that it was saved in, from 1
+    step: int
     images: str  # the fingerprint of the images it was trained on
     source: Path  # the file of the weights
     sha256: str | None  # of the parameters, where it was kept
@@ -98,8 +99,10 @@ def read_stored(folder: str | Path, checkpoint: str) -> Stored:
     cfg = load_saved(folder)
     cfg.run_dir = str(folder)  # where it is now; it may have been moved, and there is no Hydra to ask
     path = folder / "checkpoints" / f"{checkpoint}.ckpt"
-    weights, facts = split_checkpoint(load_checkpoint(path), path)
-    return Stored(cfg, weights, checkpoint, facts["epoch"], facts["images"], path, None)
+    content = load_checkpoint(path)
+    weights, facts = split_checkpoint(content, path)
+    epoch = facts["epoch"] + (facts["batch"] > 0)
+    return Stored(cfg, weights, checkpoint, epoch, content["global_step"], facts["images"], path, None)
 
 
 def is_export(folder: Path) -> bool:
@@ -123,7 +126,7 @@ def read_export(folder: Path, checkpoint: str) -> Stored:
     for key, place in PLACES.items():
         if OmegaConf.select(cfg, key, default=ABSENT) is not ABSENT:
             OmegaConf.update(cfg, key, place)  # this machine's, whatever the file says
-    facts = {key: content[key] for key in ("checkpoint", "epoch", "images")}
+    facts = {key: content[key] for key in ("checkpoint", "epoch", "step", "images")}
     return Stored(cfg, weights, **facts, source=path, sha256=content["parameters_sha256"])
 
 
@@ -142,7 +145,7 @@ def read_content(path: Path) -> dict[str, Any]:
         for key, value in walk(content):
             if isinstance(value, str) and ("${" in value or value == "???"):
                 raise RunError(f"{path}: {key} must not be left to be filled in, got {value[:200]!r}")
-        check_form("", {key: lookup(content, key) for key in EXPORT}, EXPORT)
+        check_structure("", {key: lookup(content, key) for key in EXPORT}, EXPORT)
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged: {one_line(error)}; get it again") from error
     return content
@@ -164,7 +167,7 @@ def split_checkpoint(content: dict[str, Any], path: Path) -> tuple[dict[str, Ten
         RunError: if it is not a checkpoint of ours.
     """
     try:
-        check_form("", {key: lookup(content, key) for key in CHECKPOINT}, CHECKPOINT)
+        check_structure("", {key: lookup(content, key) for key in CHECKPOINT}, CHECKPOINT)
     except ValueError as error:
         raise RunError(f"{path} is not a checkpoint of vae-lab: {error}") from error
     weights = {str(name): weight for name, weight in content["state_dict"].items()}
@@ -207,6 +210,6 @@ def check_fit(vae: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
         RunError: naming the file and the first weight that does not fit.
     """
     try:
-        check_form("", weights, dict(vae.state_dict()))
+        check_structure("", weights, dict(vae.state_dict()))
     except ValueError as error:
         raise RunError(f"{source} does not fit its config: {error}") from error

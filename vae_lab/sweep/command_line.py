@@ -6,9 +6,9 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
+from vae_lab.config.explain import quote
 from vae_lab.config.roles import is_identity
 from vae_lab.errors import RunError
-from vae_lab.runs.resume import quote
 from vae_lab.sweep.job import JOURNAL, key_of, read_journal
 
 

@@ -179,7 +179,7 @@ class Job:
         value, left = last.get(self.monitor), math.nan
         if "epoch" not in last:
             return None, value, left
-        epoch = last["epoch"] + 1
+        epoch = last["epoch"]
         self.first_epoch = epoch if self.first_epoch is None else self.first_epoch
         done, total = epoch - self.first_epoch, OmegaConf.select(self.config, "trainer.max_epochs")
         if done > 0 and total not in (None, -1):

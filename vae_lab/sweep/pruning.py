@@ -36,10 +36,10 @@ class Pruning(Callback):
         self.trial = optuna.Trial(study, frozen._trial_id) if not frozen.state.is_finished() else None
 
     def on_validation_end(self, trainer: Trainer, lit: LightningModule) -> None:
-        value, epoch = trainer.callback_metrics.get(self.monitor), trainer.current_epoch
+        value, epoch = trainer.callback_metrics.get(self.monitor), lit.epochs_begun
         if self.trial is None or value is None or trainer.sanity_checking:
             return
-        self.trial.report(float(value), epoch)
+        self.trial.report(float(value), epoch - 1)  # Optuna counts from 0
         if self.trial.should_prune():
             log.info("pruned: %s=%.4g at epoch %d is no match for other trials", self.monitor, value, epoch)
             self.trial.set_user_attr("pruned", True)

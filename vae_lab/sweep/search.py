@@ -20,11 +20,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from vae_lab.config.explain import quote
 from vae_lab.config.secrets import redact
 from vae_lab.errors import RunError, SweepError
 from vae_lab.metrics.catalogue import find
 from vae_lab.runs.files import durable_open, read_json
-from vae_lab.runs.resume import quote
 from vae_lab.sweep.table import format_value, next_command
 
 if TYPE_CHECKING:

@@ -21,12 +21,12 @@ from vae_lab.config.instantiate import build_vae, check_target, instantiate
 from vae_lab.config.secrets import redact
 from vae_lab.data.batches import Batch, ImageData
 from vae_lab.errors import one_line
-from vae_lab.loggers.harmless import HarmlessLogger
+from vae_lab.loggers.guarded import GuardedLogger
 from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context
 from vae_lab.runs.checkpoints import DurableCheckpointIO, StopAtSignal
-from vae_lab.runs.measure import MetricsLogger, Stopwatch
+from vae_lab.runs.measurements import MetricsLogger, Stopwatch
 from vae_lab.runs.metrics_file import MetricsFile
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.devices import check_devices, check_trainer, choose_precision
@@ -76,7 +76,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         if isinstance(logger, WandbLogger):
             logger.check()  # and it sees to it itself that it cannot fail the run
         else:
-            loggers[name] = HarmlessLogger(name, logger)
+            loggers[name] = GuardedLogger(name, logger)
     settings = {"precision": choose_precision(cfg), **OURS}
     if cfg.trainer.strategy == "ddp" and lit.adversary is not None:  # each loss leaves the other's parameters alone
         settings["strategy"] = "ddp_find_unused_parameters_true"
@@ -276,12 +276,19 @@ def check_callbacks(cfg: DictConfig, callbacks: dict[str, Callback], lit: LitVAE
         if monitor is not None and monitor not in metrics and not foreign:
             known = ", ".join(sorted(metric for metric in metrics if metric.startswith("val/")))
             raise ValueError(f"{key}.monitor must be one of {known}, got {monitor!r}")
-        if not isinstance(callback, EarlyStopping) or not callback.monitor.startswith("val/"):
+        if not isinstance(callback, EarlyStopping):
+            continue
+        at_epoch_end = OmegaConf.select(cfg, f"{key}.check_on_train_epoch_end")
+        if not callback.monitor.startswith("val/"):
+            is_rare = any(trainer.get(k) not in (None, 1) for k in ("val_check_interval", "check_val_every_n_epoch"))
+            # A mean of the training is known only then; where null is given, Lightning decides.
+            if callback.monitor in metrics and (at_epoch_end is False or at_epoch_end is None and is_rare):
+                must = f"{key}.check_on_train_epoch_end must be true"
+                raise ValueError(f"{must} to watch {monitor}, got {str(at_epoch_end).lower()}")
             continue
         for size in ("dataset.val_size", "trainer.limit_val_batches"):
             if OmegaConf.select(cfg, size) == 0:
                 raise ValueError(f"{size} must be > 0 with {key}, which watches {monitor}, got 0")
-        at_epoch_end = OmegaConf.select(cfg, f"{key}.check_on_train_epoch_end")
         if at_epoch_end is not False and cfg.resume in (None, "auto"):  # trainer.max_steps may end an epoch without one
             raise ValueError(f"{key}.check_on_train_epoch_end must be false to watch {monitor}, got {at_epoch_end}")
     if any(trainer[key] not in (None, -1) for key in ("max_epochs", "max_steps")):

@@ -36,6 +36,9 @@ def check_trainer(trainer: DictConfig) -> None:
         raise ValueError(f"trainer.fast_dev_run={trainer.fast_dev_run} has no record; use trainer=debug")
     if trainer.use_distributed_sampler:
         raise ValueError("trainer.use_distributed_sampler must be false, got true: the data shards its own epochs")
+    if trainer.gradient_clip_algorithm and not trainer.gradient_clip_val:
+        algorithm, value = trainer.gradient_clip_algorithm, trainer.gradient_clip_val
+        raise ValueError(f"trainer.gradient_clip_val must be > 0 with gradient_clip_algorithm={algorithm}, got {value}")
     if isinstance(trainer.max_time, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", trainer.max_time.strip()):
         raise ValueError(f"trainer.max_time must be DD:HH:MM:SS, got {trainer.max_time!r}")
     for key in ("limit_train_batches", "val_check_interval"):

@@ -18,6 +18,7 @@ CLAMPED = (
     "log_var of %.3g latents per image lies on its bound at step %d, where it learns nothing; "
     "lower optimizer.lr, or set trainer.gradient_clip_val=1.0"
 )
+ENDLESS = "%s.warmup_steps=%d is longer than the run, whose %d steps never reach the end of the warm-up"
 
 
 class Health(Callback):
@@ -30,6 +31,11 @@ class Health(Callback):
     def __init__(self):
         self.told_at: dict[str, int] = {}  # message -> step
         self.kls: list[float] = []  # of the latest validations, as long as none has an active unit
+
+    def on_train_start(self, trainer: Trainer, lit: LightningModule) -> None:
+        for key, part in (("loss", lit.objective), ("optimizer.schedule", lit.schedule)):
+            if (steps := getattr(part, "warmup_steps", 0)) > lit.total_steps:
+                log.warning(ENDLESS, key, steps, lit.total_steps)
 
     def on_validation_end(self, trainer: Trainer, lit: LightningModule) -> None:
         if trainer.sanity_checking:

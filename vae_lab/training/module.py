@@ -113,8 +113,22 @@ class LitVAE(LightningModule):
 
     @property
     def epochs_begun(self) -> int:
-        """Epochs of which a batch was seen; Lightning's `current_epoch` forgets the last one of a finished run."""
+        """The number of the present epoch, from 1: those of which a batch was seen; 0 before the first.
+
+        This is the `epoch` of the whole record. Lightning's `current_epoch` counts from 0, and is another one after the
+        end of a run than after the continuation of one that was killed there.
+        """
         return math.ceil(self.batches_seen / self.trainer.num_training_batches)
+
+    @property
+    def total_steps(self) -> float:
+        """Optimizer steps of the whole run at most; infinite where only time or early stopping end it."""
+        self.trainer.fit_loop.setup_data()  # the number of batches is known only then
+        epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
+        total_steps = math.inf if steps == -1 else steps
+        if epochs in (None, -1):
+            return total_steps
+        return min(total_steps, math.ceil(self.trainer.num_training_batches / self.accumulate) * epochs)
 
     def new_optimizers(self) -> list[torch.optim.Optimizer]:
         """One for the model and, if there is an adversary, one for that."""
@@ -128,11 +142,7 @@ class LitVAE(LightningModule):
         optimizers, schedule = self.new_optimizers(), self.schedule
         if schedule is None:
             return optimizers, []
-        self.trainer.fit_loop.setup_data()  # the number of batches is known only then
-        epochs, steps = self.trainer.max_epochs, self.trainer.max_steps
-        total_steps = math.inf if steps == -1 else steps  # infinite where only time or early stopping end it
-        if epochs not in (None, -1):
-            total_steps = min(total_steps, math.ceil(self.trainer.num_training_batches / self.accumulate) * epochs)
+        total_steps = self.total_steps
         return optimizers, [LambdaLR(o, lambda step: schedule(step, total_steps)) for o in optimizers]
 
     def on_fit_start(self) -> None:
@@ -271,7 +281,7 @@ class LitVAE(LightningModule):
     def _record(self, metrics: dict[str, float], step: int) -> None:
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             for logger in self.trainer.loggers:
-                logger.log_metrics({**metrics, "epoch": self.current_epoch}, step=step)
+                logger.log_metrics({**metrics, "epoch": self.epochs_begun}, step=step)
 
     def _check_finite(self, terms: dict[str, float], stage: str, step: int) -> None:
         loss = terms.get("loss", 0.0)
@@ -279,7 +289,7 @@ class LitVAE(LightningModule):
             return
         values = ", ".join(f"{key}={value:g}" for key, value in terms.items() if key != "loss")
         raise NumericsError(
-            f"{stage} loss became {loss} at step {step} of epoch {self.current_epoch} "
+            f"{stage} loss became {loss} at step {step} of epoch {self.epochs_begun} "
             f"({values}, lr={self.lr:g}); checkpoints/last.ckpt holds the last finite weights. "
             "In a new run lower optimizer.lr or set trainer.gradient_clip_val=1.0"
         )

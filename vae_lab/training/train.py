@@ -1,7 +1,9 @@
 """From a config to a trained model, top to bottom: record, build, fit, result."""
 
 import logging
+import math
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -10,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.config.check import check_settings
 from vae_lab.config.instantiate import targets
+from vae_lab.config.nested import lookup
+from vae_lab.config.saved import load_saved
 from vae_lab.config.secrets import refuse_written_secrets
 from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.runs.checkpoints import Checkpoints, check_finite, load_checkpoint, newest_checkpoint
@@ -19,6 +23,7 @@ from vae_lab.runs.resume import continues_run, is_complete
 from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import split_checkpoint
 from vae_lab.training.build import OURS, READERS, Experiment, build
+from vae_lab.training.devices import check_trainer
 from vae_lab.training.diagnosis import diagnosed
 from vae_lab.training.result import next_commands, print_result
 
@@ -94,6 +99,7 @@ def find_checkpoint(run: Run, cfg: DictConfig) -> Path | None:
         RunError: if the checkpoints are damaged or gone.
     """
     check_settings(cfg, READERS)
+    check_trainer(cfg.trainer)
     checkpoint = newest_checkpoint(run.folder / "checkpoints")
     if checkpoint is None:
         saves = any(target.endswith(".Checkpoints") for _, target in targets(OmegaConf.to_container(cfg.callbacks)))
@@ -105,7 +111,20 @@ def find_checkpoint(run: Run, cfg: DictConfig) -> Path | None:
         limit = cfg.trainer[key]
         if limit not in (None, -1) and limit < reached:
             raise ValueError(f"trainer.{key} must be >= {reached}, where this run is already, got {limit}")
+    took = lookup(done, "callbacks.Timer.time_elapsed.train")
+    has_changed = cfg.trainer.max_time != load_saved(run.folder).trainer.get("max_time")  # else it has ended there
+    if has_changed and isinstance(took, float) and seconds_of(cfg.trainer.max_time) < took:
+        raise ValueError(
+            f"trainer.max_time must be >= {took:.0f} s, which this run took so far, got {cfg.trainer.max_time}"
+        )
     return checkpoint
+
+
+def seconds_of(max_time: str | DictConfig | None) -> float:
+    """The seconds of `trainer.max_time`."""
+    if isinstance(max_time, str):
+        max_time = dict(zip(("days", "hours", "minutes", "seconds"), map(int, max_time.split(":")), strict=True))
+    return timedelta(**max_time).total_seconds() if max_time else math.inf
 
 
 def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> None:

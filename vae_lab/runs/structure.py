@@ -8,7 +8,7 @@ from torch import Tensor
 from vae_lab.config.nested import ABSENT
 
 
-def check_form(key: str, found: Any, example: Any) -> None:
+def check_structure(key: str, found: Any, example: Any) -> None:
     """Compare nested containers with an example: the same keys and kinds, tensors of the same shape, integers >= 0.
 
     Args:
@@ -28,7 +28,7 @@ def check_form(key: str, found: Any, example: Any) -> None:
     elif not is_like(found, example):
         raise ValueError(f"{key} must be {shown(example)}, got {shown(found)}")
     for name, part, other in parts:
-        check_form(f"{key}.{name}" if key else str(name), part, other)
+        check_structure(f"{key}.{name}" if key else str(name), part, other)
 
 
 def is_like(found: Any, example: Any) -> bool:

@@ -86,7 +86,7 @@ class Stopwatch(Callback):
             "images_per_second": round(self.images / self.seconds, 1) if self.seconds else None,
             "train_seconds": round(self.seconds, 3),
             "parameters": sum(p.numel() for p in lit.parameters()),
-            "parameters_sha256": parameters_sha256(lit),
+            "parameters_sha256": parameters_sha256(lit.vae),
             "peak_memory_mb": peak_memory_mb(),
         }
 

@@ -5,9 +5,9 @@ import logging
 import pytest
 from lightning.pytorch.loggers.logger import Logger
 
-from vae_lab.loggers.harmless import HarmlessLogger
+from vae_lab.loggers.guarded import GuardedLogger
 from vae_lab.loggers.local import CsvLogger, TensorBoardLogger
-from vae_lab.runs.measure import MetricsLogger
+from vae_lab.runs.measurements import MetricsLogger
 from vae_lab.runs.metrics_file import MetricsFile
 
 
@@ -35,7 +35,7 @@ class Failing(Logger):
 def test_a_copy_that_fails_is_one_warning_and_no_more(caplog):
     caplog.set_level(logging.INFO)
     logger = Failing()
-    copy = HarmlessLogger("mine", logger)
+    copy = GuardedLogger("mine", logger)
     for step in range(5):
         copy.log_metrics({"loss": 1.0}, step)
         copy.save()
@@ -49,7 +49,7 @@ def test_a_copy_that_fails_is_one_warning_and_no_more(caplog):
 
 def test_a_copy_passes_on_what_it_gets():
     logger = Failing()
-    copy = HarmlessLogger("mine", logger)
+    copy = GuardedLogger("mine", logger)
     copy.log_metrics({"loss": 1.0}, 0)
     copy.log_picture("samples", "a.png", 5)
     assert logger.taken == [(0, {"loss": 1.0}), (5, "samples", "a.png")]
@@ -59,7 +59,7 @@ def test_a_copy_passes_on_what_it_gets():
 @pytest.mark.parametrize("kind", [CsvLogger, TensorBoardLogger])
 def test_a_full_disk_is_one_warning(tmp_path, caplog, kind):
     tracker = kind(save_dir=str(tmp_path))
-    record, copy = MetricsLogger(MetricsFile(tmp_path)), HarmlessLogger("mine", tracker)
+    record, copy = MetricsLogger(MetricsFile(tmp_path)), GuardedLogger("mine", tracker)
     for step in range(4):
         if step == 2:
             tracker.path.unlink()

@@ -12,10 +12,10 @@ from vae_lab.errors import one_line
 log = logging.getLogger(__name__)
 
 
-def harmless(name: str) -> Callable:
+def guarded(name: str) -> Callable:
     """A method that calls the logger's own of that name, where it has one, until one fails."""
 
-    def call(self: "HarmlessLogger", *args: Any, **kwargs: Any) -> None:
+    def call(self: "GuardedLogger", *args: Any, **kwargs: Any) -> None:
         if self.is_over or not hasattr(self.logger, name):
             return
         try:
@@ -28,7 +28,7 @@ def harmless(name: str) -> Callable:
     return call
 
 
-class HarmlessLogger(Logger):
+class GuardedLogger(Logger):
     """Any logger, so that its failure is one warning and the end of this copy, not of the run.
 
     Args:
@@ -46,10 +46,10 @@ class HarmlessLogger(Logger):
     version = property(lambda self: self.logger.version)
     save_dir = property(lambda self: self.logger.save_dir)
 
-    log_metrics = harmless("log_metrics")
-    log_hyperparams = harmless("log_hyperparams")
-    log_picture = harmless("log_picture")
-    log_graph = harmless("log_graph")
-    after_save_checkpoint = harmless("after_save_checkpoint")
-    save = harmless("save")
-    finalize = harmless("finalize")
+    log_metrics = guarded("log_metrics")
+    log_hyperparams = guarded("log_hyperparams")
+    log_picture = guarded("log_picture")
+    log_graph = guarded("log_graph")
+    after_save_checkpoint = guarded("after_save_checkpoint")
+    save = guarded("save")
+    finalize = guarded("finalize")
