@@ -32,6 +32,7 @@ class ELBO(nn.Module):
         warmup: `linear`, or `cyclic` for a weight that rises more than once.
         cycles: of a cyclic warm-up, >= 1; one is linear.
         rise: the part of each cycle over which the weight rises, in (0, 1].
+        perceptual: a further term of the loss, from images and reconstructions; see `vae_lab.objectives.perceptual`.
 
     Raises:
         ValueError: if one of them is out of its range.
@@ -47,6 +48,7 @@ class ELBO(nn.Module):
         warmup: Literal["linear", "cyclic"] = "linear",
         cycles: int = 4,
         rise: float = 0.5,
+        perceptual: nn.Module | None = None,
     ):
         super().__init__()
         for key, value in (("KLD_weight", kld_weight), ("warmup_steps", warmup_steps), ("free_bits", free_bits)):
@@ -61,6 +63,7 @@ class ELBO(nn.Module):
         self.free_bits = free_bits
         self.cycles = cycles if warmup == "cyclic" else 1
         self.rise = rise
+        self.perceptual = perceptual
 
     def weight(self, context: Context) -> float:
         """The weight of the KL: rising while it is trained with, the final one in evaluation."""
@@ -80,27 +83,33 @@ class ELBO(nn.Module):
             context: the step, and whether it is for training.
 
         Returns:
-            `loss` and `reconstruction`, and of a model with a prior `kl` and `elbo`, because a plain autoencoder has
-            neither a finite KL nor a bound on log p(x); the posterior's own terms and diagnostics.
+            `loss` and `reconstruction`, `feature_distance` if there is one, and of a model with a prior `kl` and
+            `elbo`, because a plain autoencoder has neither a finite KL nor a bound on log p(x); the posterior's own
+            terms and diagnostics.
         """
-        q, z, reconstruction = infer(vae, batch)
+        q, z, params, reconstruction = infer(vae, batch)
+        loss, further = reconstruction, {}
+        if self.perceptual is not None:
+            further["feature_distance"] = self.perceptual(batch.x, vae.likelihood.mean(params[0]))
+            loss = loss + further["feature_distance"]
         if vae.prior is None:
-            return report(reconstruction, reconstruction, None, q)
+            return report(loss, reconstruction, None, q, **further)
         kl_of_each = kl_per_latent(q, z, vae.prior)
         kl = kl_of_each.sum()
         paid = kl_of_each.clamp(min=self.free_bits).sum() if self.free_bits else kl
-        return report(reconstruction + self.weight(context) * paid, reconstruction, kl, q)
+        return report(loss + self.weight(context) * paid, reconstruction, kl, q, **further)
 
 
-def infer(vae: VAE, batch: Any) -> tuple[Any, Tensor, Tensor]:
+def infer(vae: VAE, batch: Any) -> tuple[Any, Tensor, Tensor, Tensor]:
     """Encode a batch, and decode one sample of z for each image.
 
     Returns:
-        q(z given x); z, (1, B, D); -E log p(x given z) in nats per image, 0-dim.
+        q(z given x); z, (1, B, D); params of the likelihood, (1, B, P*C, H, W); -E log p(x given z) in nats per image.
     """
     q = vae.encode(batch.x, batch.y)
     z = q.rsample(1)
-    return q, z, -vae.likelihood.log_prob(batch.x, vae.decode(z, batch.y)).mean()
+    params = vae.decode(z, batch.y)
+    return q, z, params, -vae.likelihood.log_prob(batch.x, params).mean()
 
 
 def report(loss: Tensor, reconstruction: Tensor, kl: Tensor | None, q: Any, **further: Tensor) -> dict[str, Tensor]:
