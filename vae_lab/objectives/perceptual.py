@@ -45,7 +45,7 @@ class FeatureDistance(nn.Module):
 class MNISTClassifier(nn.Module):
     """Three convolutions of a small classifier of MNIST, trained by this project on the 60,000 training images.
 
-    With a linear layer on top it was right on 98.4 % of the test images, after 2 epochs of Adam with 1e-3. It is for
+    With a linear layer on top it was right on 98.7 % of the test images, after 3 epochs of Adam with 1e-3. It is for
     digits and for trying things out without a network; for photographs take `VGG`. Colours are averaged.
     """
 
