@@ -54,7 +54,7 @@ class Capacity(nn.Module):
 
     def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """The terms of the ELBO, with this loss."""
-        q, z, _, reconstruction = infer(vae, batch)
+        q, z, reconstruction = infer(vae, batch)
         kl = kl_per_latent(q, z, vae.prior).sum()
         return report(reconstruction + self.gamma * (kl - self.target(context)).abs(), reconstruction, kl, q)
 
@@ -98,7 +98,7 @@ class BetaTC(nn.Module):
 
     def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """The terms of the ELBO, the three terms, and as the loss their weighted sum."""
-        q, z, _, reconstruction = infer(vae, batch)
+        q, z, reconstruction = infer(vae, batch)
         mean, scale, flat = q.mean.flatten(1), torch.exp(0.5 * q.log_var).flatten(1), z[0].flatten(1)
         log_q = Normal(mean, scale).log_prob(flat[:, None])  # (B, B, D): of image i's sample, given image j
         log_weight = self.log_weights(len(flat), context.num_images).to(log_q)
@@ -162,7 +162,7 @@ class DIP(nn.Module):
 
     def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """The terms of the ELBO, and `covariance_penalty`."""
-        q, z, _, reconstruction = infer(vae, batch)
+        q, z, reconstruction = infer(vae, batch)
         kl = kl_per_latent(q, z, vae.prior).sum()
         penalty = self.penalty(q)
         loss = reconstruction + self.kld_weight * kl + penalty

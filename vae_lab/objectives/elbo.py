@@ -87,29 +87,34 @@ class ELBO(nn.Module):
             `elbo`, because a plain autoencoder has neither a finite KL nor a bound on log p(x); the posterior's own
             terms and diagnostics.
         """
-        q, z, params, reconstruction = infer(vae, batch)
-        loss, further = reconstruction, {}
-        if self.perceptual is not None:
-            further["feature_distance"] = self.perceptual(batch.x, vae.likelihood.mean(params[0]))
-            loss = loss + further["feature_distance"]
+        q = vae.encode(batch.x, batch.y)
+        z = q.rsample(1)
+        params = vae.decode(z, batch.y)
+        terms = self.terms(vae, context, q, z, -vae.likelihood.log_prob(batch.x, params).mean())
+        if self.perceptual is None:
+            return terms
+        distance = self.perceptual(batch.x, vae.likelihood.mean(params[0]))
+        return {**terms, "loss": terms["loss"] + distance, "feature_distance": distance}
+
+    def terms(self, vae: VAE, context: Context, q: Any, z: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+        """What `forward` returns, of what `infer` did; for objectives that add a term of their own."""
         if vae.prior is None:
-            return report(loss, reconstruction, None, q, **further)
+            return report(reconstruction, reconstruction, None, q)
         kl_of_each = kl_per_latent(q, z, vae.prior)
         kl = kl_of_each.sum()
         paid = kl_of_each.clamp(min=self.free_bits).sum() if self.free_bits else kl
-        return report(loss + self.weight(context) * paid, reconstruction, kl, q, **further)
+        return report(reconstruction + self.weight(context) * paid, reconstruction, kl, q)
 
 
-def infer(vae: VAE, batch: Any) -> tuple[Any, Tensor, Tensor, Tensor]:
+def infer(vae: VAE, batch: Any) -> tuple[Any, Tensor, Tensor]:
     """Encode a batch, and decode one sample of z for each image.
 
     Returns:
-        q(z given x); z, (1, B, D); params of the likelihood, (1, B, P*C, H, W); -E log p(x given z) in nats per image.
+        q(z given x); z, (1, B, D); -E log p(x given z) in nats per image, 0-dim.
     """
     q = vae.encode(batch.x, batch.y)
     z = q.rsample(1)
-    params = vae.decode(z, batch.y)
-    return q, z, params, -vae.likelihood.log_prob(batch.x, params).mean()
+    return q, z, -vae.likelihood.log_prob(batch.x, vae.decode(z, batch.y)).mean()
 
 
 def report(loss: Tensor, reconstruction: Tensor, kl: Tensor | None, q: Any, **further: Tensor) -> dict[str, Tensor]:

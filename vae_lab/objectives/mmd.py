@@ -48,7 +48,7 @@ class InfoVAE(nn.Module):
 
     def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """The terms of the ELBO, and `mmd_estimate`."""
-        q, z, _, reconstruction = infer(vae, batch)
+        q, z, reconstruction = infer(vae, batch)
         kl = kl_per_latent(q, z, vae.prior).sum()
         distance = mmd(z[0], vae.prior.sample(len(batch.x)).to(z), self.kernel)
         loss = reconstruction + (1 - self.alpha) * kl + (self.alpha + self.lam - 1) * distance
@@ -83,7 +83,7 @@ class WassersteinMMD(nn.Module):
 
     def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """`loss`, `reconstruction` and `mmd_estimate`; of a posterior with a density also `kl` and `elbo`."""
-        q, z, _, reconstruction = infer(vae, batch)
+        q, z, reconstruction = infer(vae, batch)
         kl = kl_per_latent(q, z, vae.prior).sum() if hasattr(q, "log_prob") else None
         distance = mmd(z[0], vae.prior.sample(len(batch.x)).to(z), self.kernel)
         return report(reconstruction + self.lam * distance, reconstruction, kl, q, mmd_estimate=distance)

@@ -42,7 +42,7 @@ class RAE(nn.Module):
 
     def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """`loss`, `reconstruction`, `code_norm` (1/2 |z|^2) and `decoder_norm` (R)."""
-        q, z, _, reconstruction = infer(vae, batch)
+        q, z, reconstruction = infer(vae, batch)
         code_norm = 0.5 * z.square().flatten(2).sum(2).mean()
         if self.regularizer == "l2":
             decoder_norm = torch.stack([weight.square().sum() for weight in vae.decoder.parameters()]).sum()
