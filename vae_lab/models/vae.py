@@ -41,7 +41,7 @@ class VAE(nn.Module):
         self.likelihood = likelihood
         self.latent_shape = tuple(latent_shape)
         self.image_shape = tuple(image_shape)
-        if hasattr(prior, "bind"):
+        if hasattr(self.prior, "bind"):
             self.prior.bind(self)
 
     @property
