@@ -85,6 +85,8 @@ class VGG(nn.Module):
             )
         self.layers = make_layers(cfgs["E"][:7])  # two blocks of two, and the first convolution of the third
         stored = torch.load(path, map_location="cpu", weights_only=True)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
         own = self.layers.state_dict()
