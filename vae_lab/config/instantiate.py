@@ -128,7 +128,8 @@ def build_vae(cfg: DictConfig) -> VAE:
         if not hasattr(part, f"params_per_{size}"):
             raise ValueError(f"{key} must be a class with params_per_{size}, got {type(part).__name__}")
     sizes = {"image_shape": (channels, height, width), "out_features": cfg.latent_dim * posterior.params_per_latent}
-    encoder = instantiate(cfg.model.encoder, "model.encoder", **sizes)
+    has_encoder = posterior.params_per_latent > 0
+    encoder = instantiate(cfg.model.encoder, "model.encoder", **sizes) if has_encoder else None
     sizes = {"latent_dim": cfg.latent_dim, "image_shape": (channels * likelihood.params_per_channel, height, width)}
     decoder = instantiate(cfg.model.decoder, "model.decoder", **sizes)
     latent_shape = (cfg.latent_dim, *getattr(encoder, "grid", ()))  # an encoder with a grid puts out (B, D, h, w)

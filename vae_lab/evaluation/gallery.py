@@ -79,8 +79,8 @@ class Painter:
         return paths | self.draw_training()
 
     def draw_progress(self, epoch: int) -> dict[str, Path]:
-        """Draws what is followed through training: reconstructions, and samples if there is a prior."""
-        kinds = {"reconstructions", self.followed}
+        """Draws what is followed through training: reconstructions if there is an encoder, samples if a prior."""
+        kinds = {"reconstructions", self.followed} if self.vae.encoder is not None else {self.followed}
         drawn = {kind: self._progress(kind, self._images(kind), epoch) for kind in sorted(kinds)}
         return self._save(drawn, f"/epoch_{epoch:03d}")
 
@@ -97,7 +97,9 @@ class Painter:
         return self.draw_progress(epoch) if is_drawn else {}
 
     def draw_latents(self, when: str, suffix: str = "") -> dict[str, Path]:
-        """Draws the posterior means of validation images in the plane, coloured by the first factor."""
+        """Draws the posterior means of validation images in the plane, coloured by the first factor; of an encoder."""
+        if self.vae.encoder is None:
+            return {}
         x, labels = self.datamodule.examples(SPLIT, NUM_CODES)
         factor, name = (labels[:, 0], self.datamodule.factors[0]) if labels.shape[1] else (None, "")
         picture = pictures.scatter(self._encode(x), factor, name, f"posterior means at {when}")
@@ -107,9 +109,14 @@ class Painter:
         """Draws traversals, interpolations and, with two latents, the manifold.
 
         Without the standard normal prior, mean, deviation and quantiles of the validation images' codes take its place.
+        Without an encoder, latents from the prior take the place of these codes.
         """
-        x, _ = self.datamodule.examples(SPLIT, NUM_CODES)
-        codes = self._encode(x)
+        if self.vae.encoder is None:
+            codes = fixed_latents(self.vae, NUM_CODES).flatten(1)
+            x = self._generate(codes[: 2 * MAX_PAIRS])
+        else:
+            x, _ = self.datamodule.examples(SPLIT, NUM_CODES)
+            codes = self._encode(x)
         drawn = {"traversals": self._traversals(codes, when)}
         if len(x) > 1:
             drawn["interpolation"] = self._interpolation(x, codes, when)
@@ -165,8 +172,9 @@ class Painter:
         z = torch.lerp(codes[start, None], codes[end, None], weights[:, None])
         images = self._generate(z.flatten(0, 1)).unflatten(0, z.shape[:2])
         rows = torch.cat([x[start, None], images, x[end, None]], 1)
-        columns = ["original", *(f"{weight:.1f}" for weight in weights), "original"]
-        title = f"interpolation between the latents of real images at {when}"
+        end_label, of = ("original", "real images") if self.vae.encoder is not None else ("sample", "samples")
+        columns = [end_label, *(f"{weight:.1f}" for weight in weights), end_label]
+        title = f"interpolation between the latents of {of} at {when}"
         return pictures.annotate(pictures.grid(rows.flatten(0, 1), len(columns)), title, columns=columns)
 
     def _manifold(self, codes: Tensor, when: str) -> np.ndarray:

@@ -41,6 +41,8 @@ CATALOGUE = {
     "clamped": Metric("latents per image", "lower", "images", "latents whose log-variance lies on its bound"),
     "generator_loss": Metric(NATS, None, "images", "how badly the samples pass for images, by an adversary"),
     "discriminator_loss": Metric(NATS, None, "images", "how badly an adversary tells images and samples apart"),
+    "score_real": Metric("", None, "images", "mean probability that an adversary gives to what is real to be so"),
+    "score_generated": Metric("", None, "images", "mean probability that an adversary gives to the model's to be real"),
     "lr": Metric("", None, "always", "learning rate"),
     "images_per_second": Metric("images per second", "higher", "always", "training speed, without validation"),
     "train_seconds": Metric("seconds", "lower", "always", "training time, without validation and pictures"),

@@ -66,9 +66,7 @@ class Terms:
 
 
 class MSE:
-    """`mse`: the mean squared error per pixel of the reconstruction from the code, for every likelihood."""
-
-    needs = ("encoder",)
+    """`mse`: the mean squared error per pixel of the reconstruction from the code, for every likelihood; of an encoder."""
 
     def __init__(self) -> None:
         self.means = Means()
@@ -76,17 +74,17 @@ class MSE:
 
     def update(self, vae: VAE, batch: Any, q: Any, terms: dict[str, Tensor]) -> None:
         """Add the error of a batch."""
+        if q is None:
+            return
         error = (vae.generate(q.mean, batch.y) - batch.x).square().mean()
         self.means.add({"mse": error}, len(batch.x))
 
 
 class ActiveUnits:
-    """`active_units`: the number of latents with Var_x(E[z given x]) > 0.01; of a model with a prior.
+    """`active_units`: the number of latents with Var_x(E[z given x]) > 0.01; of an encoder and a prior.
 
     Source: Burda et al. 2016, section 5.2.
     """
-
-    needs = ("encoder",)
 
     def __init__(self) -> None:
         self.codes = Means()
@@ -94,7 +92,7 @@ class ActiveUnits:
 
     def update(self, vae: VAE, batch: Any, q: Any, terms: dict[str, Tensor]) -> None:
         """Add the codes of a batch."""
-        if vae.prior is not None:
+        if q is not None and vae.prior is not None:
             code = q.mean.cpu().double()  # because a variance is the small difference of two sums
             self.codes.add({"mean": code.mean(0), "square": code.square().mean(0)}, len(batch.x))
 

@@ -8,7 +8,8 @@ decoder. One that is called with the labels too says so with `takes_labels = Tru
 with `grid = (h, w)`: it puts out (B, out_features, h, w), and the decoder of its model takes (B, latent_dim, h, w).
 
 A **posterior** is called with the encoder's output and returns q(z given x). It says how much the encoder must put out,
-`params_per_latent`, and whether q has a density, `has_density`; the model of one that has none has no prior. Of q:
+`params_per_latent`, and whether q has a density, `has_density`; the model of one that has none has no prior. With
+`params_per_latent = 0` there is no encoder. Of q:
 
     mean            (B, *latent_shape), the code
     rsample(S)      z, (S, B, *latent_shape), differentiable

@@ -112,3 +112,10 @@ class Deterministic:
     def __call__(self, params: Tensor) -> PointMass:
         """Turn encoder outputs (B, D) into a code (B, D), in float32 under every precision."""
         return PointMass(params.float())
+
+
+class NoPosterior:
+    """No encoder, and so no q(z given x): a pure generator, whose latents come from the prior."""
+
+    params_per_latent = 0
+    has_density = True  # so that there is a prior

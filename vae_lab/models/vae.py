@@ -14,7 +14,7 @@ class VAE(nn.Module):
     """Binds networks to distributions; what each part must be is in `vae_lab.models`.
 
     Args:
-        encoder: (B, C, H, W) -> what the posterior takes.
+        encoder: (B, C, H, W) -> what the posterior takes; None of a pure generator.
         decoder: (B, *latent_shape) -> (B, P*C, H, W), P the likelihood's `params_per_channel`.
         posterior: from the encoder's output to q(z given x).
         prior: p(z); None of a plain autoencoder, which has no KL and no samples.
@@ -25,7 +25,7 @@ class VAE(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: nn.Module | None,
         decoder: nn.Module,
         posterior: Callable,
         prior: nn.Module | None,
@@ -34,7 +34,7 @@ class VAE(nn.Module):
         image_shape: Sequence[int],
     ):
         super().__init__()
-        self.encoder = encoder
+        self.encoder: Any = encoder  # with marks of its own
         self.decoder = decoder
         self.posterior = posterior
         self.prior: Any = prior  # with methods of its own

@@ -80,7 +80,7 @@ class LitVAE(LightningModule):
         self.batches_seen = 0
         self.validated_at = -1  # the step of the last validation
         self.means = Means()
-        self.example_input_array = torch.zeros(2, *vae.image_shape)
+        self.example_input_array = torch.zeros(2, *vae.image_shape) if vae.encoder is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct images (B, C, H, W) from their codes."""
@@ -203,7 +203,7 @@ class LitVAE(LightningModule):
         if self.adversary is not None:
             terms = {**terms, **self.objective.adversary_loss(self.vae, batch, context)}
         self._check_finite(terms, stage)
-        q = self.vae.encode(batch.x, batch.y)
+        q = self.vae.encode(batch.x, batch.y) if self.vae.encoder is not None else None
         for metric in self.metrics:
             metric.update(self.vae, batch, q, terms)
 
