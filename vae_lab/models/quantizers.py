@@ -189,14 +189,13 @@ class VectorQuantizer(nn.Module):
 
     def _revive(self, flat: Tensor) -> None:
         """Put vectors of this batch, the same on every process, in the place of codes that are not used."""
-        mean_use = len(flat) * num_processes() / self.num_codes
+        least = self.revive_below * len(flat) * num_processes() / self.num_codes
         order = torch.randperm(len(flat), device=flat.device)
         drawn = flat[order[torch.arange(self.num_codes, device=flat.device) % len(flat)]]
         if num_processes() > 1:
             distributed.broadcast(drawn, 0)
-        is_dead = self.use < self.revive_below * mean_use
-        self.book.copy_(torch.where(is_dead[:, None], drawn, self.book))
-        self.use.copy_(torch.where(is_dead, mean_use, self.use))
+        self.book.copy_(torch.where((self.use < least)[:, None], drawn, self.book))
+        self.use.clamp_(min=least)  # one that is not used at once is dead again at the next batch
 
     def _follow(self, flat: Tensor, indices: Tensor) -> None:
         """Move the running means by this batch. One-hot, because a scattered sum is not repeatable on a GPU."""
@@ -282,3 +281,174 @@ class FiniteScalarQuantizer(nn.Module):
     def _index(self, steps: Tensor) -> Tensor:
         """Whole steps from 0 of each coordinate, (..., c), as the number of a code, (...)."""
         return ((steps.long() + self.width) * self.basis).sum(-1)
+
+
+def concrete_log_prob(z: Tensor, log_probs: Tensor, temperature: float | None) -> Tensor:
+    """Log density of a relaxed one-hot vector; without a temperature the log probability of a hard one.
+
+    log (K - 1)! + (K - 1) log t + sum_k (log p_k - (t + 1) log z_k) - K log sum_k p_k z_k^-t
+
+    Source: Maddison et al. 2017, "The concrete distribution", definition 1.
+
+    Args:
+        z: (..., K), on the simplex.
+        log_probs: log p, (..., K), normalised.
+        temperature: t > 0, or None.
+
+    Returns:
+        Nats, (...).
+    """
+    if temperature is None:
+        return (z * log_probs).sum(-1)
+    num, log_z = z.shape[-1], z.clamp(min=torch.finfo(z.dtype).tiny).log()
+    constant = math.lgamma(num) + (num - 1) * math.log(temperature)
+    powers = (log_probs - (temperature + 1) * log_z).sum(-1)
+    return constant + powers - num * torch.logsumexp(log_probs - temperature * log_z, -1)
+
+
+@dataclass
+class Categories:
+    """Independent choices of one of K categories, as one-hot vectors; relaxed where there is a temperature.
+
+    Args:
+        log_probs: normalised, (B, n, *grid, K), float32.
+        temperature: t > 0; None draws exact one-hot vectors, which pass no gradient.
+        terms: further terms of the loss, by name.
+    """
+
+    log_probs: Tensor
+    temperature: float | None
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities, E[z] of the exact choice, (B, *latent_shape)."""
+        return to_latents(self.log_probs.exp())
+
+    def rsample(self, num_samples: int) -> Tensor:
+        """Draw softmax((log p + g) / t), g Gumbel noise, or the one-hot vector of the largest, (S, B, *latent_shape).
+
+        Source: Jang et al. 2017, "Categorical reparameterization with Gumbel-softmax", eq. 2.
+        """
+        tiny = torch.finfo(self.log_probs.dtype).tiny
+        noise = torch.empty_like(self.log_probs.expand(num_samples, *self.log_probs.shape)).exponential_()
+        scores = self.log_probs - noise.clamp(min=tiny).log()
+        if self.temperature is None:
+            z = F.one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype)
+        else:
+            z = torch.softmax(scores / self.temperature, -1)
+        return to_latents(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log q(z given x) in nats, (S, B, *latent_shape) -> (S, B)."""
+        places = to_places(z.flatten(0, 1), self.log_probs.shape[-1]).unflatten(0, z.shape[:2])
+        return concrete_log_prob(places, self.log_probs, self.temperature).flatten(2).sum(2)
+
+    def kl(self, prior: Any) -> Tensor | None:
+        """KL of the exact choices from uniform ones, sum_k p_k log(K p_k), (B, n, *grid); None for another prior.
+
+        With relaxed samples it is not the KL of what is drawn, and the objective no bound: that is what Jang et al.
+        train with. Evaluation draws exact choices.
+        """
+        if not isinstance(prior, UniformCategories):
+            return None
+        return (self.log_probs.exp() * self.log_probs).sum(-1) + math.log(self.log_probs.shape[-1])
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """The temperature, where there is one."""
+        if self.temperature is None:
+            return {}
+        return {"temperature": torch.tensor(self.temperature, device=self.log_probs.device)}
+
+
+class UniformCategories:
+    """p(z): at every place one of K categories, all equally likely; as relaxed as the posterior is.
+
+    Args:
+        posterior: of the same latents.
+        places: (n, *grid).
+    """
+
+    def __init__(self, posterior: "GumbelSoftmax", places: Sequence[int]):
+        self.posterior = posterior
+        self.places = tuple(places)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z) in nats, (S, B, *latent_shape) -> (S, B)."""
+        num = self.posterior.num_categories
+        places = to_places(z.flatten(0, 1), num).unflatten(0, z.shape[:2])
+        even = torch.full((num,), -math.log(num), device=z.device)
+        return concrete_log_prob(places, even, self.posterior.current_temperature()).flatten(2).sum(2)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n latents of one-hot vectors on the CPU, (n, *latent_shape)."""
+        num = self.posterior.num_categories
+        drawn = torch.randint(num, (n, *self.places), generator=generator)
+        return to_latents(F.one_hot(drawn, num).float())
+
+
+class GumbelSoftmax(nn.Module):
+    """Each group of K latents is a choice of one of K categories: relaxed in training, exact in evaluation.
+
+    The temperature falls from the first to the last over `anneal_steps` steps of the optimizer,
+    t(step) = temperature (final_temperature / temperature)^min(1, step / anneal_steps).
+
+    Sources: Jang et al. 2017, section 2.2, and the exponential schedule of section 4.1; Maddison et al. 2017.
+
+    Args:
+        num_categories: K, >= 2, which must divide latent_dim.
+        temperature: at the first step, > 0.
+        final_temperature: > 0.
+        anneal_steps: >= 0.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    params_per_latent = 1
+    has_density = True
+    takes_grid = True
+
+    def __init__(self, num_categories: int, temperature: float, final_temperature: float, anneal_steps: int):
+        super().__init__()
+        if num_categories < 2:
+            raise ValueError(f"posterior.num_categories must be >= 2, got {num_categories}")
+        for key, value in (("temperature", temperature), ("final_temperature", final_temperature)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"posterior.{key} must be > 0 and finite, got {value}")
+        if anneal_steps < 0:
+            raise ValueError(f"posterior.anneal_steps must be >= 0, got {anneal_steps}")
+        self.num_categories = num_categories
+        self.temperature = temperature
+        self.final_temperature = final_temperature
+        self.anneal_steps = anneal_steps
+        self.step = 0  # set by the training
+
+    def current_temperature(self) -> float | None:
+        """At this step of the training; None in evaluation, where choices are exact."""
+        if not self.training:
+            return None
+        progress = min(1.0, self.step / self.anneal_steps) if self.anneal_steps else 1.0
+        return self.temperature * (self.final_temperature / self.temperature) ** progress
+
+    def forward(self, params: Tensor) -> Categories:
+        """Turn logits (B, D, *grid) into choices, in float32 under every precision."""
+        logits = to_places(params.float(), self.num_categories)
+        return Categories(logits.log_softmax(-1), self.current_temperature())
+
+    def project(self, z: Tensor) -> Tensor:
+        """The one-hot vectors of the largest of each group, (B, D, *grid)."""
+        places = to_places(z, self.num_categories)
+        return to_latents(F.one_hot(places.argmax(-1), self.num_categories).to(z.dtype))
+
+    def prior(self, latent_shape: Sequence[int]) -> UniformCategories:
+        """All categories are equally likely at every place.
+
+        Raises:
+            ValueError: if a latent does not hold whole groups.
+        """
+        if latent_shape[0] % self.num_categories:
+            raise ValueError(
+                f"posterior.num_categories must divide latent_dim={latent_shape[0]}, got {self.num_categories}"
+            )
+        return UniformCategories(self, (latent_shape[0] // self.num_categories, *latent_shape[1:]))
