@@ -190,7 +190,8 @@ class Planar:
         """Turn encoder outputs (B, 2D + 2DK + K) into a distribution over (B, D), in float32 under every precision."""
         vectors, b = params.float().tensor_split([-self.params_per_image], 1)
         mean_and_log_var, *planes = vectors.split(2 * vectors.shape[1] // self.params_per_latent, 1)
-        maps = [PlanarMap(*plane.chunk(2, 1), b[:, k, None]) for k, plane in enumerate(planes)]
+        halves = (plane.chunk(2, 1) for plane in planes)
+        maps = [PlanarMap(u, w, b[:, k, None]) for k, (u, w) in enumerate(halves)]
         return Flow(self.gaussian(mean_and_log_var), maps)
 
 
@@ -225,6 +226,8 @@ class Radial:
 
 class MaskedLinear(nn.Linear):
     """A linear layer of which some weights are 0."""
+
+    mask: Tensor
 
     def __init__(self, mask: Tensor):
         super().__init__(mask.shape[1], mask.shape[0])

@@ -117,6 +117,8 @@ class VectorQuantizer(nn.Module):
     params_per_latent = 1
     has_density = True
     takes_grid = True
+    book: Tensor
+    use: Tensor
 
     def __init__(self, num_codes: int, code_dim: int, commitment: float, decay: float | None, revive_below: float):
         super().__init__()
@@ -137,7 +139,7 @@ class VectorQuantizer(nn.Module):
         self.revive_below = revive_below
         book = torch.empty(num_codes, code_dim).uniform_(-1 / num_codes, 1 / num_codes)
         if decay is None:
-            self.book: Tensor = nn.Parameter(book)
+            self.book = nn.Parameter(book)
         else:
             self.register_buffer("book", book)
             self.register_buffer("use", torch.zeros(num_codes))  # N_k
@@ -233,6 +235,9 @@ class FiniteScalarQuantizer(nn.Module):
     params_per_latent = 1
     has_density = True
     takes_grid = True
+    levels: Tensor
+    basis: Tensor
+    width: Tensor
 
     def __init__(self, levels: Sequence[int]):
         super().__init__()
