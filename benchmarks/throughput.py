@@ -185,9 +185,8 @@ class TrainClock(Callback):
     def __init__(self, device: str):
         self.device, self.seconds, self.since = device, 0.0, None
 
-    def on_train_batch_start(self, trainer, lit, batch, batch_idx) -> None:
-        if self.since is None:
-            self.since = clock(self.device)
+    def on_train_epoch_start(self, trainer, lit) -> None:
+        self.since = clock(self.device)
 
     def pause(self, trainer, lit) -> None:
         if self.since is not None:

@@ -43,7 +43,7 @@ def numbers(loader) -> list[int]:
 
 def epoch(data: ImageData, number: int) -> list[int]:
     loader = data.train_dataloader()
-    loader.sampler.set_epoch(number)
+    loader.batch_sampler.sampler.set_epoch(number)
     return numbers(loader)
 
 
@@ -138,9 +138,9 @@ def test_training_continues_at_the_right_image(batch):
     data = image_data()
     data.start_at(2, batch)
     loader = data.train_dataloader()
-    loader.sampler.set_epoch(2)  # as Lightning does before every epoch; it must not start it over
+    loader.batch_sampler.sampler.set_epoch(2)  # as Lightning does before every epoch; it must not start it over
     assert numbers(loader) == orders[2][8 * batch :]
-    loader.sampler.set_epoch(3)
+    loader.batch_sampler.sampler.set_epoch(3)
     assert numbers(loader) == orders[3]
     assert len(loader) == 10  # of a whole epoch
 

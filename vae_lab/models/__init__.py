@@ -23,8 +23,8 @@ be asked for a grid of latents says `takes_grid = True`. Of q:
 A posterior whose latents are not just any numbers (codes, points on a sphere) also has `prior(latent_shape)`, the prior
 in place of `prior=standard_normal`, every other is refused; and `project(z)`, the nearest latent that it can have, with
 which pictures walk through latents. One with K codes says `num_codes = K`, and its q has their `indices`, int64
-(B, n, *grid). One that changes with the training has an attribute `step`, which the training sets at each batch; in
-evaluation mode it is what it will be at the end.
+(B, n, *grid). One that changes with the training has an attribute `step`, which the training sets at each batch, and
+`varies_until`, the step from which on it changes no more; in evaluation mode it is what it will be at the end.
 
 A **prior** is built from `latent_shape`: `log_prob(z)` (S, B), `sample(n, generator)` (n, *latent_shape) on the CPU.
 

@@ -88,8 +88,9 @@ class Codes:
 
     def diagnostics(self) -> dict[str, Tensor]:
         """The perplexity of the codes of this batch, in [1, K]."""
-        counts = torch.bincount(self.indices.flatten(), minlength=self.num_codes)
-        return {"perplexity": perplexity(counts.float())}
+        places = self.indices.flatten()
+        counts = self.mean.new_zeros(self.num_codes)  # bincount would wait for a GPU
+        return {"perplexity": perplexity(counts.scatter_add_(0, places, torch.ones_like(places, dtype=counts.dtype)))}
 
 
 class VectorQuantizer(nn.Module):
@@ -363,7 +364,7 @@ class Categories:
         """The temperature, where there is one."""
         if self.temperature is None:
             return {}
-        return {"temperature": torch.tensor(self.temperature, device=self.log_probs.device)}
+        return {"temperature": self.log_probs.new_full((), self.temperature)}
 
 
 class UniformCategories:
@@ -427,6 +428,7 @@ class GumbelSoftmax(nn.Module):
         self.temperature = temperature
         self.final_temperature = final_temperature
         self.anneal_steps = anneal_steps
+        self.varies_until = anneal_steps
         self.step = 0  # set by the training
 
     def current_temperature(self) -> float | None:

@@ -58,7 +58,7 @@ def log_area(dim: int) -> float:
 
 
 @cache
-def gauss_legendre(num: int) -> tuple[Tensor, Tensor]:
+def gauss_legendre(num: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Nodes in (-1, 1) and weights of the quadrature, (num,) each, from the eigenvectors of a symmetric matrix.
 
     Source: Golub and Welsch 1969, "Calculation of Gauss quadrature rules".
@@ -66,7 +66,7 @@ def gauss_legendre(num: int) -> tuple[Tensor, Tensor]:
     k = torch.arange(1, num, dtype=torch.double)
     beside = k / (4 * k.square() - 1).sqrt()
     nodes, vectors = torch.linalg.eigh(torch.diag(beside, 1) + torch.diag(beside, -1))
-    return nodes, 2 * vectors[0].square()
+    return nodes.to(device), 2 * vectors[0].square().to(device)
 
 
 class UniformSphere:
@@ -150,7 +150,7 @@ class VonMisesFisherLaw:
             b = num / (2 * kappa + (4 * kappa.square() + num**2).sqrt())
             x = (1 - b) / (1 + b)
             half = torch.full((num_samples, len(kappa), NUM_PROPOSALS), num / 2, device=kappa.device).double()
-            e = torch.distributions.Beta(half, half).sample()
+            e = torch.distributions.Beta(half, half, validate_args=False).sample()
             proposals = (1 - (1 + b) * e) / (1 - (1 - b) * e)
             score = kappa * (proposals - x) + num * (torch.log1p(-x * proposals) - torch.log1p(-x.square()))
             is_refused = score < torch.rand_like(score).log()
@@ -174,7 +174,7 @@ def cosine_slope(w: Tensor, kappa: Tensor, dim: int) -> Tensor:
     deviation = (1 - mean.square() - (dim - 1) * mean / kappa).clamp(min=1e-12).sqrt()
     start = w.clamp(-1 + 1e-12, 1 - 1e-12).acos()
     end = (w - 30 * deviation).clamp(min=-1).acos()  # nothing is left behind it
-    nodes, weights = (part.to(w.device) for part in gauss_legendre(NUM_NODES))
+    nodes, weights = gauss_legendre(NUM_NODES, w.device)
     angle = start + (end - start) * (nodes + 1) / 2  # (S, B, nodes)
     ratio = kappa * (angle.cos() - w) + (dim - 2) * angle.sin().clamp(min=1e-300).log() - (dim - 3) * start.sin().log()
     return -((angle.cos() - mean) * ratio.exp() * weights).sum(-1, keepdim=True) * (end - start) / 2
