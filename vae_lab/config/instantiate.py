@@ -133,7 +133,9 @@ def build_vae(cfg: DictConfig) -> VAE:
     encoder = instantiate(cfg.model.encoder, "model.encoder", **sizes) if num_params else None
     sizes = {"latent_dim": cfg.latent_dim, "image_shape": (channels * likelihood.params_per_channel, height, width)}
     decoder = instantiate(cfg.model.decoder, "model.decoder", **sizes)
-    grid = getattr(decoder, "grid", ())  # a decoder with a grid takes (B, D, h, w)
+    grid = getattr(
+        decoder if encoder is None else encoder, "grid", ()
+    )  # networks with a grid put out and take (B, D, h, w)
     name = type(posterior).__name__
     if grid and not getattr(posterior, "takes_grid", False):
         raise ValueError(

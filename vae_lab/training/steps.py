@@ -126,8 +126,9 @@ class Steps:
 class StepGraph:
     """Takes the steps of `Steps` as a CUDA graph: captured once for each shape of a batch, then replayed.
 
-    A capture fixes what Python decides. Objective and posterior may depend on the step only before their `varies_until`,
-    so steps before that are taken one operation at a time; the learning rate is a tensor while a step is taken.
+    A capture fixes what Python decides. Objective and posterior may depend on the step only before their
+    `varies_until`, so steps before that are taken one operation at a time; the learning rate is a tensor while a step
+    is taken.
 
     Args:
         steps: what to capture.
