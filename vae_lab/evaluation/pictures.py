@@ -184,7 +184,7 @@ def codebook(counts: Tensor, title: str) -> np.ndarray:
     """
     share = (counts / counts.sum()).sort(descending=True).values
     num, unused = len(share), int((counts == 0).sum())
-    figure = Figure(figsize=(6.6, 4.2), dpi=120, layout=LAYOUT)
+    figure = Figure(figsize=(7.4, 4.2), dpi=120, layout=LAYOUT)
     axes = figure.subplots()
     axes.stairs(100 * share.numpy(), range(1, num + 2), fill=True, color=MUTED[0])
     axes.axhline(100 / num, color=MUTED[1], linewidth=1.5, label="even use")

@@ -183,9 +183,10 @@ def cosine_slope(w: Tensor, kappa: Tensor, dim: int) -> Tensor:
 class VonMisesFisher:
     """q(z given x) is a von Mises-Fisher law on the unit sphere; the encoder puts out its direction and concentration.
 
-    kappa = softplus(its last number), bounded to [0.001, max_concentration].
+    kappa = D softplus(its last number), bounded to [0.001, max_concentration].
 
-    Source: Davidson et al. 2018, section 3 (there softplus + 1).
+    Source: Davidson et al. 2018, section 3. There it is softplus + 1, which begins next to uniform where D is large, so
+    that z says nothing and the KL drives kappa down before the decoder has learned anything.
 
     Args:
         max_concentration: in (1, 1e6].
@@ -206,7 +207,7 @@ class VonMisesFisher:
     def __call__(self, params: Tensor) -> VonMisesFisherLaw:
         """Turn encoder outputs (B, D + 1) into a law on the sphere, in float32 or better under every precision."""
         direction, raw = params.float().tensor_split([-1], 1)
-        concentration = F.softplus(raw.double()).clamp(MIN_CONCENTRATION, self.max_concentration)
+        concentration = (direction.shape[1] * F.softplus(raw.double())).clamp(MIN_CONCENTRATION, self.max_concentration)
         return VonMisesFisherLaw(self.project(direction), concentration)
 
     def project(self, z: Tensor) -> Tensor:
