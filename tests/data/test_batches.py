@@ -276,6 +276,15 @@ def test_examples_are_the_same_at_every_call(binarize):
     assert len(data.examples("val", 1000)[0]) == 8
 
 
+def test_examples_are_drawn_from_the_whole_split():
+    pixels, labels = torch.zeros(1000, *SHAPE, dtype=torch.uint8), torch.arange(1000)[:, None] // 100  # sorted by class
+    images = Images(pixels, labels, ("class",), num_test=0)
+    data = image_data(SimpleNamespace(read=lambda: images), val_size=500)
+    few = data.examples("val", 30)[1]
+    assert len(few.unique()) > 6  # of 10 classes; the first 30 would be of one
+    assert torch.equal(data.examples("val", 60)[1][:30], few)
+
+
 # Ranges
 
 

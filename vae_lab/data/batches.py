@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vae_lab.data.decoding import Images
-from vae_lab.data.seeds import BINARIZE, ORDER, SPLIT, derive_seed
+from vae_lab.data.seeds import BINARIZE, EXAMPLES, ORDER, SPLIT, derive_seed
 from vae_lab.errors import DataError
 
 BINARIZE_MODES = ("none", "threshold", "dynamic", "static")
@@ -229,7 +229,7 @@ class ImageData(LightningDataModule):
             return
         images: Images = self.source.read()
         check_images(images, self.image_shape)
-        self.factors, self.num_skipped = images.factors, images.num_skipped
+        self.factors, self.class_names, self.num_skipped = images.factors, images.class_names, images.num_skipped
         pixels = images.pixels
         if self.binarize == "threshold":
             pixels = (pixels > 127).to(torch.uint8) * 255
@@ -321,16 +321,17 @@ class ImageData(LightningDataModule):
         return Batch(x.bernoulli() if self.binarize == "dynamic" else x, batch.y)
 
     def examples(self, split: str, num: int) -> tuple[Tensor, Tensor]:
-        """The first `num` images of a split in a fixed order, without flips, and their labels.
+        """Draw `num` images of a split, the same at every call, without flips, and their labels.
 
-        Under dynamic binarization the images are thresholded, so that they are the same at every call. Where the
-        split is empty, they are training images.
+        They come from the whole split, as a folder may be sorted by class. Under dynamic binarization they are
+        thresholded, so that they are the same at every call. Where the split is empty, they are training images.
 
         Returns:
             Floats in [0, 1], (num, C, H, W), and int64 labels, (num, F).
         """
         chosen = self.splits[split] if len(self.splits[split]) else self.splits["train"]
-        index = chosen.index[:num]
+        generator = torch.Generator().manual_seed(derive_seed(self.split_seed, EXAMPLES))
+        index = chosen.index[torch.randperm(len(chosen), generator=generator)[:num]]
         x = chosen.pixels[index.to(chosen.pixels.device)].cpu().float() / 255
         return (x.round() if self.binarize == "dynamic" else x), chosen.labels[index]
 
