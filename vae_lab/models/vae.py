@@ -36,7 +36,7 @@ class VAE(nn.Module):
         super().__init__()
         self.encoder: Any = encoder  # with marks of its own
         self.decoder = decoder
-        self.posterior = posterior
+        self.posterior: Any = posterior  # with marks of its own
         self.prior: Any = prior  # with methods of its own
         self.likelihood = likelihood
         self.latent_shape = tuple(latent_shape)
