@@ -93,8 +93,8 @@ class Painter:
         return paths | self.draw_training()
 
     def draw_progress(self, epoch: int) -> dict[str, Path]:
-        """Draws what is followed through training: reconstructions, and samples if there is a prior."""
-        kinds = {"reconstructions", self.followed}
+        """Draws what is followed through training: reconstructions if there is an encoder, samples if a prior."""
+        kinds = {"reconstructions", self.followed} if self.vae.encoder is not None else {self.followed}
         drawn = {kind: self._progress(kind, self._images(kind), epoch) for kind in sorted(kinds)}
         return self._save(drawn, f"/epoch_{epoch:03d}")
 
@@ -111,7 +111,9 @@ class Painter:
         return self.draw_progress(epoch) if is_drawn else {}
 
     def draw_latents(self, when: str, suffix: str = "") -> dict[str, Path]:
-        """Draws the posterior means of validation images in the plane, coloured by the first factor."""
+        """Draws the posterior means of validation images in the plane, coloured by the first factor; of an encoder."""
+        if self.vae.encoder is None:
+            return {}
         x, labels = self.datamodule.examples(SPLIT, NUM_CODES)
         factor, name = (labels[:, 0], self.datamodule.factors[0]) if labels.shape[1] else (None, "")
         title, class_names = f"posterior means at {when}", getattr(self.datamodule, "class_names", ())
@@ -119,16 +121,22 @@ class Painter:
         return self._save({"latents": picture}, suffix)
 
     def draw_walks(self, when: str) -> dict[str, Path]:
-        """Draws traversals, interpolations and, with two latents, the manifold.
+        """Draws traversals, interpolations and, with two latents, the manifold; of a book, the use of its codes.
 
         Without the standard normal prior, mean, deviation and quantiles of the validation images' codes take its place.
+        Without an encoder, latents from the prior take the place of these codes.
         """
-        x, _ = self.datamodule.examples(SPLIT, NUM_CODES)
-        codes = self._encode(x)
-        drawn = {"traversals": self._traversals(codes, when)}
+        if self.vae.encoder is None:
+            codes = fixed_latents(self.vae, NUM_CODES).flatten(1)
+            x = self._generate(codes[: 2 * MAX_PAIRS])
+        else:
+            x, _ = self.datamodule.examples(SPLIT, NUM_CODES)
+            codes = self._encode(x)
+        has_codes = hasattr(self.vae.posterior, "num_codes")
+        drawn = {"codebook": self._codebook(x, when)} if has_codes else {"traversals": self._traversals(codes, when)}
         if len(x) > 1:
             drawn["interpolation"] = self._interpolation(x, codes, when)
-        if codes.shape[1] == 2:
+        if codes.shape[1] == 2 and not has_codes:
             drawn["manifold"] = self._manifold(codes, when)
         return self._save(drawn)
 
@@ -173,6 +181,11 @@ class Painter:
         rows = [f"z{dim} (var {variances[dim]:.2f})" for dim in dims]
         return pictures.annotate(grid, title, rows, [f"{deviation:.1f}" for deviation in deviations])
 
+    def _codebook(self, x: Tensor, when: str) -> np.ndarray:
+        indices = self._look(lambda chunk: self.vae.encode(chunk).indices.flatten(1), x).long()
+        counts = torch.bincount(indices.flatten(), minlength=self.vae.posterior.num_codes)
+        return pictures.codebook(counts, f"use of the codes at {when}")
+
     def _interpolation(self, x: Tensor, codes: Tensor, when: str) -> np.ndarray:
         num_pairs = min(MAX_PAIRS, len(x) // 2)
         start, end = slice(0, 2 * num_pairs, 2), slice(1, 2 * num_pairs, 2)
@@ -180,8 +193,9 @@ class Painter:
         z = torch.lerp(codes[start, None], codes[end, None], weights[:, None])
         images = self._generate(z.flatten(0, 1)).unflatten(0, z.shape[:2])
         rows = torch.cat([x[start, None], images, x[end, None]], 1)
-        columns = ["original", *(f"{weight:.1f}" for weight in weights), "original"]
-        title = f"interpolation between the latents of real images at {when}"
+        end_label, of = ("original", "real images") if self.vae.encoder is not None else ("sample", "samples")
+        columns = [end_label, *(f"{weight:.1f}" for weight in weights), end_label]
+        title = f"interpolation between the latents of {of} at {when}"
         return pictures.annotate(pictures.grid(rows.flatten(0, 1), len(columns)), title, columns=columns)
 
     def _manifold(self, codes: Tensor, when: str) -> np.ndarray:
@@ -201,8 +215,10 @@ class Painter:
         return self._look(lambda chunk: self.vae.encode(chunk).mean.flatten(1), x)
 
     def _generate(self, z: Tensor) -> Tensor:
-        """Images of latents (B, D)."""
-        return self._look(self.vae.generate, z.unflatten(1, self.vae.latent_shape))
+        """Images of the latents nearest to any (B, D) that the model can have."""
+        return self._look(
+            lambda chunk: self.vae.generate(self.vae.project(chunk)), z.unflatten(1, self.vae.latent_shape)
+        )
 
     def _look(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """Applies a method of the model to (B, ...) in evaluation mode, to float32 (B, ...) on the CPU."""

@@ -214,7 +214,7 @@ def initialize(vae: VAE, folder: str | Path) -> str:
     """
     stored = read_stored(Path(folder).expanduser(), "best")
     try:
-        check_form("", stored.weights, dict(vae.state_dict()))
+        check_structure("", stored.weights, dict(vae.state_dict()))
     except ValueError as error:
         raise ValueError(f"init={folder}: its weights do not fit this model: {error}") from error
     vae.load_state_dict(stored.weights)
