@@ -10,8 +10,8 @@ with `grid = (h, w)`: the encoder puts out (B, out_features, h, w), the decoder 
 A **posterior** is called with the encoder's output and returns q(z given x). It says how much the encoder must put out,
 `params_per_latent`, and where it needs more numbers besides, `params_per_image`; of a posterior that needs none there
 is no encoder. It says whether q has a density, `has_density`; the model of one that has none has no prior, unless the
-objective makes the codes follow it. One that can be asked for a grid of latents says `takes_grid = True`; one whose q is
-a diagonal Gaussian, a dataclass with `mean` and `log_var`, whose `log_prob` is known at every z, `diagonal = True`. Of q:
+objective makes the codes follow it. One that can be asked for a grid of latents says `takes_grid = True`; one whose q
+is a diagonal Gaussian, a dataclass with `mean` and `log_var` and a `log_prob` of every z, `diagonal = True`. Of q:
 
     mean            (B, *latent_shape), the code: one z that stands for x
     rsample(S)      z, (S, B, *latent_shape), differentiable

@@ -1,4 +1,4 @@
-"""Objectives with an adversary: a discriminator of images or of codes. What an objective is, is in `vae_lab.objectives`.
+"""Objectives with an adversary: a discriminator of images or of codes. What one is, is in `vae_lab.objectives`.
 
 A discriminator D puts out the log-odds that its input is real. Both players minimise cross-entropies in nats:
 the discriminator -log D(real) - log(1 - D(fake)), which is 2 log 2 where it cannot tell, and its opponent, the
