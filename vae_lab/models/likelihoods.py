@@ -126,7 +126,7 @@ class LearnedGaussian(nn.Module):
         self.params_per_channel = 2 if per_pixel else 1
         self.least = math.log(min_sigma)
         if not per_pixel:
-            self.log_sigma = nn.Parameter(torch.zeros(()))  # before the bound
+            self.log_sigma = nn.Parameter(torch.tensor(-1.0))  # before the bound; about the deviation of pixels
 
     def mean_and_log_sigma(self, params: Tensor) -> tuple[Tensor, Tensor]:
         """Both in float32, (..., C, H, W) or one log sigma for all."""
