@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vae_lab.config.nested import walk
 from vae_lab.errors import one_line
+from vae_lab.models.networks.conditional import ConditionalDecoder, ConditionalEncoder
 from vae_lab.models.vae import VAE
 
 # The rooms of the parts: whatever class is defined there may be named.
@@ -127,10 +128,33 @@ def build_vae(cfg: DictConfig) -> VAE:
     for key, part, size in (("posterior", posterior, "latent"), ("loss.likelihood", likelihood, "channel")):
         if not hasattr(part, f"params_per_{size}"):
             raise ValueError(f"{key} must be a class with params_per_{size}, got {type(part).__name__}")
-    sizes = {"image_shape": (channels, height, width), "out_features": cfg.latent_dim * posterior.params_per_latent}
+    labels = num_classes(cfg)
+    num_params = cfg.latent_dim * posterior.params_per_latent
+    sizes = {"image_shape": (channels + bool(labels), height, width), "out_features": num_params}
     encoder = instantiate(cfg.model.encoder, "model.encoder", **sizes)
-    sizes = {"latent_dim": cfg.latent_dim, "image_shape": (channels * likelihood.params_per_channel, height, width)}
+    shape = (channels * likelihood.params_per_channel, height, width)
+    sizes = {"latent_dim": cfg.latent_dim + sum(labels), "image_shape": shape}
     decoder = instantiate(cfg.model.decoder, "model.decoder", **sizes)
+    if labels:
+        encoder = ConditionalEncoder(encoder, labels, (height, width))
+        decoder = ConditionalDecoder(decoder, labels)
     latent_shape = (cfg.latent_dim, *getattr(encoder, "grid", ()))  # an encoder with a grid puts out (B, D, h, w)
     prior = instantiate(cfg.prior, "prior", latent_shape=latent_shape) if posterior.has_density else None
     return VAE(encoder, decoder, posterior, prior, likelihood, latent_shape, (channels, height, width))
+
+
+def num_classes(cfg: DictConfig) -> list[int]:
+    """The classes of each label column that the networks see; none of a model that is not conditional.
+
+    Raises:
+        ValueError: if the dataset has no labels.
+    """
+    if not cfg.model.get("conditional", False):
+        return []
+    found = cfg.dataset.get("num_classes")
+    if not found or any(type(number) is not int or number < 1 for number in found):
+        raise ValueError(
+            f"model.conditional=true needs a dataset with labels, got dataset.num_classes={found}; for pictures in a "
+            "folder for each class, or arrays with labels, say how many there are: dataset.num_classes=[NUMBER]"
+        )
+    return list(found)

@@ -31,6 +31,7 @@ NUM_CODES = 2000  # validation images in the latent scatter and in the variances
 MAX_ROWS = 10  # of traversals, the latents that vary most
 MAX_PAIRS = 8  # of interpolated images
 MANIFOLD_SIDE = 20
+MAX_LABELS, NUM_COLUMNS = 20, 12  # rows and columns of the picture of labels
 SEED = 0  # of the latents that are followed through training
 MAX_FRAMES = 60  # of training.gif; of more epochs every second, fourth, ... is kept
 
@@ -38,6 +39,14 @@ MAX_FRAMES = 60  # of training.gif; of more epochs every second, fourth, ... is 
 def fixed_latents(vae: VAE, num: int) -> Tensor:
     """Returns the same latents from the model's prior, (num, *latent_shape), at every call."""
     return vae.prior.sample(num, torch.Generator().manual_seed(SEED))
+
+
+def fixed_labels(vae: VAE, datamodule: ImageData, num: int) -> Tensor | None:
+    """Returns labels (num, F) that go with `fixed_latents`: of validation images; None where the model takes none."""
+    if not vae.num_classes:
+        return None
+    labels = datamodule.examples(SPLIT, num)[1]
+    return labels[torch.arange(num) % len(labels)]
 
 
 class Painter:
@@ -74,6 +83,8 @@ class Painter:
         """Draws every kind; `epoch` is the number of finished epochs, >= 0."""
         when = f"epoch {epoch}"
         paths = self.draw_progress(epoch) | self.draw_latents(when) | self.draw_walks(when)
+        if self.vae.num_classes:
+            paths |= self.draw_labels(when)
         if self.metrics.is_file():
             paths |= self._save({"curves": pictures.curves(read_events(self.metrics))})
         return paths | self.draw_training()
@@ -100,7 +111,7 @@ class Painter:
         """Draws the posterior means of validation images in the plane, coloured by the first factor."""
         x, labels = self.datamodule.examples(SPLIT, NUM_CODES)
         factor, name = (labels[:, 0], self.datamodule.factors[0]) if labels.shape[1] else (None, "")
-        picture = pictures.scatter(self._encode(x), factor, name, f"posterior means at {when}")
+        picture = pictures.scatter(self._encode(x, labels), factor, name, f"posterior means at {when}")
         return self._save({"latents": picture}, suffix)
 
     def draw_walks(self, when: str) -> dict[str, Path]:
@@ -108,14 +119,30 @@ class Painter:
 
         Without the standard normal prior, mean, deviation and quantiles of the validation images' codes take its place.
         """
-        x, _ = self.datamodule.examples(SPLIT, NUM_CODES)
-        codes = self._encode(x)
-        drawn = {"traversals": self._traversals(codes, when)}
+        x, y = self.datamodule.examples(SPLIT, NUM_CODES)
+        codes = self._encode(x, y)
+        drawn = {"traversals": self._traversals(codes, when, y[:1])}
         if len(x) > 1:
-            drawn["interpolation"] = self._interpolation(x, codes, when)
+            drawn["interpolation"] = self._interpolation(x, codes, when, y)
         if codes.shape[1] == 2:
-            drawn["manifold"] = self._manifold(codes, when)
+            drawn["manifold"] = self._manifold(codes, when, y[:1])
         return self._save(drawn)
+
+    def draw_labels(self, when: str) -> dict[str, Path]:
+        """Draws the same latents under every label of the first factor, one row each: draws from the prior, or codes.
+
+        Where there are more factors, a column has those of a validation image.
+        """
+        x, y = self.datamodule.examples(SPLIT, NUM_COLUMNS)
+        has_prior = self.vae.prior is not None
+        z = fixed_latents(self.vae, len(x)).flatten(1) if has_prior else self._encode(x, y)
+        num_rows = min(self.vae.num_classes[0], MAX_LABELS)
+        labels = y.repeat(num_rows, 1)
+        labels[:, 0] = torch.arange(num_rows).repeat_interleave(len(x))
+        grid = pictures.grid(self._generate(z.repeat(num_rows, 1), labels), len(x))
+        title = f"labels at {when}: each column is one {'draw from the prior' if has_prior else 'code'}"
+        rows = [f"{self.datamodule.factors[0]} {label}" for label in range(num_rows)]
+        return self._save({"labels": pictures.annotate(grid, title, rows)})
 
     def draw_training(self) -> dict[str, Path]:
         """Draws a GIF of the followed epochs, and the first of them beside the last."""
@@ -129,8 +156,9 @@ class Painter:
 
     def _images(self, kind: str) -> Tensor:
         if kind == "samples":
-            return self._look(self.vae.generate, fixed_latents(self.vae, self.num_images))
-        return self._look(self.vae.reconstruct, self.datamodule.examples(SPLIT, self.num_images)[0])
+            labels = fixed_labels(self.vae, self.datamodule, self.num_images)
+            return self._look(self.vae.generate, fixed_latents(self.vae, self.num_images), labels)
+        return self._look(self.vae.reconstruct, *self.datamodule.examples(SPLIT, self.num_images))
 
     def _progress(self, kind: str, images: Tensor, epoch: int) -> np.ndarray:
         title = f"{kind} at epoch {epoch}"
@@ -145,7 +173,7 @@ class Painter:
         with np.load(path) as frames:
             return {int(epoch): frame for epoch, frame in frames.items()}
 
-    def _traversals(self, codes: Tensor, when: str) -> np.ndarray:
+    def _traversals(self, codes: Tensor, when: str, y: Tensor | None = None) -> np.ndarray:
         variances = codes.var(0, correction=0)
         dims = variances.argsort(descending=True)[:MAX_ROWS]
         deviations = torch.linspace(-3, 3, 13)
@@ -153,50 +181,57 @@ class Painter:
         for row, dim in zip(z, dims, strict=True):
             mean, scale = (0, 1) if self.is_standard else (codes[:, dim].mean(), variances[dim].sqrt())
             row[:, dim] = mean + scale * deviations
-        grid = pictures.grid(self._generate(z.flatten(0, 1)), len(deviations))
+        grid = pictures.grid(self._generate(z.flatten(0, 1), y), len(deviations))
         title = f"traversals at {when}: one latent at -3 ... 3 sd, the others of the first image"
         rows = [f"z{dim} (var {variances[dim]:.2f})" for dim in dims]
         return pictures.annotate(grid, title, rows, [f"{deviation:.1f}" for deviation in deviations])
 
-    def _interpolation(self, x: Tensor, codes: Tensor, when: str) -> np.ndarray:
+    def _interpolation(self, x: Tensor, codes: Tensor, when: str, y: Tensor | None = None) -> np.ndarray:
         num_pairs = min(MAX_PAIRS, len(x) // 2)
         start, end = slice(0, 2 * num_pairs, 2), slice(1, 2 * num_pairs, 2)
         weights = torch.linspace(0, 1, 11)
         z = torch.lerp(codes[start, None], codes[end, None], weights[:, None])
-        images = self._generate(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        labels = None if y is None else y[start].repeat_interleave(len(weights), 0)  # of the image on the left
+        images = self._generate(z.flatten(0, 1), labels).unflatten(0, z.shape[:2])
         rows = torch.cat([x[start, None], images, x[end, None]], 1)
         columns = ["original", *(f"{weight:.1f}" for weight in weights), "original"]
         title = f"interpolation between the latents of real images at {when}"
         return pictures.annotate(pictures.grid(rows.flatten(0, 1), len(columns)), title, columns=columns)
 
-    def _manifold(self, codes: Tensor, when: str) -> np.ndarray:
+    def _manifold(self, codes: Tensor, when: str, y: Tensor | None = None) -> np.ndarray:
         probabilities = torch.linspace(0.05, 0.95, MANIFOLD_SIDE)
         if self.is_standard:
             z0 = z1 = torch.special.ndtri(probabilities.double()).float()
         else:
             z0, z1 = codes.quantile(probabilities, 0).T
         z = torch.cartesian_prod(z1.flip(0), z0).flip(1)  # z1 grows upwards, as in the scatter
-        grid = pictures.grid(self._generate(z), MANIFOLD_SIDE)
+        grid = pictures.grid(self._generate(z, y), MANIFOLD_SIDE)
         source = "prior" if self.is_standard else "latents"
         title = f"manifold at {when}: 5 to 95 % quantiles of the {source}, z0 to the right, z1 upwards"
         return pictures.annotate(grid, title, [f"{v:.2f}" for v in z1.flip(0)], [f"{v:.2f}" for v in z0])
 
-    def _encode(self, x: Tensor) -> Tensor:
-        """Codes (B, D); a grid of latents is one long row."""
-        return self._look(lambda chunk: self.vae.encode(chunk).mean.flatten(1), x)
+    def _encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Codes (B, D) of images and their labels (B, F); a grid of latents is one long row."""
+        return self._look(lambda *chunk: self.vae.encode(*chunk).mean.flatten(1), x, y)
 
-    def _generate(self, z: Tensor) -> Tensor:
-        """Images of latents (B, D)."""
-        return self._look(self.vae.generate, z.unflatten(1, self.vae.latent_shape))
+    def _generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Images of latents (B, D) with labels (B, F), or (1, F) for all."""
+        labels = None if y is None else y.expand(len(z), -1)
+        return self._look(self.vae.generate, z.unflatten(1, self.vae.latent_shape), labels)
 
-    def _look(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        """Applies a method of the model to (B, ...) in evaluation mode, to float32 (B, ...) on the CPU."""
+    def _look(self, function: Callable[..., Tensor], inputs: Tensor, y: Tensor | None = None) -> Tensor:
+        """Applies a method of the model to (B, ...) in evaluation mode, to float32 (B, ...) on the CPU.
+
+        Only a conditional model gets the labels (B, F).
+        """
         like = next(self.vae.parameters())
+        given = [inputs.to(like.dtype)] if y is None or not self.vae.num_classes else [inputs.to(like.dtype), y]
         modes = {module: module.training for module in self.vae.modules()}
         self.vae.eval()
         try:
             with torch.no_grad(), self.precision():
-                outputs = [function(chunk.to(like)) for chunk in inputs.split(CHUNK)]
+                chunks = zip(*(part.split(CHUNK) for part in given), strict=True)
+                outputs = [function(*(part.to(like.device) for part in chunk)) for chunk in chunks]
         finally:
             for module, training in modes.items():
                 module.training = training

@@ -4,7 +4,8 @@ Every part is one class and one YAML file; parts share no base class, but these 
 C channels, H height, W width; `latent_shape` is (D,), or (D, h, w) where an encoder keeps a grid.
 
 A **network** is built from (`image_shape`, `out_features`) as an encoder, from (`latent_dim`, `image_shape`) as a
-decoder. One that is called with the labels too says so with `takes_labels = True`. An encoder that keeps a grid says so
+decoder. One that is called with the labels (B, F) too says so with `takes_labels = True`; `model.conditional=true` makes
+one of any (`networks/conditional.py`). An encoder that keeps a grid says so
 with `grid = (h, w)`: it puts out (B, out_features, h, w), and the decoder of its model takes (B, latent_dim, h, w).
 
 A **posterior** is called with the encoder's output and returns q(z given x). It says how much the encoder must put out,

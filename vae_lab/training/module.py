@@ -80,11 +80,11 @@ class LitVAE(LightningModule):
         self.batches_seen = 0
         self.validated_at = -1  # the step of the last validation
         self.means = Means()
-        self.example_input_array = torch.zeros(2, *vae.image_shape)
+        self.example_input_array = (torch.zeros(2, *vae.image_shape), *example_labels(vae))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Reconstruct images (B, C, H, W) from their codes."""
-        return self.vae(x)
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Reconstruct images (B, C, H, W), with labels (B, F) of a conditional model, from their codes."""
+        return self.vae(x, y)
 
     @property
     def adversary(self) -> nn.Module | None:
@@ -275,6 +275,11 @@ class LitVAE(LightningModule):
             means = {**means, "sums": means["sums"][self.global_rank]}
         self.means.load_state_dict(means)
         self.trainer.datamodule.start_at(state["epoch"], state["batch"])
+
+
+def example_labels(vae: VAE) -> list[Tensor]:
+    """Labels (2, F) for two images, where the model takes any."""
+    return [torch.zeros(2, len(vae.num_classes), dtype=torch.long)] if vae.num_classes else []
 
 
 def check_same_images(data: ImageData, known: str) -> None:
