@@ -85,6 +85,8 @@ class Painter:
         paths = self.draw_progress(epoch) | self.draw_latents(when) | self.draw_walks(when)
         if self.vae.num_classes:
             paths |= self.draw_labels(when)
+        if hasattr(self.vae.prior, "sample_below") and self.vae.encoder is not None:
+            paths |= self.draw_layers(when)
         if self.metrics.is_file():
             paths |= self._save({"curves": pictures.curves(read_events(self.metrics))})
         return paths | self.draw_training()
@@ -143,6 +145,20 @@ class Painter:
         title = f"labels at {when}: each column is one {'draw from the prior' if has_prior else 'code'}"
         rows = [f"{self.datamodule.factors[0]} {label}" for label in range(num_rows)]
         return self._save({"labels": pictures.annotate(grid, title, rows)})
+
+    def draw_layers(self, when: str) -> dict[str, Path]:
+        """Draws what the top layer of latents knows: its code of an image, with draws of the layer below."""
+        x, y = self.datamodule.examples(SPLIT, MAX_PAIRS)
+        codes, num = self._encode(x, y), NUM_COLUMNS - 2
+        top = codes[:, : self.vae.prior.top_dim].repeat_interleave(num, 0)
+        z = self._look(lambda top: self.vae.prior.sample_below(top, torch.Generator().manual_seed(SEED)), top)
+        drawn = self._generate(z, y.repeat_interleave(num, 0)).unflatten(0, (len(x), num))
+        rows = torch.cat([x[:, None], self._generate(codes, y)[:, None], drawn], 1)
+        title = f"layers at {when}: the top one is the image's, the one below is drawn given that"
+        columns = ["original", "both", *map(str, range(1, num + 1))]
+        return self._save(
+            {"layers": pictures.annotate(pictures.grid(rows.flatten(0, 1), len(columns)), title, (), columns)}
+        )
 
     def draw_training(self) -> dict[str, Path]:
         """Draws a GIF of the followed epochs, and the first of them beside the last."""

@@ -36,6 +36,7 @@ CATALOGUE = {
     "nll": Metric(NATS, "lower", "likelihood", "-log p(x), estimated"),
     "reconstruction": Metric(NATS, "lower", "likelihood", "-E log p(x given z)"),
     "kl": Metric(NATS, None, "images", "KL(q(z given x), prior)"),
+    "kl_top": Metric(NATS, None, "images", "KL(q(top layer given x), N(0, I)) of two layers of latents"),
     "mse": Metric("per pixel", "lower", "images", "squared error of the reconstruction from the code"),
     "active_units": Metric("latents", None, "images", "latents with Var_x(E[z given x]) > 0.01"),
     "clamped": Metric("latents per image", "lower", "images", "latents whose log-variance lies on its bound"),

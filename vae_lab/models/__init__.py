@@ -4,9 +4,9 @@ Every part is one class and one YAML file; parts share no base class, but these 
 C channels, H height, W width; `latent_shape` is (D,), or (D, h, w) where an encoder keeps a grid.
 
 A **network** is built from (`image_shape`, `out_features`) as an encoder, from (`latent_dim`, `image_shape`) as a
-decoder. One that is called with the labels (B, F) too says so with `takes_labels = True`; `model.conditional=true` makes
-one of any (`networks/conditional.py`). An encoder that keeps a grid says so
-with `grid = (h, w)`: it puts out (B, out_features, h, w), and the decoder of its model takes (B, latent_dim, h, w).
+decoder. One that is called with the labels (B, F) too says so with `takes_labels = True`, and with `num_classes` of
+each column; `model.conditional=true` makes one of any. An encoder that keeps a grid says so with `grid = (h, w)`: it
+puts out (B, out_features, h, w), and the decoder of its model takes (B, latent_dim, h, w).
 
 A **posterior** is called with the encoder's output and returns q(z given x). It says how much the encoder must put out,
 `params_per_latent`, and whether q has a density, `has_density`; the model of one that has none has no prior. Of q:
@@ -19,6 +19,7 @@ A **posterior** is called with the encoder's output and returns q(z given x). It
     diagnostics()   what is logged beside the loss, by name, 0-dim
 
 A **prior** is built from `latent_shape`: `log_prob(z)` (S, B), `sample(n, generator)` (n, *latent_shape).
+One of two layers has `top_dim` and `sample_below(top, generator)`, too, and there is a picture of them.
 
 A **likelihood** has `params_per_channel` = P, `log_prob(x, params)`: (B, C, H, W) and (S, B, P*C, H, W) -> (S, B),
 `mean(params)`, `sample(params)`, and `check(x)`, which refuses images that it is no likelihood of.
