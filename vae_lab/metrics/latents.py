@@ -104,7 +104,7 @@ class MMD:
     Source: Gretton et al. 2012, eq. 3; Zhao et al. 2019, section 4.
     """
 
-    needs = ("encoder", "prior")
+    needs = ("encoder",)
 
     def __init__(self) -> None:
         self.reset()
@@ -116,8 +116,8 @@ class MMD:
         self.prior: Any = None
 
     def update(self, vae: VAE, batch: Any, q: Any, terms: dict[str, Tensor]) -> None:
-        """Add a batch."""
-        if self.count < MAX_IMAGES:
+        """Add a batch, of a model with a prior."""
+        if self.count < MAX_IMAGES and vae.prior is not None:
             self.prior = vae.prior
             self.parts.append(q.rsample(1)[0].detach().flatten(1)[: MAX_IMAGES - self.count])
             self.count += len(self.parts[-1])
