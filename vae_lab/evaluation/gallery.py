@@ -113,7 +113,8 @@ class Painter:
         """Draws the posterior means of validation images in the plane, coloured by the first factor."""
         x, labels = self.datamodule.examples(SPLIT, NUM_CODES)
         factor, name = (labels[:, 0], self.datamodule.factors[0]) if labels.shape[1] else (None, "")
-        picture = pictures.scatter(self._encode(x, labels), factor, name, f"posterior means at {when}")
+        title, class_names = f"posterior means at {when}", getattr(self.datamodule, "class_names", ())
+        picture = pictures.scatter(self._encode(x, labels), factor, name, title, class_names)
         return self._save({"latents": picture}, suffix)
 
     def draw_walks(self, when: str) -> dict[str, Path]:
@@ -143,7 +144,8 @@ class Painter:
         labels[:, 0] = torch.arange(num_rows).repeat_interleave(len(x))
         grid = pictures.grid(self._generate(z.repeat(num_rows, 1), labels), len(x))
         title = f"labels at {when}: each column is one {'draw from the prior' if has_prior else 'code'}"
-        rows = [f"{self.datamodule.factors[0]} {label}" for label in range(num_rows)]
+        name, class_names = self.datamodule.factors[0], getattr(self.datamodule, "class_names", ())
+        rows = list(class_names[:num_rows]) or [f"{name} {label}" for label in range(num_rows)]
         return self._save({"labels": pictures.annotate(grid, title, rows)})
 
     def draw_layers(self, when: str) -> dict[str, Path]:

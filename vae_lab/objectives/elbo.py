@@ -40,6 +40,11 @@ class ELBO(nn.Module):
         self.warmup_steps = warmup_steps
         self.free_bits = free_bits
 
+    @property
+    def varies_until(self) -> int:
+        """The step from which on the loss depends on it no more."""
+        return self.warmup_steps
+
     def weight(self, context: Context) -> float:
         """The weight of the KL: rising while it is trained with, the final one in evaluation."""
         if context.stage != "train" or context.step >= self.warmup_steps:
