@@ -22,6 +22,8 @@ from vae_lab.evaluation.gallery import MANIFOLD_SIDE, Gallery, Painter, fixed_la
 from vae_lab.models.likelihoods import Bernoulli
 from vae_lab.models.posteriors import Deterministic, Gaussian
 from vae_lab.models.priors import StandardNormal
+from vae_lab.models.quantizers import FiniteScalarQuantizer, GumbelSoftmax, VectorQuantizer
+from vae_lab.models.spheres import VonMisesFisher
 from vae_lab.models.vae import VAE
 
 # Lightning's own: it uses a deprecated torch class, and it would rather have more workers.
@@ -375,3 +377,34 @@ def test_each_label_is_a_row_of_the_same_latents(tmp_path):
     assert torch.equal(y[..., 1], data.labels[:12, 1].expand(10, 12))  # the other factors are those of images
     painter._images("samples")
     assert torch.equal(recorded[-1][1], data.labels[torch.arange(64) % 30])
+
+
+def vq():
+    quantizer = VectorQuantizer(8, 2, 0.25, 0.99, 0.1)
+    quantizer.book.copy_(torch.arange(16).view(8, 2))
+    return quantizer
+
+
+CODED = {
+    "vq": (vq, {"codebook"}),
+    "fsq": (lambda: FiniteScalarQuantizer([5, 3]), {"codebook"}),
+    "gumbel": (lambda: GumbelSoftmax(2, 1.0, 0.5, 10), {"traversals", "manifold"}),
+    "vmf": (lambda: VonMisesFisher(100.0), {"traversals", "manifold"}),
+}
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_only_latents_that_the_posterior_can_have_are_drawn(name, tmp_path):
+    build, kinds = CODED[name]
+    posterior = build()
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 2 + getattr(posterior, "params_per_image", 0)))
+    decoder = nn.Sequential(nn.Linear(2, 64), nn.Unflatten(1, SHAPE))
+    vae = VAE(encoder, decoder, posterior, posterior.prior((2,)), Bernoulli(), (2,), SHAPE)
+    decoded = []
+    decoder.register_forward_hook(lambda module, inputs, output: decoded.append(inputs[0]))
+    before = copy.deepcopy(vae.state_dict())
+    drawn = Painter(vae, Images(), tmp_path, num_images=4).draw_all(1)
+    assert drawn.keys() - {"training"} == kinds | {"samples", "reconstructions", "latents", "interpolation"}
+    if name != "gumbel":  # whose codes are probabilities
+        torch.testing.assert_close(z := torch.cat(decoded), posterior.project(z))
+    torch.testing.assert_close(vae.state_dict(), before, rtol=0, atol=0)

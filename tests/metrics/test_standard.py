@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
+import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from vae_lab.metrics.standard import Means
+from vae_lab.metrics.standard import CodebookUse, Means
 
 
 def alone(values: torch.Tensor) -> torch.Tensor:
@@ -77,3 +80,20 @@ def test_a_state_that_was_loaded_on_the_cpu_continues_on_a_gpu():
         resumed.load_state_dict(state)
         resumed.add({"a": torch.zeros((), device="cuda"), "b": torch.zeros((), device="cuda")}, 4)
         assert resumed.sums.device.type == "cuda"
+
+
+def test_the_use_of_a_book_is_counted_over_all_images_however_they_are_batched():
+    indices = torch.tensor([[0, 0], [1, 1], [3, 3], [0, 1]])
+    found = []
+    for size in (1, 3):
+        use = CodebookUse()
+        for part in indices.split(size):
+            use.update(None, None, SimpleNamespace(indices=part, num_codes=6), {})
+        found.append(use.compute(alone))
+    assert found[0] == found[1]
+    assert found[0]["dead_codes"] == 3  # 2, 4 and 5
+    share = torch.tensor([3, 3, 2]) / 8
+    assert found[0]["perplexity"].item() == pytest.approx((-(share * share.log()).sum()).exp().item())
+    use.update(None, None, SimpleNamespace(), {})  # of a posterior without codes
+    use.reset()
+    assert use.compute(alone) == {}

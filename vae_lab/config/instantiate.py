@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from vae_lab.config.nested import walk
 from vae_lab.errors import one_line
 from vae_lab.models.networks.conditional import ConditionalDecoder, ConditionalEncoder
+from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
 
 # The rooms of the parts: whatever class is defined there may be named.
@@ -128,18 +129,35 @@ def build_vae(cfg: DictConfig) -> VAE:
     for key, part, size in (("posterior", posterior, "latent"), ("loss.likelihood", likelihood, "channel")):
         if not hasattr(part, f"params_per_{size}"):
             raise ValueError(f"{key} must be a class with params_per_{size}, got {type(part).__name__}")
+    num_params = cfg.latent_dim * posterior.params_per_latent + getattr(posterior, "params_per_image", 0)
     labels = num_classes(cfg)
-    num_params = cfg.latent_dim * posterior.params_per_latent
+    if labels and not num_params:
+        raise ValueError("model.conditional=true needs an encoder; a pure generator learns to ignore the labels")
     sizes = {"image_shape": (channels + bool(labels), height, width), "out_features": num_params}
-    encoder = instantiate(cfg.model.encoder, "model.encoder", **sizes)
+    encoder: Any = instantiate(cfg.model.encoder, "model.encoder", **sizes) if num_params else None
     shape = (channels * likelihood.params_per_channel, height, width)
     sizes = {"latent_dim": cfg.latent_dim + sum(labels), "image_shape": shape}
     decoder = instantiate(cfg.model.decoder, "model.decoder", **sizes)
     if labels:
         encoder = ConditionalEncoder(encoder, labels, (height, width))
         decoder = ConditionalDecoder(decoder, labels)
-    latent_shape = (cfg.latent_dim, *getattr(encoder, "grid", ()))  # an encoder with a grid puts out (B, D, h, w)
-    prior = instantiate(cfg.prior, "prior", latent_shape=latent_shape) if posterior.has_density else None
+    grid = getattr(
+        decoder if encoder is None else encoder, "grid", ()
+    )  # networks with a grid put out and take (B, D, h, w)
+    name = type(posterior).__name__
+    if grid and not getattr(posterior, "takes_grid", False):
+        raise ValueError(
+            f"posterior: {name} has one vector of latents for each image, not a grid; set model.spatial=false"
+        )
+    latent_shape = (cfg.latent_dim, *grid)
+    if not hasattr(posterior, "prior"):
+        prior = instantiate(cfg.prior, "prior", latent_shape=latent_shape) if posterior.has_density else None
+    elif check_target("prior", cfg.prior._target_) is StandardNormal:  # the default
+        prior = posterior.prior(latent_shape)
+    else:
+        raise ValueError(
+            f"prior: {name} brings a prior of its own, because no other has its latents; leave prior=standard_normal"
+        )
     return VAE(encoder, decoder, posterior, prior, likelihood, latent_shape, (channels, height, width))
 
 

@@ -92,8 +92,8 @@ class Painter:
         return paths | self.draw_training()
 
     def draw_progress(self, epoch: int) -> dict[str, Path]:
-        """Draws what is followed through training: reconstructions, and samples if there is a prior."""
-        kinds = {"reconstructions", self.followed}
+        """Draws what is followed through training: reconstructions if there is an encoder, samples if a prior."""
+        kinds = {"reconstructions", self.followed} if self.vae.encoder is not None else {self.followed}
         drawn = {kind: self._progress(kind, self._images(kind), epoch) for kind in sorted(kinds)}
         return self._save(drawn, f"/epoch_{epoch:03d}")
 
@@ -110,7 +110,9 @@ class Painter:
         return self.draw_progress(epoch) if is_drawn else {}
 
     def draw_latents(self, when: str, suffix: str = "") -> dict[str, Path]:
-        """Draws the posterior means of validation images in the plane, coloured by the first factor."""
+        """Draws the posterior means of validation images in the plane, coloured by the first factor; of an encoder."""
+        if self.vae.encoder is None:
+            return {}
         x, labels = self.datamodule.examples(SPLIT, NUM_CODES)
         factor, name = (labels[:, 0], self.datamodule.factors[0]) if labels.shape[1] else (None, "")
         title, class_names = f"posterior means at {when}", getattr(self.datamodule, "class_names", ())
@@ -118,17 +120,26 @@ class Painter:
         return self._save({"latents": picture}, suffix)
 
     def draw_walks(self, when: str) -> dict[str, Path]:
-        """Draws traversals, interpolations and, with two latents, the manifold.
+        """Draws traversals, interpolations and, with two latents, the manifold; of a book, the use of its codes.
 
         Without the standard normal prior, mean, deviation and quantiles of the validation images' codes take its place.
+        Without an encoder, latents from the prior take the place of these codes.
         """
-        x, y = self.datamodule.examples(SPLIT, NUM_CODES)
-        codes = self._encode(x, y)
-        drawn = {"traversals": self._traversals(codes, when, y[:1])}
+        if self.vae.encoder is None:
+            codes = fixed_latents(self.vae, NUM_CODES).flatten(1)
+            x, y = self._generate(codes[: 2 * MAX_PAIRS]), None
+        else:
+            x, y = self.datamodule.examples(SPLIT, NUM_CODES)
+            codes = self._encode(x, y)
+        has_codes, first = hasattr(self.vae.posterior, "num_codes"), None if y is None else y[:1]
+        if has_codes:
+            drawn = {"codebook": self._codebook(x, when, y)}
+        else:
+            drawn = {"traversals": self._traversals(codes, when, first)}
         if len(x) > 1:
             drawn["interpolation"] = self._interpolation(x, codes, when, y)
-        if codes.shape[1] == 2:
-            drawn["manifold"] = self._manifold(codes, when, y[:1])
+        if codes.shape[1] == 2 and not has_codes:
+            drawn["manifold"] = self._manifold(codes, when, first)
         return self._save(drawn)
 
     def draw_labels(self, when: str) -> dict[str, Path]:
@@ -204,6 +215,12 @@ class Painter:
         rows = [f"z{dim} (var {variances[dim]:.2f})" for dim in dims]
         return pictures.annotate(grid, title, rows, [f"{deviation:.1f}" for deviation in deviations])
 
+    def _codebook(self, x: Tensor, when: str, y: Tensor | None = None) -> np.ndarray:
+        indices = self._look(lambda *chunk: self.vae.encode(*chunk).indices.flatten(1), x, y).long()
+        posterior: Any = self.vae.posterior
+        counts = torch.bincount(indices.flatten(), minlength=posterior.num_codes)
+        return pictures.codebook(counts, f"use of the codes at {when}")
+
     def _interpolation(self, x: Tensor, codes: Tensor, when: str, y: Tensor | None = None) -> np.ndarray:
         num_pairs = min(MAX_PAIRS, len(x) // 2)
         start, end = slice(0, 2 * num_pairs, 2), slice(1, 2 * num_pairs, 2)
@@ -212,8 +229,9 @@ class Painter:
         labels = None if y is None else y[start].repeat_interleave(len(weights), 0)  # of the image on the left
         images = self._generate(z.flatten(0, 1), labels).unflatten(0, z.shape[:2])
         rows = torch.cat([x[start, None], images, x[end, None]], 1)
-        columns = ["original", *(f"{weight:.1f}" for weight in weights), "original"]
-        title = f"interpolation between the latents of real images at {when}"
+        end_label, of = ("original", "real images") if self.vae.encoder is not None else ("sample", "samples")
+        columns = [end_label, *(f"{weight:.1f}" for weight in weights), end_label]
+        title = f"interpolation between the latents of {of} at {when}"
         return pictures.annotate(pictures.grid(rows.flatten(0, 1), len(columns)), title, columns=columns)
 
     def _manifold(self, codes: Tensor, when: str, y: Tensor | None = None) -> np.ndarray:
@@ -233,9 +251,12 @@ class Painter:
         return self._look(lambda *chunk: self.vae.encode(*chunk).mean.flatten(1), x, y)
 
     def _generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Images of latents (B, D) with labels (B, F), or (1, F) for all."""
-        labels = None if y is None else y.expand(len(z), -1)
-        return self._look(self.vae.generate, z.unflatten(1, self.vae.latent_shape), labels)
+        """Images of the latents nearest to any (B, D) that the model can have; labels are (B, F), or (1, F) for all."""
+
+        def generate(z: Tensor, *y: Tensor) -> Tensor:
+            return self.vae.generate(self.vae.project(z), *y)
+
+        return self._look(generate, z.unflatten(1, self.vae.latent_shape), None if y is None else y.expand(len(z), -1))
 
     def _look(self, function: Callable[..., Tensor], inputs: Tensor, y: Tensor | None = None) -> Tensor:
         """Applies a method of the model to (B, ...) in evaluation mode, to float32 (B, ...) on the CPU.

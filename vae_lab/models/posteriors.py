@@ -91,6 +91,7 @@ class Gaussian:
 
     params_per_latent = 2
     has_density = True
+    takes_grid = True
 
     def __init__(self, max_log_var: float = 20.0):
         if not 0 < max_log_var <= 80:
@@ -108,7 +109,16 @@ class Deterministic:
 
     params_per_latent = 1
     has_density = False
+    takes_grid = True
 
     def __call__(self, params: Tensor) -> PointMass:
         """Turn encoder outputs (B, D) into a code (B, D), in float32 under every precision."""
         return PointMass(params.float())
+
+
+class NoPosterior:
+    """No encoder, and so no q(z given x): a pure generator, whose latents come from the prior."""
+
+    params_per_latent = 0
+    has_density = True  # so that there is a prior
+    takes_grid = True

@@ -14,7 +14,7 @@ class VAE(nn.Module):
     """Binds networks to distributions; what each part must be is in `vae_lab.models`.
 
     Args:
-        encoder: (B, C, H, W) -> what the posterior takes.
+        encoder: (B, C, H, W) -> what the posterior takes; None of a pure generator.
         decoder: (B, *latent_shape) -> (B, P*C, H, W), P the likelihood's `params_per_channel`.
         posterior: from the encoder's output to q(z given x).
         prior: p(z); None of a plain autoencoder, which has no KL and no samples.
@@ -25,7 +25,7 @@ class VAE(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: nn.Module | None,
         decoder: nn.Module,
         posterior: Callable,
         prior: nn.Module | None,
@@ -34,7 +34,7 @@ class VAE(nn.Module):
         image_shape: Sequence[int],
     ):
         super().__init__()
-        self.encoder = encoder
+        self.encoder: Any = encoder  # with marks of its own
         self.decoder = decoder
         self.posterior = posterior
         self.prior: Any = prior  # with methods of its own
@@ -53,7 +53,13 @@ class VAE(nn.Module):
         return getattr(self.decoder, "num_classes", ())
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Any:
-        """q(z given x): images (B, C, H, W), and labels (B, F) where the encoder takes them."""
+        """q(z given x): images (B, C, H, W), and labels (B, F) where the encoder takes them.
+
+        Raises:
+            ValueError: if the model has no encoder.
+        """
+        if self.encoder is None:
+            raise ValueError("codes and reconstructions need an encoder, which posterior=none does not have")
         return self.posterior(run(self.encoder, x, y))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -74,6 +80,10 @@ class VAE(nn.Module):
     def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """E[x given z]: latents (..., *latent_shape) -> images (..., C, H, W)."""
         return self.likelihood.mean(self.decode(z, y))
+
+    def project(self, z: Tensor) -> Tensor:
+        """The nearest latents that the posterior can have, (B, *latent_shape): of a book, or on the sphere."""
+        return self.posterior.project(z) if hasattr(self.posterior, "project") else z
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """E[x given z] for n latents from the prior, (n, C, H, W); y are their labels (n, F), of a conditional model.

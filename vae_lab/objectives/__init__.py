@@ -12,6 +12,9 @@ It returns a flat dict of 0-dim tensors, means over the images of the batch, who
 What an objective needs of the model it declares, and a model that lacks it is refused before anything starts:
 `needs = ("prior",)`, of `encoder` and `prior`.
 
+Where a lower loss is not a better model, as in a game of two players, it says `lower_is_better = False`: then the last
+checkpoint is the best one.
+
 It may own an `adversary`, a network with an optimizer of its own that takes a step after each one of the model. The
 config describes it as `objective.adversary`, without its input and output, which follow from the class: its input are
 `judges = "images"` or `"codes"`, its output is one number. `adversary_loss(vae, batch, context)` returns such a dict

@@ -46,7 +46,8 @@ class Checkpoints(Checkpoint):
     `checkpoints/` in the run folder.
 
     Args:
-        monitor: key of the validation metric that decides which is best; without validation the last one is.
+        monitor: key of the validation metric that decides which is best; without one, or without validation, the last
+            one is.
         mode: `min` or `max`.
         every_n_minutes: how often to save within an epoch, > 0.
 
@@ -54,10 +55,10 @@ class Checkpoints(Checkpoint):
         ValueError: if an argument is not valid.
     """
 
-    def __init__(self, monitor: str, mode: str, every_n_minutes: float):
+    def __init__(self, monitor: str | None, mode: str, every_n_minutes: float):
         if mode not in ("min", "max"):
             raise ValueError(f"callbacks.checkpoints.mode must be min or max, got {mode!r}")
-        if not monitor.startswith("val/"):
+        if monitor is not None and not monitor.startswith("val/"):
             raise ValueError(f"callbacks.checkpoints.monitor must be a validation metric, val/..., got {monitor!r}")
         if not every_n_minutes > 0:
             raise ValueError(f"callbacks.checkpoints.every_n_minutes must be > 0, got {every_n_minutes}")
@@ -98,6 +99,8 @@ class Checkpoints(Checkpoint):
             self._link_best(trainer)
 
     def _update_best(self, trainer: Trainer) -> None:
+        if self.monitor is None:
+            return
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         if self.monitor not in metrics:
             known = ", ".join(sorted(metrics))
@@ -110,7 +113,7 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: Trainer, lit: LightningModule) -> None:
         save_last(trainer, lit)
         self.saved_at = time.monotonic()
-        if self.best.get("step") == trainer.global_step:
+        if self.monitor is None or self.best.get("step") == trainer.global_step:
             self._link_best(trainer)
 
     def _link_best(self, trainer: Trainer) -> None:

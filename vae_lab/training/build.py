@@ -25,13 +25,13 @@ from vae_lab.loggers.harmless import HarmlessLogger
 from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context
-from vae_lab.runs.checkpoints import DurableCheckpointIO, StopAtSignal
+from vae_lab.runs.checkpoints import Checkpoints, DurableCheckpointIO, StopAtSignal
 from vae_lab.runs.measure import MetricsLogger, Stopwatch
 from vae_lab.runs.metrics_file import MetricsFile
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.devices import check_devices, check_trainer, choose_precision
 from vae_lab.training.health import Health
-from vae_lab.training.module import LitVAE
+from vae_lab.training.module import LitVAE, example_labels
 
 log = logging.getLogger(__name__)
 # Arguments of the Trainer that Lightning refuses where it does not optimize by itself: `LitVAE` does what they say.
@@ -94,8 +94,8 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         enable_progress_bar=False,
     )
     if cfg.compile:
-        lit.vae.encoder.compile()
-        lit.vae.decoder.compile()
+        for network in filter(None, (lit.vae.encoder, lit.vae.decoder)):
+            network.compile()
     return Experiment(data, lit, trainer, stopwatch)
 
 
@@ -243,21 +243,21 @@ def names_of_metrics(lit: LitVAE) -> set[str]:
         ValueError: if that fails, because the parts do not fit each other.
     """
     vae, objective = lit.vae, lit.objective
-    batch, context = Batch(*lit.example_input_array), Context(0, 1, "val")
+    batch, context = Batch(torch.zeros(2, *vae.image_shape), *example_labels(vae)), Context(0, 1, "val")
     lit.eval()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             terms = dict(objective(vae, batch, context))
             if lit.adversary is not None:
                 terms |= objective.adversary_loss(vae, batch, context)
-            q = vae.encode(batch.x, batch.y)
+            q = vae.encode(batch.x, batch.y) if vae.encoder is not None else None
             for metric in lit.metrics:
                 metric.reset()
                 metric.update(vae, batch, q, terms)
             measured = {key for metric in lit.metrics for key in metric.compute(lambda total: total)}
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         parts = (objective, vae.posterior, vae.likelihood, vae.encoder, vae.decoder)
-        names = ", ".join(type(part).__name__ for part in parts)
+        names = ", ".join(type(part).__name__ for part in parts if part is not None)
         raise ValueError(f"the model of {names} cannot be evaluated: {one_line(error)}") from error
     lit.train()
     return {f"train/{key}" for key in terms} | {f"val/{key}" for key in measured}
@@ -274,6 +274,12 @@ def check_callbacks(cfg: DictConfig, callbacks: dict[str, Callback], lit: LitVAE
     foreign = any(not type(c).__module__.startswith(("vae_lab.", "lightning.")) for c in callbacks.values())
     for name, callback in callbacks.items():
         key, monitor = f"callbacks.{name}", getattr(callback, "monitor", None)
+        if monitor == "val/loss" and not getattr(lit.objective, "lower_is_better", True):
+            if not isinstance(callback, Checkpoints):
+                raise ValueError(
+                    f"{key}.monitor must not be val/loss: of {type(lit.objective).__name__}, lower is not better"
+                )
+            callback.monitor = monitor = None
         if monitor is not None and monitor not in metrics and not foreign:
             known = ", ".join(sorted(metric for metric in metrics if metric.startswith("val/")))
             raise ValueError(f"{key}.monitor must be one of {known}, got {monitor!r}")

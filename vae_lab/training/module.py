@@ -100,7 +100,8 @@ class LitVAE(LightningModule):
         self.batches_seen = 0
         self.validated_at = -1  # the step of the last validation
         self.means = Means()
-        self.example_input_array = (torch.zeros(2, *vae.image_shape), *example_labels(vae))
+        inputs = (torch.zeros(2, *vae.image_shape), *example_labels(vae))
+        self.example_input_array = inputs if vae.encoder is not None else None
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Reconstruct images (B, C, H, W), with labels (B, F) of a conditional model, from their codes."""
@@ -186,6 +187,8 @@ class LitVAE(LightningModule):
             # Seeded at every batch, so that a resumed run draws the same noise from here on.
             seed_generators(self.device, derive_seed(self.seed, TRAIN, self.batches_seen, self.global_rank))
             context = self._context("train")
+            if hasattr(self.vae.posterior, "step"):
+                self.vae.posterior.step = context.step
             self.batches_seen += 1
             if self.automatic_optimization:  # Lightning's search for a learning rate steps by itself
                 return self.objective(self.vae, data.to_pixels(batch, training=True), context)["loss"]
@@ -240,7 +243,7 @@ class LitVAE(LightningModule):
         terms = self.objective(self.vae, batch, context)
         if self.adversary is not None:
             terms = {**terms, **self.objective.adversary_loss(self.vae, batch, context)}
-        q = self.vae.encode(batch.x, batch.y)
+        q = self.vae.encode(batch.x, batch.y) if self.vae.encoder is not None else None
         for metric in self.metrics:
             metric.update(self.vae, batch, q, terms)
 

@@ -126,8 +126,9 @@ class Steps:
 class StepGraph:
     """Takes the steps of `Steps` as a CUDA graph: captured once for each shape of a batch, then replayed.
 
-    A capture fixes what Python decides. The objective's weights may depend on the step only before its `varies_until`,
-    so steps before that are taken one operation at a time; the learning rate is a tensor while a step is taken.
+    A capture fixes what Python decides. Objective and posterior may depend on the step only before their
+    `varies_until`, so steps before that are taken one operation at a time; the learning rate is a tensor while a step
+    is taken.
 
     Args:
         steps: what to capture.
@@ -135,7 +136,8 @@ class StepGraph:
 
     def __init__(self, steps: Steps):
         self.steps = steps
-        self.varies_until = getattr(steps.lit.objective, "varies_until", math.inf)
+        of_posterior = getattr(steps.lit.vae.posterior, "varies_until", 0)
+        self.varies_until = max(getattr(steps.lit.objective, "varies_until", math.inf), of_posterior)
         self.stream = torch.cuda.Stream()
         self.taken: dict[torch.Size, int] = {}  # steps one operation at a time, by shape
         self.captured: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Batch, Tensor]] = {}
