@@ -65,8 +65,8 @@ def parts(tmp_path_factory):
 
 # What is trained together, and how the README shows it.
 SHOWN = {
-    "loss=laplace objective=absolute": ["loss=laplace", "objective=absolute"],
-    "model=linear dataset=stripes": ["model=linear dataset=stripes"],
+    "loss=logistic objective=absolute": ["loss=logistic", "objective=absolute"],
+    "model=shallow dataset=stripes": ["model=shallow dataset=stripes"],
 }
 
 

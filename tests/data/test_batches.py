@@ -364,3 +364,10 @@ def test_b11_a_process_without_images_is_refused():
         many = image_data(rank=rank, world_size=80)
         with pytest.raises(ValueError, match="trainer.devices must be at most the 74 training images, got 80"):
             many.train_dataloader()
+
+
+@pytest.mark.parametrize(("num_classes", "there"), [([102], r"labels with \[103\] classes"), ([103, 2], "labels with")])
+def test_labels_are_those_which_the_config_announces(num_classes, there):
+    assert image_data(num_classes=[TOTAL]).num_classes == [TOTAL]
+    with pytest.raises(DataError, match=rf"dataset\.num_classes=.*, but the images have {there}"):
+        image_data(num_classes=num_classes)

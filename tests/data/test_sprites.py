@@ -2,8 +2,10 @@ import math
 
 import pytest
 import torch
+from composed import composed
 
 from vae_lab.data.sprites import LARGEST, SMALLEST, Sprites
+from vae_lab.training.build import build_data
 
 
 def grid(size: int = 64, scales: int = 4, orientations: int = 8, positions: int = 8) -> torch.Tensor:
@@ -68,3 +70,13 @@ def test_arguments_are_checked():
         Sprites((1, 64, 64), 4, 8, 0)
     with pytest.raises(ValueError, match="image_size must be >= 16 for sprites, got 8"):
         Sprites((1, 8, 8), 4, 8, 8)
+
+
+def test_the_config_knows_the_factors_and_batches_hold_them():
+    cfg = composed("dataset=sprites", "dataset.image_size=16", "dataset.source.positions=2", "dataset.source.scales=3")
+    data = build_data(cfg)
+    data.prepare_data()
+    assert list(data.num_classes) == (data.splits["train"].labels.amax(0) + 1).tolist() == [3, 3, 8, 2, 2]
+    batch = next(iter(data.val_dataloader()))
+    assert batch.y.shape == (len(batch.x), 5)
+    assert data.factors == ("shape", "scale", "orientation", "x", "y")

@@ -365,6 +365,20 @@ def test_a_grid_of_latents_is_drawn_too(prior, tmp_path):
     assert "manifold" not in drawn
 
 
+def test_each_label_is_a_row_of_the_same_latents(tmp_path):
+    vae, data = make_vae(), Images(num=30, num_factors=2)
+    vae.decoder.num_classes = (10, 10)
+    painter, recorded = Painter(vae, data, tmp_path), []
+    vae.generate = lambda z, y: recorded.append((z, y)) or z.new_zeros(len(z), *SHAPE)
+    assert painter.draw_labels("epoch 0")["labels"].is_file()
+    z, y = (torch.cat(parts).unflatten(0, (10, 12)) for parts in zip(*recorded, strict=True))
+    assert torch.equal(z, z[:1].expand_as(z))
+    assert torch.equal(y[..., 0], torch.arange(10)[:, None].expand(10, 12))
+    assert torch.equal(y[..., 1], data.labels[:12, 1].expand(10, 12))  # the other factors are those of images
+    painter._images("samples")
+    assert torch.equal(recorded[-1][1], data.labels[torch.arange(64) % 30])
+
+
 def vq():
     quantizer = VectorQuantizer(8, 2, 0.25, 0.99, 0.1)
     quantizer.book.copy_(torch.arange(16).view(8, 2))

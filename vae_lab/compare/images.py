@@ -92,12 +92,12 @@ def draw_groups(groups: list[Group], max_groups: int, data_root: str | None) -> 
             vae, cfg = load_run(folder)
             key = yardstick(run, "mse")
             if key not in inputs:
-                x = inputs[key] = read_inputs(cfg, data_root, gallery)
-                if x is not None and len(inputs) > 1:
+                found = inputs[key] = read_inputs(cfg, data_root, gallery)
+                if found is not None and len(inputs) > 1:
                     gallery.notes.append(f"From group {group.number} on there are inputs of another dataset or split.")
-                if x is not None:
-                    number = min(columns(x.shape[2]), len(x))
-                    gallery.add("reconstructions", None, "originals", x[:number], number)
+                if found is not None:
+                    number = min(columns(found[0].shape[2]), len(found[0]))
+                    gallery.add("reconstructions", None, "originals", found[0][:number], number)
             caption = group.label if run.seed is None else f"{group.label}, seed={run.seed}"
             draw(gallery, group.number, caption, vae, inputs[key])
         except Exception as error:  # a stranger's run may hold anything; the report goes on without its images
@@ -105,8 +105,8 @@ def draw_groups(groups: list[Group], max_groups: int, data_root: str | None) -> 
     return gallery
 
 
-def read_inputs(cfg: DictConfig, data_root: str | None, gallery: Gallery) -> Tensor | None:
-    """The first validation images of a run (N, C, H, W), or None with a note where they cannot be read."""
+def read_inputs(cfg: DictConfig, data_root: str | None, gallery: Gallery) -> tuple[Tensor, Tensor] | None:
+    """The first validation images of a run (N, C, H, W) and their labels (N, F), or None with a note."""
     if data_root is not None:
         cfg.data_root = data_root
         if "root" in cfg.dataset and not OmegaConf.is_interpolation(cfg.dataset, "root"):
@@ -116,7 +116,7 @@ def read_inputs(cfg: DictConfig, data_root: str | None, gallery: Gallery) -> Ten
         with no_downloads():
             data = build_data(cfg)
             data.prepare_data()
-        return data.examples("val", NUM_CODES)[0]
+        return data.examples("val", NUM_CODES)
     except Exception as error:  # of any source, also of a user's own
         reason = visible(one_line(error))
         gallery.notes.append(f"No reconstructions and traversals, the images cannot be read: {reason}")
@@ -129,20 +129,23 @@ def columns(height: int) -> int:
 
 
 @torch.no_grad()
-def draw(gallery: Gallery, group: int, caption: str, vae: VAE, x: Tensor | None) -> None:
-    """Add the strips of one group."""
+def draw(gallery: Gallery, group: int, caption: str, vae: VAE, inputs: tuple[Tensor, Tensor] | None) -> None:
+    """Add the strips of one group; a conditional model has samples only where there are labels."""
     number = columns(vae.image_shape[1])
-    if x is not None:
-        gallery.add("reconstructions", group, caption, vae.reconstruct(x[:number]), min(number, len(x)))
+    if inputs is not None:
+        x, y = inputs
+        gallery.add("reconstructions", group, caption, vae.reconstruct(x[:number], y[:number]), min(number, len(x)))
         odd = number - 1 + number % 2
-        gallery.add("traversals", group, caption, traversals(vae, x, odd), odd)
-    if vae.prior is not None:
-        gallery.add("samples", group, caption, vae.generate(fixed_latents(vae, number)), number)
+        gallery.add("traversals", group, caption, traversals(vae, x, y, odd), odd)
+    labels = inputs[1][torch.arange(number) % len(inputs[1])] if inputs is not None else None
+    if vae.prior is not None and (labels is not None or not vae.num_classes):
+        gallery.add("samples", group, caption, vae.generate(fixed_latents(vae, number), labels), number)
 
 
-def traversals(vae: VAE, x: Tensor, num_steps: int) -> Tensor:
+def traversals(vae: VAE, x: Tensor, y: Tensor, num_steps: int) -> Tensor:
     """Decode walks along the latents that vary most over images, from the code of the first (rows * steps, C, H, W)."""
-    codes = torch.cat([vae.encode(chunk).mean.flatten(1) for chunk in x.split(250)])  # (N, D), also of a grid
+    chunks = zip(x.split(250), y.split(250), strict=True)
+    codes = torch.cat([vae.encode(*chunk).mean.flatten(1) for chunk in chunks])  # (N, D), also of a grid
     variances = codes.var(0, correction=0)
     dims = variances.argsort(descending=True)[:NUM_LATENTS]
     steps = torch.linspace(-REACH, REACH, num_steps)
@@ -150,7 +153,7 @@ def traversals(vae: VAE, x: Tensor, num_steps: int) -> Tensor:
     for row, dim in zip(z, dims, strict=True):
         own = codes[:, dim].mean() + variances[dim].sqrt() * steps  # without that prior, the deviation of the codes
         row[:, dim] = steps if isinstance(vae.prior, StandardNormal) else own
-    return vae.generate(vae.project(z.flatten(0, 1).unflatten(1, vae.latent_shape)))
+    return vae.generate(vae.project(z.flatten(0, 1).unflatten(1, vae.latent_shape)), y[:1])
 
 
 def encode(images: Tensor, num_columns: int) -> tuple[bytes, str]:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vae_lab.config.nested import walk
 from vae_lab.errors import one_line
+from vae_lab.models.networks.conditional import ConditionalDecoder, ConditionalEncoder
 from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
 
@@ -129,10 +130,17 @@ def build_vae(cfg: DictConfig) -> VAE:
         if not hasattr(part, f"params_per_{size}"):
             raise ValueError(f"{key} must be a class with params_per_{size}, got {type(part).__name__}")
     num_params = cfg.latent_dim * posterior.params_per_latent + getattr(posterior, "params_per_image", 0)
-    sizes = {"image_shape": (channels, height, width), "out_features": num_params}
-    encoder = instantiate(cfg.model.encoder, "model.encoder", **sizes) if num_params else None
-    sizes = {"latent_dim": cfg.latent_dim, "image_shape": (channels * likelihood.params_per_channel, height, width)}
+    labels = num_classes(cfg)
+    if labels and not num_params:
+        raise ValueError("model.conditional=true needs an encoder; a pure generator learns to ignore the labels")
+    sizes = {"image_shape": (channels + bool(labels), height, width), "out_features": num_params}
+    encoder: Any = instantiate(cfg.model.encoder, "model.encoder", **sizes) if num_params else None
+    shape = (channels * likelihood.params_per_channel, height, width)
+    sizes = {"latent_dim": cfg.latent_dim + sum(labels), "image_shape": shape}
     decoder = instantiate(cfg.model.decoder, "model.decoder", **sizes)
+    if labels:
+        encoder = ConditionalEncoder(encoder, labels, (height, width))
+        decoder = ConditionalDecoder(decoder, labels)
     name, grid = type(posterior).__name__, getattr(decoder if encoder is None else encoder, "grid", ())
     if grid and not getattr(posterior, "takes_grid", False):
         raise ValueError(
@@ -151,3 +159,20 @@ def build_vae(cfg: DictConfig) -> VAE:
             f"prior: {name} brings a prior of its own, because no other has its latents; leave prior=standard_normal"
         )
     return VAE(encoder, decoder, posterior, prior, likelihood, latent_shape, (channels, height, width))
+
+
+def num_classes(cfg: DictConfig) -> list[int]:
+    """The classes of each label column that the networks see; none of a model that is not conditional.
+
+    Raises:
+        ValueError: if the dataset has no labels.
+    """
+    if not cfg.model.get("conditional", False):
+        return []
+    found = cfg.dataset.get("num_classes")
+    if not found or any(type(number) is not int or number < 1 for number in found):
+        raise ValueError(
+            f"model.conditional=true needs a dataset with labels, got dataset.num_classes={found}; for pictures in a "
+            "folder for each class, or arrays with labels, say how many there are: dataset.num_classes=[NUMBER]"
+        )
+    return list(found)

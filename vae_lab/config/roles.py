@@ -39,6 +39,7 @@ ROLES = {
     "dataset.source.on_bad": Role.UNMEASURED | Role.ASIDE,
     "dataset.batch_size": Role.UNMEASURED,
     "dataset.flip": Role.UNMEASURED,
+    "dataset.num_classes": Role.UNMEASURED,
     "dataset.num_workers": Role.FREE | Role.CHANGEABLE | Role.UNMEASURED,
     "model": Role.SHARED,
     "posterior": Role.SHARED,

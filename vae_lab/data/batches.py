@@ -177,6 +177,7 @@ class ImageData(LightningDataModule):
             seeds are validated on the same images.
         num_workers: processes that gather batches; the images are in memory, so 0 is fastest.
         seed: of the run, for the order of the training images.
+        num_classes: of each label column, which its labels must be below; None where that is not known.
 
     Raises:
         ValueError: if a value is out of range.
@@ -194,6 +195,7 @@ class ImageData(LightningDataModule):
         split_seed: int,
         num_workers: int,
         seed: int,
+        num_classes: Sequence[int] | None = None,
     ):
         super().__init__()
         least = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0), "split_seed": (split_seed, 0)}
@@ -208,6 +210,7 @@ class ImageData(LightningDataModule):
         self.source, self.image_shape, self.batch_size = source, tuple(image_shape), batch_size
         self.binarize, self.flip, self.val_size, self.test_size = binarize, flip, val_size, test_size
         self.split_seed, self.num_workers, self.seed = split_seed, num_workers, seed
+        self.num_classes = num_classes
         self.epoch, self.start = 0, 0
         self.num_skipped = 0  # pictures that could not be used
         self.test_split = "test"  # what a test loop reads
@@ -229,6 +232,8 @@ class ImageData(LightningDataModule):
             return
         images: Images = self.source.read()
         check_images(images, self.image_shape)
+        if self.num_classes is not None:
+            check_labels(images, self.num_classes)
         self.factors, self.class_names, self.num_skipped = images.factors, images.class_names, images.num_skipped
         pixels = images.pixels
         if self.binarize == "threshold":
@@ -349,3 +354,11 @@ def check_images(images: Images, image_shape: tuple[int, ...]) -> None:
     if images.num_val + images.num_test >= total:
         taken = f"{images.num_val} are for validation and {images.num_test} for the test"
         raise DataError(f"no training images: of {total}, {taken}")
+
+
+def check_labels(images: Images, num_classes: Sequence[int]) -> None:
+    """Refuse labels that are not those which the config announces."""
+    found = (images.labels.amax(0) + 1).tolist() if images.labels.shape[1] else []
+    if len(found) != len(num_classes) or any(there > said for there, said in zip(found, num_classes, strict=True)):
+        there = f"labels with {found} classes" if found else "no labels"
+        raise DataError(f"dataset.num_classes={list(num_classes)}, but the images have {there}")

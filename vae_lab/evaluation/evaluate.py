@@ -15,7 +15,7 @@ from vae_lab.config.arguments import read_arguments
 from vae_lab.config.check import check_own, check_parts
 from vae_lab.data.batches import ImageData
 from vae_lab.errors import Preempted, RunError, one_line
-from vae_lab.evaluation.gallery import CHUNK, Painter, fixed_latents
+from vae_lab.evaluation.gallery import CHUNK, Painter, fixed_labels, fixed_latents
 from vae_lab.models.vae import VAE
 from vae_lab.runs.files import cannot_write
 from vae_lab.runs.folder import Run
@@ -126,7 +126,7 @@ def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
         if settings["pictures"]:
             Painter(vae.cpu(), data, folder).draw_all(stored.epoch)
         if settings["samples"]:
-            write_samples(vae.cpu(), folder / "samples", settings["samples"])
+            write_samples(vae.cpu(), data, folder / "samples", settings["samples"])
     metrics = {key.replace("test/", f"{split}/"): float(value) for key, value in trainer.callback_metrics.items()}
     return {**metrics, f"{split}/checkpoint": stored.checkpoint, f"{split}/step": stored.step}
 
@@ -152,17 +152,21 @@ def build_evaluated(stored: Stored, vae: VAE) -> tuple[ImageData, LitVAE]:
     return data, lit.eval()
 
 
-def write_samples(vae: VAE, folder: Path, num: int) -> None:
-    """Write `num` images decoded from the prior, one PNG each; the same ones at every call."""
+def write_samples(vae: VAE, data: ImageData, folder: Path, num: int) -> None:
+    """Write `num` images decoded from the prior, one PNG each; the same ones at every call.
+
+    A conditional model draws them with the labels of the validation images, in their order.
+    """
     if vae.prior is None:
         raise ValueError("samples need a prior, which posterior=deterministic does not have")
     try:
         folder.mkdir(exist_ok=True)
         for path in folder.glob("[0-9]" * 6 + ".png"):  # of earlier weights
             path.unlink()
+        labels = fixed_labels(vae, data, num)
         for part, latents in enumerate(fixed_latents(vae, num).split(CHUNK)):
             with torch.no_grad():
-                images = vae.generate(latents)
+                images = vae.generate(latents, None if labels is None else labels.split(CHUNK)[part])
             for number, image in enumerate(images, part * CHUNK):
                 to_pil_image(image.clamp(0, 1)).save(folder / f"{number:06d}.png")
     except OSError as error:

@@ -31,6 +31,7 @@ NUM_CODES = 2000  # validation images in the latent scatter and in the variances
 MAX_ROWS = 10  # of traversals, the latents that vary most
 MAX_PAIRS = 8  # of interpolated images
 MANIFOLD_SIDE = 20
+MAX_LABELS, NUM_COLUMNS = 20, 12  # rows and columns of the picture of labels
 SEED = 0  # of the latents that are followed through training
 MAX_FRAMES = 60  # of training.gif; of more epochs every second, fourth, ... is kept
 
@@ -52,6 +53,14 @@ def at_rest(vae: VAE) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def fixed_labels(vae: VAE, datamodule: ImageData, num: int) -> Tensor | None:
+    """Returns labels (num, F) that go with `fixed_latents`: of validation images; None where the model takes none."""
+    if not vae.num_classes:
+        return None
+    labels = datamodule.examples(SPLIT, num)[1]
+    return labels[torch.arange(num) % len(labels)]
 
 
 class Painter:
@@ -88,6 +97,10 @@ class Painter:
         """Draws every kind; `epoch` is the number of finished epochs, >= 0."""
         when = f"epoch {epoch}"
         paths = self.draw_progress(epoch) | self.draw_latents(when) | self.draw_walks(when)
+        if self.vae.num_classes:
+            paths |= self.draw_labels(when)
+        if hasattr(self.vae.prior, "sample_below") and self.vae.encoder is not None:
+            paths |= self.draw_layers(when)
         if self.metrics.is_file():
             paths |= self._save({"curves": pictures.curves(read_events(self.metrics))})
         return paths | self.draw_training()
@@ -117,7 +130,7 @@ class Painter:
         x, labels = self.datamodule.examples(SPLIT, NUM_CODES)
         factor, name = (labels[:, 0], self.datamodule.factors[0]) if labels.shape[1] else (None, "")
         title, class_names = f"posterior means at {when}", getattr(self.datamodule, "class_names", ())
-        picture = pictures.scatter(self._encode(x), factor, name, title, class_names)
+        picture = pictures.scatter(self._encode(x, labels), factor, name, title, class_names)
         return self._save({"latents": picture}, suffix)
 
     def draw_walks(self, when: str) -> dict[str, Path]:
@@ -128,17 +141,51 @@ class Painter:
         """
         if self.vae.encoder is None:
             codes = fixed_latents(self.vae, NUM_CODES).flatten(1)
-            x = self._generate(codes[: 2 * MAX_PAIRS])
+            x, y = self._generate(codes[: 2 * MAX_PAIRS]), None
         else:
-            x, _ = self.datamodule.examples(SPLIT, NUM_CODES)
-            codes = self._encode(x)
-        has_codes = hasattr(self.vae.posterior, "num_codes")
-        drawn = {"codebook": self._codebook(x, when)} if has_codes else {"traversals": self._traversals(codes, when)}
+            x, y = self.datamodule.examples(SPLIT, NUM_CODES)
+            codes = self._encode(x, y)
+        has_codes, first = hasattr(self.vae.posterior, "num_codes"), None if y is None else y[:1]
+        if has_codes:
+            drawn = {"codebook": self._codebook(x, when, y)}
+        else:
+            drawn = {"traversals": self._traversals(codes, when, first)}
         if len(x) > 1:
-            drawn["interpolation"] = self._interpolation(x, codes, when)
+            drawn["interpolation"] = self._interpolation(x, codes, when, y)
         if codes.shape[1] == 2 and not has_codes:
-            drawn["manifold"] = self._manifold(codes, when)
+            drawn["manifold"] = self._manifold(codes, when, first)
         return self._save(drawn)
+
+    def draw_labels(self, when: str) -> dict[str, Path]:
+        """Draws the same latents under every label of the first factor, one row each: draws from the prior, or codes.
+
+        Where there are more factors, a column has those of a validation image.
+        """
+        x, y = self.datamodule.examples(SPLIT, NUM_COLUMNS)
+        has_prior = self.vae.prior is not None
+        z = fixed_latents(self.vae, len(x)).flatten(1) if has_prior else self._encode(x, y)
+        num_rows = min(self.vae.num_classes[0], MAX_LABELS)
+        labels = y.repeat(num_rows, 1)
+        labels[:, 0] = torch.arange(num_rows).repeat_interleave(len(x))
+        grid = pictures.grid(self._generate(z.repeat(num_rows, 1), labels), len(x))
+        title = f"labels at {when}: each column is one {'draw from the prior' if has_prior else 'code'}"
+        name, class_names = self.datamodule.factors[0], getattr(self.datamodule, "class_names", ())
+        rows = list(class_names[:num_rows]) or [f"{name} {label}" for label in range(num_rows)]
+        return self._save({"labels": pictures.annotate(grid, title, rows)})
+
+    def draw_layers(self, when: str) -> dict[str, Path]:
+        """Draws what the top layer of latents knows: its code of an image, with draws of the layer below."""
+        x, y = self.datamodule.examples(SPLIT, MAX_PAIRS)
+        codes, num = self._encode(x, y), NUM_COLUMNS - 2
+        top = codes[:, : self.vae.prior.top_dim].repeat_interleave(num, 0)
+        z = self._look(lambda top: self.vae.prior.sample_below(top, torch.Generator().manual_seed(SEED)), top)
+        drawn = self._generate(z, y.repeat_interleave(num, 0)).unflatten(0, (len(x), num))
+        rows = torch.cat([x[:, None], self._generate(codes, y)[:, None], drawn], 1)
+        title = f"layers at {when}: the top one is the image's, the one below is drawn given that"
+        columns = ["original", "both", *map(str, range(1, num + 1))]
+        return self._save(
+            {"layers": pictures.annotate(pictures.grid(rows.flatten(0, 1), len(columns)), title, (), columns)}
+        )
 
     def draw_training(self) -> dict[str, Path]:
         """Draws a GIF of the followed epochs, and the first of them beside the last."""
@@ -152,8 +199,9 @@ class Painter:
 
     def _images(self, kind: str) -> Tensor:
         if kind == "samples":
-            return self._look(self.vae.generate, fixed_latents(self.vae, self.num_images))
-        return self._look(self.vae.reconstruct, self.datamodule.examples(SPLIT, self.num_images)[0])
+            labels = fixed_labels(self.vae, self.datamodule, self.num_images)
+            return self._look(self.vae.generate, fixed_latents(self.vae, self.num_images), labels)
+        return self._look(self.vae.reconstruct, *self.datamodule.examples(SPLIT, self.num_images))
 
     def _progress(self, kind: str, images: Tensor, epoch: int) -> np.ndarray:
         title = f"{kind} at epoch {epoch}"
@@ -168,7 +216,7 @@ class Painter:
         with np.load(path) as frames:
             return {int(epoch): frame for epoch, frame in frames.items()}
 
-    def _traversals(self, codes: Tensor, when: str) -> np.ndarray:
+    def _traversals(self, codes: Tensor, when: str, y: Tensor | None = None) -> np.ndarray:
         variances = codes.var(0, correction=0)
         dims = variances.argsort(descending=True)[:MAX_ROWS]
         deviations = torch.linspace(-3, 3, 13)
@@ -176,55 +224,64 @@ class Painter:
         for row, dim in zip(z, dims, strict=True):
             mean, scale = (0, 1) if self.is_standard else (codes[:, dim].mean(), variances[dim].sqrt())
             row[:, dim] = mean + scale * deviations
-        grid = pictures.grid(self._generate(z.flatten(0, 1)), len(deviations))
+        grid = pictures.grid(self._generate(z.flatten(0, 1), y), len(deviations))
         title = f"traversals at {when}: one latent at -3 ... 3 sd, the others of the first image"
         rows = [f"z{dim} (var {variances[dim]:.2f})" for dim in dims]
         return pictures.annotate(grid, title, rows, [f"{deviation:.1f}" for deviation in deviations])
 
-    def _codebook(self, x: Tensor, when: str) -> np.ndarray:
-        indices = self._look(lambda chunk: self.vae.encode(chunk).indices.flatten(1), x).long()
-        counts = torch.bincount(indices.flatten(), minlength=self.vae.posterior.num_codes)
+    def _codebook(self, x: Tensor, when: str, y: Tensor | None = None) -> np.ndarray:
+        indices = self._look(lambda *chunk: self.vae.encode(*chunk).indices.flatten(1), x, y).long()
+        posterior: Any = self.vae.posterior
+        counts = torch.bincount(indices.flatten(), minlength=posterior.num_codes)
         return pictures.codebook(counts, f"use of the codes at {when}")
 
-    def _interpolation(self, x: Tensor, codes: Tensor, when: str) -> np.ndarray:
+    def _interpolation(self, x: Tensor, codes: Tensor, when: str, y: Tensor | None = None) -> np.ndarray:
         num_pairs = min(MAX_PAIRS, len(x) // 2)
         start, end = slice(0, 2 * num_pairs, 2), slice(1, 2 * num_pairs, 2)
         weights = torch.linspace(0, 1, 11)
         z = torch.lerp(codes[start, None], codes[end, None], weights[:, None])
-        images = self._generate(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        labels = None if y is None else y[start].repeat_interleave(len(weights), 0)  # of the image on the left
+        images = self._generate(z.flatten(0, 1), labels).unflatten(0, z.shape[:2])
         rows = torch.cat([x[start, None], images, x[end, None]], 1)
         end_label, of = ("original", "real images") if self.vae.encoder is not None else ("sample", "samples")
         columns = [end_label, *(f"{weight:.1f}" for weight in weights), end_label]
         title = f"interpolation between the latents of {of} at {when}"
         return pictures.annotate(pictures.grid(rows.flatten(0, 1), len(columns)), title, columns=columns)
 
-    def _manifold(self, codes: Tensor, when: str) -> np.ndarray:
+    def _manifold(self, codes: Tensor, when: str, y: Tensor | None = None) -> np.ndarray:
         probabilities = torch.linspace(0.05, 0.95, MANIFOLD_SIDE)
         if self.is_standard:
             z0 = z1 = torch.special.ndtri(probabilities.double()).float()
         else:
             z0, z1 = codes.quantile(probabilities, 0).T
         z = torch.cartesian_prod(z1.flip(0), z0).flip(1)  # z1 grows upwards, as in the scatter
-        grid = pictures.grid(self._generate(z), MANIFOLD_SIDE)
+        grid = pictures.grid(self._generate(z, y), MANIFOLD_SIDE)
         source = "prior" if self.is_standard else "latents"
         title = f"manifold at {when}: 5 to 95 % quantiles of the {source}, z0 to the right, z1 upwards"
         return pictures.annotate(grid, title, [f"{v:.2f}" for v in z1.flip(0)], [f"{v:.2f}" for v in z0])
 
-    def _encode(self, x: Tensor) -> Tensor:
-        """Codes (B, D); a grid of latents is one long row."""
-        return self._look(lambda chunk: self.vae.encode(chunk).mean.flatten(1), x)
+    def _encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Codes (B, D) of images and their labels (B, F); a grid of latents is one long row."""
+        return self._look(lambda *chunk: self.vae.encode(*chunk).mean.flatten(1), x, y)
 
-    def _generate(self, z: Tensor) -> Tensor:
-        """Images of the latents nearest to any (B, D) that the model can have."""
-        return self._look(
-            lambda chunk: self.vae.generate(self.vae.project(chunk)), z.unflatten(1, self.vae.latent_shape)
-        )
+    def _generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Images of the latents nearest to any (B, D) that the model can have; labels are (B, F), or (1, F) for all."""
 
-    def _look(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        """Applies a method of the model to (B, ...) in evaluation mode, to float32 (B, ...) on the CPU."""
+        def generate(z: Tensor, *y: Tensor) -> Tensor:
+            return self.vae.generate(self.vae.project(z), *y)
+
+        return self._look(generate, z.unflatten(1, self.vae.latent_shape), None if y is None else y.expand(len(z), -1))
+
+    def _look(self, function: Callable[..., Tensor], inputs: Tensor, y: Tensor | None = None) -> Tensor:
+        """Applies a method of the model to (B, ...) in evaluation mode, to float32 (B, ...) on the CPU.
+
+        Only a conditional model gets the labels (B, F).
+        """
         like = next(self.vae.parameters())
+        given = [inputs.to(like.dtype)] if y is None or not self.vae.num_classes else [inputs.to(like.dtype), y]
         with at_rest(self.vae), self.precision():
-            outputs = [function(chunk.to(like)) for chunk in inputs.split(CHUNK)]
+            chunks = zip(*(part.split(CHUNK) for part in given), strict=True)
+            outputs = [function(*(part.to(like.device) for part in chunk)) for chunk in chunks]
         return torch.cat(outputs).float().cpu()
 
     def _save(self, drawn: dict[str, np.ndarray], suffix: str = "") -> dict[str, Path]:

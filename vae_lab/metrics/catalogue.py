@@ -38,8 +38,18 @@ CATALOGUE = {
     "nll": Metric(NATS, "lower", "likelihood", "-log p(x), estimated"),
     "reconstruction": Metric(NATS, "lower", "likelihood", "-E log p(x given z)"),
     "kl": Metric(NATS, None, "images", "KL(q(z given x), prior)"),
+    "kl_top": Metric(NATS, None, "images", "KL(q(top layer given x), N(0, I)) of two layers of latents"),
     "mse": Metric("per pixel", "lower", "images", "squared error of the reconstruction from the code"),
     "active_units": Metric("latents", None, "images", "latents with Var_x(E[z given x]) > 0.01"),
+    "kl_z": Metric(NATS, None, "images", "KL of one latent, kl_z0, kl_z1, ..."),
+    "mutual_information": Metric("nats", None, "images", "I(x; z) of the first 2,000 images, at most log n"),
+    "total_correlation": Metric("nats", None, "images", "dependence of the latents on each other in q(z)"),
+    "mmd": Metric("", "lower", "images", "squared distance of q(z) and the prior; unbiased, can be below 0"),
+    "psnr": Metric("dB", "higher", "images", "10 log10(1 / mse) of the reconstruction, mean over images"),
+    "ssim": Metric("", "higher", "images", "structural similarity of the reconstruction, at most 1"),
+    "bits_per_dim": Metric("bits", "lower", "images", "-elbo / (C H W log 2), of a likelihood of 256 levels"),
+    "linear_probe": Metric("accuracy", "higher", "images", "labels from codes, by logistic regression"),
+    "knn": Metric("accuracy", "higher", "images", "labels from codes, by the nearest neighbours"),
     "clamped": Metric("latents per image", "lower", "images", "latents whose log-variance lies on its bound"),
     "information_estimate": Metric(NATS, None, "weights", "mutual information of x and z, from batches"),
     "correlation_estimate": Metric(NATS, None, "weights", "total correlation of z, from batches"),
@@ -79,6 +89,7 @@ def key_of(metric: str) -> str:
 def find(metric: str) -> Metric:
     """What is known of a metric, with or without its stage; `UNKNOWN` of one that is not in the catalogue.
 
-    A number of samples is any: `bound_is50` is `bound_isK`.
+    A number of samples is any, `bound_is50` is `bound_isK`; so is a number of a latent, `kl_z3` is `kl_z`.
     """
-    return CATALOGUE.get(re.sub(r"(?<=_is)\d+$", "K", key_of(metric)), UNKNOWN)
+    key = re.sub(r"(?<=_is)\d+$", "K", key_of(metric))
+    return CATALOGUE.get(re.sub(r"(?<=^kl_z)\d+$", "", key), UNKNOWN)

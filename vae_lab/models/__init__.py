@@ -4,8 +4,9 @@ Every part is one class and one YAML file; parts share no base class, but these 
 C channels, H height, W width; `latent_shape` is (D,), or (D, h, w) where an encoder keeps a grid.
 
 A **network** is built from (`image_shape`, `out_features`) as an encoder, from (`latent_dim`, `image_shape`) as a
-decoder. One that is called with the labels too says so with `takes_labels = True`. Networks that keep a grid say so
-with `grid = (h, w)`: the encoder puts out (B, out_features, h, w), the decoder takes (B, latent_dim, h, w).
+decoder. One that is called with the labels (B, F) too says so with `takes_labels = True`, and with `num_classes` of
+each column; `model.conditional=true` makes one of any. Networks that keep a grid say so with `grid = (h, w)`: the
+encoder puts out (B, out_features, h, w), the decoder takes (B, latent_dim, h, w).
 
 A **posterior** is called with the encoder's output and returns q(z given x). It says how much the encoder must put out,
 `params_per_latent`, and where it needs more numbers besides, `params_per_image`; of a posterior that needs none there
@@ -29,7 +30,8 @@ which pictures walk through latents. One with K codes says `num_codes = K`, and 
 
 A **prior** is built from `latent_shape`: `log_prob(z)` (S, B), `sample(n, generator)` (n, *latent_shape), on the CPU
 or, where it is learned, on its own device. One that needs the encoder has `bind(vae)`, which the model calls once, when
-it is built; it must not keep the model's networks as modules of its own.
+it is built; it must not keep the model's networks as modules of its own. One of two layers has `top_dim` and
+`sample_below(top, generator)`, too, and there is a picture of them.
 
 A **likelihood** has `params_per_channel` = P, `log_prob(x, params)`: (B, C, H, W) and (S, B, P*C, H, W) -> (S, B),
 `mean(params)`, `sample(params)`, and `check(x)`, which refuses images that it is no likelihood of.

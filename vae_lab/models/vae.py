@@ -50,6 +50,11 @@ class VAE(nn.Module):
         """D."""
         return self.latent_shape[0]
 
+    @property
+    def num_classes(self) -> tuple[int, ...]:
+        """Of each of the F label columns that a conditional model takes; empty for others."""
+        return getattr(self.decoder, "num_classes", ())
+
     def encode(self, x: Tensor, y: Tensor | None = None) -> Any:
         """q(z given x): images (B, C, H, W), and labels (B, F) where the encoder takes them.
 
@@ -84,7 +89,7 @@ class VAE(nn.Module):
         return self.posterior.project(z) if hasattr(self.posterior, "project") else z
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
-        """E[x given z] for n latents from the prior, (n, C, H, W).
+        """E[x given z] for n latents from the prior, (n, C, H, W); y are their labels (n, F), of a conditional model.
 
         Raises:
             ValueError: if the model has no prior.
@@ -97,11 +102,19 @@ class VAE(nn.Module):
         """E[x given z] at the code of each image: (B, C, H, W) -> (B, C, H, W)."""
         return self.generate(self.encode(x, y).mean, y)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """The same as `reconstruct`."""
-        return self.reconstruct(x)
+        return self.reconstruct(x, y)
 
 
 def run(network: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
-    """Call a network, with the labels if it takes them."""
-    return network(x, y) if getattr(network, "takes_labels", False) else network(x)
+    """Call a network, with the labels if it takes them.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if not getattr(network, "takes_labels", False):
+        return network(x)
+    if y is None:
+        raise ValueError("a conditional model needs labels y, (B, F), beside x or z, as in sample(n, y)")
+    return network(x, y)

@@ -31,7 +31,7 @@ from vae_lab.runs.metrics_file import MetricsFile
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.devices import check_devices, check_trainer, choose_precision
 from vae_lab.training.health import Health
-from vae_lab.training.module import LitVAE
+from vae_lab.training.module import LitVAE, example_labels
 
 log = logging.getLogger(__name__)
 # Arguments of the Trainer that Lightning refuses where it does not optimize by itself: `LitVAE` does what they say.
@@ -109,7 +109,8 @@ def build_data(cfg: DictConfig) -> ImageData:
     if not hasattr(source, "read"):
         raise ValueError(f"dataset.source must be a class with read(), got {type(source).__name__}")
     keys = ("image_shape", "batch_size", "binarize", "flip", "val_size", "test_size", "split_seed", "num_workers")
-    return ImageData(source, **{key: cfg.dataset[key] for key in keys}, seed=cfg.seed)
+    settings = {key: cfg.dataset[key] for key in (*keys, "num_classes")}
+    return ImageData(source, **settings, seed=cfg.seed)
 
 
 def build_module(cfg: DictConfig) -> LitVAE:
@@ -251,7 +252,7 @@ def names_of_metrics(lit: LitVAE) -> set[str]:
         ValueError: if that fails, because the parts do not fit each other.
     """
     vae, objective = lit.vae, lit.objective
-    batch, context = Batch(torch.zeros(2, *vae.image_shape)), Context(0, 1, "val")
+    batch, context = Batch(torch.zeros(2, *vae.image_shape), *example_labels(vae)), Context(0, 1, "val")
     lit.eval()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():

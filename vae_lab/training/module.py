@@ -100,11 +100,12 @@ class LitVAE(LightningModule):
         self.batches_seen = 0
         self.validated_at = -1  # the step of the last validation
         self.means = Means()
-        self.example_input_array = torch.zeros(2, *vae.image_shape) if vae.encoder is not None else None
+        inputs = (torch.zeros(2, *vae.image_shape), *example_labels(vae))
+        self.example_input_array = inputs if vae.encoder is not None else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Reconstruct images (B, C, H, W) from their codes."""
-        return self.vae(x)
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Reconstruct images (B, C, H, W), with labels (B, F) of a conditional model, from their codes."""
+        return self.vae(x, y)
 
     @property
     def adversary(self) -> nn.Module | None:
@@ -327,6 +328,11 @@ class LitVAE(LightningModule):
             means = {**means, "sums": means["sums"][self.global_rank]}
         self.means.load_state_dict(means)
         self.trainer.datamodule.start_at(state["epoch"], state["batch"])
+
+
+def example_labels(vae: VAE) -> list[Tensor]:
+    """Labels (2, F) for two images, where the model takes any."""
+    return [torch.zeros(2, len(vae.num_classes), dtype=torch.long)] if vae.num_classes else []
 
 
 def check_same_images(data: ImageData, known: str) -> None:
