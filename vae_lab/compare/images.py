@@ -132,7 +132,7 @@ def columns(height: int) -> int:
 def draw(gallery: Gallery, group: int, caption: str, vae: VAE, x: Tensor | None) -> None:
     """Add the strips of one group."""
     number = columns(vae.image_shape[1])
-    if x is not None:
+    if x is not None and vae.encoder is not None:
         gallery.add("reconstructions", group, caption, vae.reconstruct(x[:number]), min(number, len(x)))
         odd = number - 1 + number % 2
         gallery.add("traversals", group, caption, traversals(vae, x, odd), odd)

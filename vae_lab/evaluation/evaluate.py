@@ -20,7 +20,7 @@ from vae_lab.models.vae import VAE
 from vae_lab.runs.files import cannot_write
 from vae_lab.runs.folder import Run
 from vae_lab.runs.signals import Preemption
-from vae_lab.runs.trained import Stored, build_stored, read_stored
+from vae_lab.runs.trained import Stored, build_stored, check_fit, read_stored
 from vae_lab.training.build import READERS, build_data, build_metrics, build_objective, check_seed, names_of_metrics
 from vae_lab.training.devices import accelerators
 from vae_lab.training.diagnosis import memory_advice
@@ -142,10 +142,18 @@ def build_evaluated(stored: Stored, vae: VAE) -> tuple[ImageData, LitVAE]:
         check_seed(cfg.seed)
         data = build_data(cfg)
         objective, metrics = build_objective(cfg, vae), build_metrics(cfg, vae)
+        if stored.objective is not None:
+            check_fit(objective, stored.objective, stored.source)
+            objective.load_state_dict(stored.objective)
+        elif objective.state_dict():
+            raise RunError(
+                f"{stored.source} holds the model without the adversary it was trained with, which the metrics "
+                "need; evaluate the run itself"
+            )
         # It takes no steps.
         lit = LitVAE(vae.eval(), objective, metrics, optimizer=None, schedule=None, lr=1.0, seed=cfg.seed)
         names_of_metrics(lit)
-    except (ValueError, OmegaConfBaseException):
+    except (ValueError, RunError, OmegaConfBaseException):
         raise  # it names the key
     except Exception as error:  # a config that is not one of ours can lack anything, anywhere
         raise ValueError(f"the config beside {stored.source} cannot be evaluated: {one_line(error)}") from error

@@ -66,7 +66,7 @@ class Terms:
 
 
 class MSE:
-    """`mse`: the mean squared error per pixel of the reconstruction from the code, for every likelihood; of an encoder."""
+    """`mse`: the mean squared error per pixel of the reconstruction from the code; of a model with an encoder."""
 
     def __init__(self) -> None:
         self.means = Means()

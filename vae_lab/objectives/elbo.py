@@ -60,7 +60,11 @@ class ELBO(nn.Module):
         """
         q = vae.encode(batch.x, batch.y)
         z = q.rsample(1)
-        reconstruction = -vae.likelihood.log_prob(batch.x, vae.decode(z, batch.y)).mean()
+        return self.terms(vae, batch, context, q, z, vae.decode(z, batch.y))
+
+    def terms(self, vae: VAE, batch: Any, context: Context, q: Any, z: Tensor, params: Tensor) -> dict[str, Tensor]:
+        """What `forward` returns, of samples z (1, B, D) of q that are decoded to params (1, B, P*C, H, W) already."""
+        reconstruction = -vae.likelihood.log_prob(batch.x, params).mean()
         loss = sum(q.terms.values(), reconstruction)
         if vae.prior is None:
             return {"loss": loss, "reconstruction": reconstruction, **q.terms, **q.diagnostics()}

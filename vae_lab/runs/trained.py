@@ -62,6 +62,7 @@ class Stored(NamedTuple):
     images: str  # the fingerprint of the images it was trained on
     source: Path  # the file of the weights
     sha256: str | None  # of the parameters, where it was kept
+    objective: dict[str, Tensor] | None = None  # its weights, an adversary's; None of an export, which has none
 
 
 def load_run(run_dir: str | Path, checkpoint: str = "best") -> TrainedRun:
@@ -98,8 +99,11 @@ def read_stored(folder: str | Path, checkpoint: str) -> Stored:
     cfg = load_saved(folder)
     cfg.run_dir = str(folder)  # where it is now; it may have been moved, and there is no Hydra to ask
     path = folder / "checkpoints" / f"{checkpoint}.ckpt"
-    weights, facts = split_checkpoint(load_checkpoint(path), path)
-    return Stored(cfg, weights, checkpoint, facts["epoch"], facts["images"], path, None)
+    content = load_checkpoint(path)
+    weights, facts = split_checkpoint(content, path)
+    named = {str(name): weight for name, weight in content["state_dict"].items()}
+    of_objective = {n.removeprefix("objective."): w for n, w in named.items() if n.startswith("objective.")}
+    return Stored(cfg, weights, checkpoint, facts["epoch"], facts["images"], path, None, of_objective)
 
 
 def is_export(folder: Path) -> bool:

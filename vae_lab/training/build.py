@@ -269,7 +269,9 @@ def check_callbacks(cfg: DictConfig, callbacks: dict[str, Callback], lit: LitVAE
         key, monitor = f"callbacks.{name}", getattr(callback, "monitor", None)
         if monitor == "val/loss" and not getattr(lit.objective, "lower_is_better", True):
             if not isinstance(callback, Checkpoints):
-                raise ValueError(f"{key}.monitor must not be val/loss: of {type(lit.objective).__name__}, lower is not better")
+                raise ValueError(
+                    f"{key}.monitor must not be val/loss: of {type(lit.objective).__name__}, lower is not better"
+                )
             callback.monitor = monitor = None
         if monitor is not None and monitor not in metrics and not foreign:
             known = ", ".join(sorted(metric for metric in metrics if metric.startswith("val/")))

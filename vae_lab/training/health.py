@@ -14,6 +14,11 @@ COLLAPSE = (
     "posterior collapse at step %d: 0/%d active units, KL %.2g nats per image, the latents say nothing of the image; "
     "lower loss.KLD_weight, or raise loss.warmup_steps or loss.free_bits"
 )
+WON_LOSS = 0.05  # nats per image, over a validation
+WON = (
+    "the %s has won at step %d: its loss is %.2g, so the other player learns nothing from it; "
+    "choose a weaker objective.adversary, or another optimizer.lr or model"
+)
 CLAMPED = (
     "log_var of %.3g latents per image lies on its bound at step %d, where it learns nothing; "
     "lower optimizer.lr, or set trainer.gradient_clip_val=1.0"
@@ -52,6 +57,11 @@ class Health(Callback):
         if clamped > 0 and is_news(self.told_at.get(CLAMPED)):
             self.told_at[CLAMPED] = step
             log.warning(CLAMPED, clamped, step)
+        for player in ("generator", "discriminator"):
+            loss = float(trainer.callback_metrics.get(f"{'val' if is_validated else 'train'}/{player}_loss", "nan"))
+            if loss < WON_LOSS and is_news(self.told_at.get(player)):
+                self.told_at[player] = step
+                log.warning(WON, player, step, loss)
         if not is_validated or len(self.kls) < num_validations:
             return
         is_rising = self.kls[-1] > max(2 * min(self.kls), RISING_KL * lit.vae.latent_dim)
