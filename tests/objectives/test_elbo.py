@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from linear_gaussian import SHAPE, LinearGaussian
 from torch import nn
-from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Normal, kl_divergence
 
 from vae_lab.data.batches import Batch
 from vae_lab.models.likelihoods import Bernoulli
@@ -15,9 +16,6 @@ from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context
 from vae_lab.objectives.elbo import ELBO
 
-SHAPE = (1, 2, 2)
-D = 2
-
 
 @pytest.fixture(autouse=True)
 def _seeded():
@@ -27,41 +25,6 @@ def _seeded():
 def during(step: int | None) -> Context:
     """The context of a training step; None is evaluation."""
     return Context(0, 100, "val") if step is None else Context(step, 100, "train")
-
-
-class LinearGaussian:
-    """z ~ N(0, I), x given z ~ N(W z + b, I / 2), so x ~ N(b, W W^T + I / 2) (Tipping and Bishop 1999, eq. 4).
-
-    The columns of W are orthogonal, so that the exact posterior N(M^-1 W^T (x - b), M^-1 / 2) with M = W^T W + I / 2
-    is diagonal and a linear encoder can be it.
-    """
-
-    def __init__(self):
-        basis = torch.linalg.qr(torch.randn(4, D, dtype=torch.float64)).Q
-        self.W = basis * torch.tensor([1.5, 0.6], dtype=torch.float64)
-        self.b = torch.rand(4, dtype=torch.float64)
-        self.variance = 0.5 / ((self.W**2).sum(0) + 0.5)  # (D,)
-
-    def log_prob(self, x: torch.Tensor) -> torch.Tensor:
-        covariance = self.W @ self.W.T + 0.5 * torch.eye(4, dtype=torch.float64)
-        return MultivariateNormal(self.b, covariance).log_prob(x.double().flatten(1))
-
-    def posterior(self, x: torch.Tensor) -> Normal:
-        mean = 2 * self.variance * ((x.double().flatten(1) - self.b) @ self.W)
-        return Normal(mean, self.variance.sqrt())
-
-    def vae(self, shift: float = 0.0, log_var_shift: float = 0.0) -> VAE:
-        """The model with the exact posterior as its encoder, or one that is off by the shifts."""
-        decoder, encoder = nn.Linear(D, 4), nn.Linear(4, 2 * D)
-        to_mean = 2 * self.variance[:, None] * self.W.T
-        with torch.no_grad():
-            decoder.weight.copy_(self.W)
-            decoder.bias.copy_(self.b)
-            encoder.weight.zero_()[:D].copy_(to_mean)
-            encoder.bias[:D] = shift - to_mean @ self.b
-            encoder.bias[D:] = self.variance.log() + log_var_shift
-        networks = nn.Sequential(nn.Flatten(), encoder), nn.Sequential(decoder, nn.Unflatten(1, SHAPE))
-        return VAE(*networks, Gaussian(), StandardNormal((D,)), GaussianPixels(), (D,), SHAPE)
 
 
 def elbo_and_error(vae: VAE, x: torch.Tensor) -> tuple[float, float]:
@@ -157,6 +120,21 @@ def test_the_weight_rises_linearly_and_evaluation_does_not_see_it():
     objective = ELBO(4.0, 10, 0.0)
     assert [objective.weight(during(step)) for step in (0, 5, 10, 11, 10_000, None)] == [0, 2, 4, 4, 4, 4]
     assert ELBO(4.0, 0, 0.0).weight(during(0)) == 4
+
+
+def test_a_cyclic_weight_rises_in_each_cycle_and_one_cycle_is_linear():
+    cyclic = ELBO(4.0, 10, 0.0, "cyclic", cycles=2, rise=0.5)
+    steps = (0, 5, 10, 19, 20, 25, 30, 39, 40, 45, None)
+    assert [cyclic.weight(during(step)) for step in steps] == [0, 2, 4, 4, 0, 2, 4, 4, 4, 4, 4]
+    one, linear = ELBO(4.0, 10, 0.0, "cyclic", cycles=1), ELBO(4.0, 10, 0.0)
+    assert all(one.weight(during(step)) == linear.weight(during(step)) for step in range(50))
+    for settings, message in (
+        ({"warmup_steps": 0, "warmup": "cyclic"}, "loss.warmup_steps must be >= 1 with objective.warmup=cyclic, got 0"),
+        ({"cycles": 0}, "objective.cycles must be >= 1, got 0"),
+        ({"rise": 0.0}, r"objective.rise must be in \(0, 1\], got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ELBO(**{"kld_weight": 1.0, "warmup_steps": 10, "free_bits": 0.0, **settings})
 
 
 class Constant(nn.Module):

@@ -133,5 +133,8 @@ def build_vae(cfg: DictConfig) -> VAE:
     sizes = {"latent_dim": cfg.latent_dim, "image_shape": (channels * likelihood.params_per_channel, height, width)}
     decoder = instantiate(cfg.model.decoder, "model.decoder", **sizes)
     latent_shape = (cfg.latent_dim, *getattr(encoder, "grid", ()))  # an encoder with a grid puts out (B, D, h, w)
-    prior = instantiate(cfg.prior, "prior", latent_shape=latent_shape) if posterior.has_density else None
+    has_prior = posterior.has_density
+    if not has_prior and "objective" in cfg:
+        has_prior = getattr(check_target("objective", cfg.objective._target_), "matches_prior", False)
+    prior = instantiate(cfg.prior, "prior", latent_shape=latent_shape) if has_prior else None
     return VAE(encoder, decoder, posterior, prior, likelihood, latent_shape, (channels, height, width))

@@ -8,8 +8,8 @@ Shapes: B batch, C channels, H height, W width, D latent_dim.
 """
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,22 @@ MAX_FRAMES = 60  # of training.gif; of more epochs every second, fourth, ... is 
 
 
 def fixed_latents(vae: VAE, num: int) -> Tensor:
-    """Returns the same latents from the model's prior, (num, *latent_shape), at every call."""
-    return vae.prior.sample(num, torch.Generator().manual_seed(SEED))
+    """Returns the same draws from the model's prior, (num, *latent_shape) on the CPU, at every call."""
+    with at_rest(vae):
+        return vae.prior.sample(num, torch.Generator().manual_seed(SEED)).cpu()
+
+
+@contextmanager
+def at_rest(vae: VAE) -> Iterator[None]:
+    """In evaluation mode and without gradients; afterwards the modes are as before."""
+    modes = {module: module.training for module in vae.modules()}
+    vae.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 class Painter:
@@ -200,14 +214,8 @@ class Painter:
     def _look(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """Applies a method of the model to (B, ...) in evaluation mode, to float32 (B, ...) on the CPU."""
         like = next(self.vae.parameters())
-        modes = {module: module.training for module in self.vae.modules()}
-        self.vae.eval()
-        try:
-            with torch.no_grad(), self.precision():
-                outputs = [function(chunk.to(like)) for chunk in inputs.split(CHUNK)]
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        with at_rest(self.vae), self.precision():
+            outputs = [function(chunk.to(like)) for chunk in inputs.split(CHUNK)]
         return torch.cat(outputs).float().cpu()
 
     def _save(self, drawn: dict[str, np.ndarray], suffix: str = "") -> dict[str, Path]:

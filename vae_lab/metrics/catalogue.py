@@ -4,6 +4,7 @@ This is the only place that knows. A metric is named `{stage}/{key}`, with `trai
 stage; facts of a run (`images_per_second`) have no stage. Nothing here imports torch, so that a comparison starts fast.
 """
 
+import re
 from typing import Literal, NamedTuple
 
 Comparable = Literal["always", "images", "likelihood", "weights"]
@@ -33,12 +34,20 @@ NATS = "nats per image"
 CATALOGUE = {
     "loss": Metric(f"{NATS}, weighted", "lower", "weights", "what is minimised: weights and free bits included"),
     "elbo": Metric(NATS, "higher", "likelihood", "lower bound on log p(x): one sample, weight 1"),
+    "bound_isK": Metric(NATS, "higher", "likelihood", "lower bound on log p(x): K samples, importance-weighted"),
     "nll": Metric(NATS, "lower", "likelihood", "-log p(x), estimated"),
     "reconstruction": Metric(NATS, "lower", "likelihood", "-E log p(x given z)"),
     "kl": Metric(NATS, None, "images", "KL(q(z given x), prior)"),
     "mse": Metric("per pixel", "lower", "images", "squared error of the reconstruction from the code"),
     "active_units": Metric("latents", None, "images", "latents with Var_x(E[z given x]) > 0.01"),
     "clamped": Metric("latents per image", "lower", "images", "latents whose log-variance lies on its bound"),
+    "information_estimate": Metric(NATS, None, "weights", "mutual information of x and z, from batches"),
+    "correlation_estimate": Metric(NATS, None, "weights", "total correlation of z, from batches"),
+    "dimension_kl_estimate": Metric(NATS, None, "weights", "KL of each latent's aggregate posterior, from batches"),
+    "covariance_penalty": Metric("", None, "weights", "distance of the latents' covariance from I, weighted"),
+    "mmd_estimate": Metric("", "lower", "weights", "squared maximum mean discrepancy of codes and prior, from batches"),
+    "code_norm": Metric("", None, "images", "half the squared norm of the code"),
+    "decoder_norm": Metric("", None, "weights", "what keeps the decoder smooth, unweighted"),
     "generator_loss": Metric(NATS, None, "images", "how badly the samples pass for images, by an adversary"),
     "discriminator_loss": Metric(NATS, None, "images", "how badly an adversary tells images and samples apart"),
     "adversarial_weight": Metric("", None, "always", "weight of the generator's loss, where it adapts itself"),
@@ -65,5 +74,8 @@ def key_of(metric: str) -> str:
 
 
 def find(metric: str) -> Metric:
-    """What is known of a metric, with or without its stage; `UNKNOWN` of one that is not in the catalogue."""
-    return CATALOGUE.get(key_of(metric), UNKNOWN)
+    """What is known of a metric, with or without its stage; `UNKNOWN` of one that is not in the catalogue.
+
+    A number of samples is any: `bound_is50` is `bound_isK`.
+    """
+    return CATALOGUE.get(re.sub(r"(?<=_is)\d+$", "K", key_of(metric)), UNKNOWN)

@@ -91,6 +91,7 @@ class Gaussian:
 
     params_per_latent = 2
     has_density = True
+    diagonal = True
 
     def __init__(self, max_log_var: float = 20.0):
         if not 0 < max_log_var <= 80:

@@ -41,6 +41,8 @@ class VAE(nn.Module):
         self.likelihood = likelihood
         self.latent_shape = tuple(latent_shape)
         self.image_shape = tuple(image_shape)
+        if hasattr(prior, "bind"):
+            self.prior.bind(self)
 
     @property
     def latent_dim(self) -> int:

@@ -10,7 +10,15 @@ It returns a flat dict of 0-dim tensors, means over the images of the batch, who
 `vae_lab.metrics.catalogue`). `loss` is what is minimised; the others are logged beside it.
 
 What an objective needs of the model it declares, and a model that lacks it is refused before anything starts:
-`needs = ("prior",)`, of `encoder` and `prior`.
+`needs = ("prior",)`, of
+
+    encoder, prior   the model has one
+    density          log q(z given x) is known at the samples of z
+    diagonal         q is a diagonal Gaussian, with `log_var`
+    point            q is a point, as that of a plain autoencoder
+
+A posterior without a density has no KL, and its model no prior; but where the objective makes all codes together follow
+the prior, by another distance, it says `matches_prior = True`, and the model has it.
 
 Where a lower loss is not a better model, as in a game of two players, it says `lower_is_better = False`: then the last
 checkpoint is the best one.

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context
-from vae_lab.objectives.elbo import ELBO
+from vae_lab.objectives.elbo import ELBO, check_weight, infer, report
 
 
 def standardized(x: Tensor, real: Tensor) -> Tensor:
@@ -116,8 +116,8 @@ class VAEGAN(nn.Module):
     ):
         super().__init__()
         self.elbo = ELBO(kld_weight, warmup_steps, free_bits)
-        check_weight("adversarial_weight", adversarial_weight)
-        check_weight("adversarial_start", adversarial_start)
+        check_weight("objective.adversarial_weight", adversarial_weight)
+        check_weight("objective.adversarial_start", adversarial_start)
         self.adversary = adversary
         self.warmup_steps = warmup_steps
         self.adversarial_weight = adversarial_weight
@@ -134,14 +134,15 @@ class VAEGAN(nn.Module):
         q = vae.encode(batch.x, batch.y)
         z = q.rsample(1)
         params = vae.decode(z, batch.y)
-        terms = self.elbo.terms(vae, batch, context, q, z, params)
+        reconstruction = -vae.likelihood.log_prob(batch.x, params).mean()
+        terms = self.elbo.terms(vae, context, q, z, reconstruction)
         fake = vae.likelihood.mean(params[0])
         generator_loss = fools(self.adversary(standardized(fake, batch.x)))
         if self.adaptive and self.plays(context) and generator_loss.requires_grad:
             last = [parameter for parameter in vae.decoder.parameters() if parameter.ndim > 1][-1]
             norms = [
                 torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
-                for loss in (terms["reconstruction"], generator_loss)
+                for loss in (reconstruction, generator_loss)
             ]
             self.balance.copy_((norms[0] / (norms[1] + 1e-6)).clamp(max=1e4))  # the bound of the authors' code
         weight = self.adversarial_weight * self.plays(context) * self.balance
@@ -160,7 +161,8 @@ class VAEGAN(nn.Module):
 
 
 class AAE(nn.Module):
-    """Reconstruction, and a discriminator that tells codes from the prior: the adversarial autoencoder.
+    """Reconstruction, and a discriminator that tells codes from latents of the prior: the adversarial
+    autoencoder.
 
     loss = reconstruction + weight * -E log D(z)
 
@@ -176,23 +178,21 @@ class AAE(nn.Module):
 
     needs = ("encoder", "prior")
     judges = "codes"
+    matches_prior = True
     lower_is_better = False
 
     def __init__(self, adversary: nn.Module, adversarial_weight: float):
         super().__init__()
-        check_weight("adversarial_weight", adversarial_weight)
+        check_weight("objective.adversarial_weight", adversarial_weight)
         self.adversary = adversary
         self.adversarial_weight = adversarial_weight
 
     def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """`reconstruction`, and how badly the codes pass for the prior's: `generator_loss`."""
-        q = vae.encode(batch.x, batch.y)
-        z = q.rsample(1)
-        reconstruction = -vae.likelihood.log_prob(batch.x, vae.decode(z, batch.y)).mean()
+        q, z, reconstruction = infer(vae, batch)
         generator_loss = fools(self.adversary(as_images(z[0])))
-        loss = sum(q.terms.values(), reconstruction) + self.adversarial_weight * generator_loss
-        terms = {"loss": loss, "reconstruction": reconstruction, "generator_loss": generator_loss}
-        return {**terms, **q.terms, **q.diagnostics()}
+        loss = reconstruction + self.adversarial_weight * generator_loss
+        return report(loss, reconstruction, None, q, generator_loss=generator_loss)
 
     def adversary_loss(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """How badly latents of the prior and codes are told apart; see `judged`."""
@@ -228,16 +228,15 @@ class Factor(nn.Module):
     def __init__(self, adversary: nn.Module, kld_weight: float, warmup_steps: int, free_bits: float, gamma: float):
         super().__init__()
         self.elbo = ELBO(kld_weight, warmup_steps, free_bits)
-        check_weight("gamma", gamma)
+        check_weight("objective.gamma", gamma)
         self.adversary = adversary
         self.warmup_steps = warmup_steps
         self.gamma = gamma
 
     def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """The terms of the ELBO, and `total_correlation_adversary`, which is negative where D is wrong."""
-        q = vae.encode(batch.x, batch.y)
-        z = q.rsample(1)
-        terms = self.elbo.terms(vae, batch, context, q, z, vae.decode(z, batch.y))
+        q, z, reconstruction = infer(vae, batch)
+        terms = self.elbo.terms(vae, context, q, z, reconstruction)
         total_correlation = self.adversary(as_images(z[0])).mean()
         loss = terms["loss"] + self.gamma * total_correlation
         return {**terms, "loss": loss, "total_correlation_adversary": total_correlation}
@@ -258,13 +257,3 @@ def permuted(z: Tensor) -> Tensor:
     """Codes (B, D) with each latent permuted over the batch by itself: samples of the product of the marginals."""
     order = torch.rand(z.shape, device=z.device).argsort(0)
     return z.gather(0, order)
-
-
-def check_weight(key: str, value: float) -> None:
-    """Refuse a weight that is negative or not finite.
-
-    Raises:
-        ValueError: naming the key.
-    """
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"objective.{key} must be >= 0 and finite, got {value}")

@@ -180,9 +180,18 @@ def check_needs(key: str, part: object, vae: VAE) -> None:
     Raises:
         ValueError: naming the part and what is missing.
     """
+    has_density = getattr(vae.posterior, "has_density", False)
+    kinds = {  # of q, and how a message calls them
+        "density": (has_density, "a posterior with a density"),
+        "diagonal": (getattr(vae.posterior, "diagonal", False), "a posterior that is a diagonal Gaussian"),
+        "point": (not has_density, "a posterior that is a point, such as deterministic"),
+    }
+    name, posterior = type(part).__name__, type(vae.posterior).__name__
     for need in getattr(part, "needs", ()):
-        if getattr(vae, need) is None:
-            name, posterior = type(part).__name__, type(vae.posterior).__name__
+        has, words = kinds.get(need, (True, ""))
+        if not has:
+            raise ValueError(f"{key}: {name} needs {words}, got {posterior}")
+        if need not in kinds and getattr(vae, need) is None:
             raise ValueError(f"{key}: {name} needs a model with {need}, which posterior {posterior} has none of")
 
 
