@@ -182,7 +182,7 @@ RUNS = {
     "convolutional gan": ["objective=gan", "posterior=none", "model=conv", "model.channels=[4]"]
     + ["model.kernel_sizes=[4]", "model.strides=[2]"],
     "vae_gan": ["objective=vae_gan", "objective.adversary.channels=[4]", "objective.adversarial_start=2"],
-    "aae": ["objective=aae"],
+    "aae": ["objective=aae", "posterior=deterministic"],
     "factor": ["objective=factor"],
 }  # fmt: skip
 

@@ -18,15 +18,19 @@ SLOW_STARTS = {
 COLLAPSED = [(kl, 0) for kl in (0.002, 0.004, 0.006, 0.006, 0.007, 0.005, 0.006, 0.005, 0.006, 0.007, 0.005, 0.003)]
 
 
-def run(validations, caplog, clamped=(), warmup_steps=0, **others) -> list[str]:
+def run(validations, caplog, clamped=(), warmup_steps=0, perplexities=(), **others) -> list[str]:
     """What is told in a run with a validation every ten steps: the step and the beginning of each message."""
     health = Health()
-    lit = SimpleNamespace(vae=SimpleNamespace(latent_dim=16), objective=SimpleNamespace(warmup_steps=warmup_steps))
+    posterior = SimpleNamespace(num_codes=512) if perplexities else None
+    vae = SimpleNamespace(latent_dim=16, posterior=posterior)
+    lit = SimpleNamespace(vae=vae, objective=SimpleNamespace(warmup_steps=warmup_steps))
     trainer = SimpleNamespace(sanity_checking=False, callback_metrics={})
     for number, (kl, active) in enumerate(validations):
         trainer.global_step = lit.validated_at = 10 * (number + 1)
         values = {"kl": kl, "active_units": active, "clamped": clamped[number] if clamped else 0}
         values |= {key: series[number] for key, series in others.items()}
+        if perplexities:
+            values |= {"perplexity": perplexities[number], "dead_codes": 500}
         trainer.callback_metrics = {f"val/{key}": value for key, value in values.items() if value is not None}
         health.on_validation_end(trainer, lit)
     health.on_run_end(trainer, lit)
@@ -72,3 +76,14 @@ def test_a_log_var_on_its_bound_is_told_at_once_and_again_at_the_end(clamped, st
     told = run([(20, 9)] * 4, caplog, clamped)
     assert [f"at step {step}, " in message for message, step in zip(told, steps, strict=True)] == [True] * len(steps)
     assert all(message.startswith("log_var of ") for message in told)
+
+
+@pytest.mark.parametrize(
+    ("perplexities", "steps"),
+    [([8] * 12, [100, 120]), ([8] * 3, [30]), ([8] * 11 + [400], [100]), ([8, 8, 20], []), ([16] * 12, [])],
+)
+def test_a_collapsed_codebook_is_told_with_its_perplexity(perplexities, steps, caplog):
+    told = run([(20, 9)] * len(perplexities), caplog, perplexities=perplexities)
+    assert told == [message for message in told if message.startswith("codebook collapse at step ")]
+    assert [int(message.split()[4].rstrip(":")) for message in told] == steps
+    assert all("perplexity 8 of 512 codes, 500 of them never used" in message for message in told)

@@ -150,7 +150,7 @@ def traversals(vae: VAE, x: Tensor, num_steps: int) -> Tensor:
     for row, dim in zip(z, dims, strict=True):
         own = codes[:, dim].mean() + variances[dim].sqrt() * steps  # without that prior, the deviation of the codes
         row[:, dim] = steps if isinstance(vae.prior, StandardNormal) else own
-    return vae.generate(z.flatten(0, 1).unflatten(1, vae.latent_shape))
+    return vae.generate(vae.project(z.flatten(0, 1).unflatten(1, vae.latent_shape)))
 
 
 def encode(images: Tensor, num_columns: int) -> tuple[bytes, str]:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vae_lab.config.nested import walk
 from vae_lab.errors import one_line
+from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
 
 # The rooms of the parts: whatever class is defined there may be named.
@@ -127,14 +128,27 @@ def build_vae(cfg: DictConfig) -> VAE:
     for key, part, size in (("posterior", posterior, "latent"), ("loss.likelihood", likelihood, "channel")):
         if not hasattr(part, f"params_per_{size}"):
             raise ValueError(f"{key} must be a class with params_per_{size}, got {type(part).__name__}")
-    sizes = {"image_shape": (channels, height, width), "out_features": cfg.latent_dim * posterior.params_per_latent}
-    has_encoder = posterior.params_per_latent > 0
-    encoder = instantiate(cfg.model.encoder, "model.encoder", **sizes) if has_encoder else None
+    num_params = cfg.latent_dim * posterior.params_per_latent + getattr(posterior, "params_per_image", 0)
+    sizes = {"image_shape": (channels, height, width), "out_features": num_params}
+    encoder = instantiate(cfg.model.encoder, "model.encoder", **sizes) if num_params else None
     sizes = {"latent_dim": cfg.latent_dim, "image_shape": (channels * likelihood.params_per_channel, height, width)}
     decoder = instantiate(cfg.model.decoder, "model.decoder", **sizes)
-    latent_shape = (cfg.latent_dim, *getattr(encoder, "grid", ()))  # an encoder with a grid puts out (B, D, h, w)
+    grid = getattr(decoder, "grid", ())  # a decoder with a grid takes (B, D, h, w)
+    name = type(posterior).__name__
+    if grid and not getattr(posterior, "takes_grid", False):
+        raise ValueError(
+            f"posterior: {name} has one vector of latents for each image, not a grid; set model.spatial=false"
+        )
+    latent_shape = (cfg.latent_dim, *grid)
     has_prior = posterior.has_density
     if not has_prior and "objective" in cfg:
         has_prior = getattr(check_target("objective", cfg.objective._target_), "matches_prior", False)
-    prior = instantiate(cfg.prior, "prior", latent_shape=latent_shape) if has_prior else None
+    if not hasattr(posterior, "prior"):
+        prior = instantiate(cfg.prior, "prior", latent_shape=latent_shape) if has_prior else None
+    elif check_target("prior", cfg.prior._target_) is StandardNormal:  # the default
+        prior = posterior.prior(latent_shape)
+    else:
+        raise ValueError(
+            f"prior: {name} brings a prior of its own, because no other has its latents; leave prior=standard_normal"
+        )
     return VAE(encoder, decoder, posterior, prior, likelihood, latent_shape, (channels, height, width))

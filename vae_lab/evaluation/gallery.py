@@ -120,7 +120,7 @@ class Painter:
         return self._save({"latents": picture}, suffix)
 
     def draw_walks(self, when: str) -> dict[str, Path]:
-        """Draws traversals, interpolations and, with two latents, the manifold.
+        """Draws traversals, interpolations and, with two latents, the manifold; of a book, the use of its codes.
 
         Without the standard normal prior, mean, deviation and quantiles of the validation images' codes take its place.
         Without an encoder, latents from the prior take the place of these codes.
@@ -131,10 +131,11 @@ class Painter:
         else:
             x, _ = self.datamodule.examples(SPLIT, NUM_CODES)
             codes = self._encode(x)
-        drawn = {"traversals": self._traversals(codes, when)}
+        has_codes = hasattr(self.vae.posterior, "num_codes")
+        drawn = {"codebook": self._codebook(x, when)} if has_codes else {"traversals": self._traversals(codes, when)}
         if len(x) > 1:
             drawn["interpolation"] = self._interpolation(x, codes, when)
-        if codes.shape[1] == 2:
+        if codes.shape[1] == 2 and not has_codes:
             drawn["manifold"] = self._manifold(codes, when)
         return self._save(drawn)
 
@@ -179,6 +180,11 @@ class Painter:
         rows = [f"z{dim} (var {variances[dim]:.2f})" for dim in dims]
         return pictures.annotate(grid, title, rows, [f"{deviation:.1f}" for deviation in deviations])
 
+    def _codebook(self, x: Tensor, when: str) -> np.ndarray:
+        indices = self._look(lambda chunk: self.vae.encode(chunk).indices.flatten(1), x).long()
+        counts = torch.bincount(indices.flatten(), minlength=self.vae.posterior.num_codes)
+        return pictures.codebook(counts, f"use of the codes at {when}")
+
     def _interpolation(self, x: Tensor, codes: Tensor, when: str) -> np.ndarray:
         num_pairs = min(MAX_PAIRS, len(x) // 2)
         start, end = slice(0, 2 * num_pairs, 2), slice(1, 2 * num_pairs, 2)
@@ -208,8 +214,10 @@ class Painter:
         return self._look(lambda chunk: self.vae.encode(chunk).mean.flatten(1), x)
 
     def _generate(self, z: Tensor) -> Tensor:
-        """Images of latents (B, D)."""
-        return self._look(self.vae.generate, z.unflatten(1, self.vae.latent_shape))
+        """Images of the latents nearest to any (B, D) that the model can have."""
+        return self._look(
+            lambda chunk: self.vae.generate(self.vae.project(chunk)), z.unflatten(1, self.vae.latent_shape)
+        )
 
     def _look(self, function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         """Applies a method of the model to (B, ...) in evaluation mode, to float32 (B, ...) on the CPU."""

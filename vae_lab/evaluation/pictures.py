@@ -23,6 +23,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from vae_lab.errors import NumericsError
+from vae_lab.models.quantizers import perplexity
 from vae_lab.runs.files import durable_open
 
 MIN_TILE = 48  # pixels: an 8x8 digit becomes readable
@@ -168,6 +169,29 @@ def scatter(codes: Tensor, labels: Tensor | None, label_name: str, title: str) -
         figure.colorbar(points, ax=axes, shrink=0.7).set_label(label_name, fontsize=11)
     axes.set_aspect("equal", adjustable="datalim")
     _label(axes, title, *names)
+    return _render(figure)
+
+
+def codebook(counts: Tensor, title: str) -> np.ndarray:
+    """Draws how often each code of a book was used, from the most used to the least, beside an even use.
+
+    Args:
+        counts: (K,), >= 0, at least one of them positive.
+        title: one line; the perplexity and the number of unused codes are written behind it.
+
+    Returns:
+        The picture; the area is the share of all places.
+    """
+    share = (counts / counts.sum()).sort(descending=True).values
+    num, unused = len(share), int((counts == 0).sum())
+    figure = Figure(figsize=(6.6, 4.2), dpi=120, layout=LAYOUT)
+    axes = figure.subplots()
+    axes.stairs(100 * share.numpy(), range(1, num + 2), fill=True, color=MUTED[0])
+    axes.axhline(100 / num, color=MUTED[1], linewidth=1.5, label="even use")
+    axes.set_xlim(1, num + 1)
+    axes.legend(fontsize=11, frameon=False)
+    found = f"perplexity {perplexity(counts.float()):.4g} of {num}, {unused} unused"
+    _label(axes, f"{title}: {found}", "codes, most used first", "% of all places")
     return _render(figure)
 
 

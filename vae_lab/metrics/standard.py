@@ -1,4 +1,4 @@
-"""What every validation measures: means of the objective's terms, the error of the reconstruction, latents in use.
+"""What every validation measures: the objective's terms, the error of reconstructions, latents and codes in use.
 
 Shapes: B batch, C channels, H height, W width, D latents. A mean over images weights each batch by its number of
 images, so it does not depend on how they were batched.
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vae_lab.models.quantizers import perplexity
 from vae_lab.models.vae import VAE
 
 ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2: a unit is active if Var_x(E[z given x]) exceeds this
@@ -103,3 +104,30 @@ class ActiveUnits:
             return {}
         variance = codes["square"] - codes["mean"].square()  # (D,)
         return {"active_units": (variance > ACTIVE_VARIANCE).sum()}
+
+
+class CodebookUse:
+    """`perplexity` of the codes over all places of all images, and `dead_codes`, those that no image has.
+
+    Of a posterior with codes. A split with fewer places than codes bounds the first and raises the second.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew."""
+        self.counts: Tensor | None = None  # (K,)
+
+    def update(self, vae: VAE, batch: Any, q: Any, terms: dict[str, Tensor]) -> None:
+        """Count the codes of a batch."""
+        if hasattr(q, "indices"):
+            counts = torch.bincount(q.indices.flatten(), minlength=q.num_codes)
+            self.counts = counts if self.counts is None else self.counts + counts
+
+    def compute(self, total: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Both over everything added, on all processes."""
+        if self.counts is None:
+            return {}
+        counts = total(self.counts.double())
+        return {"perplexity": perplexity(counts), "dead_codes": (counts == 0).sum()}

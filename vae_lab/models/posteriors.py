@@ -92,6 +92,7 @@ class Gaussian:
     params_per_latent = 2
     has_density = True
     diagonal = True
+    takes_grid = True
 
     def __init__(self, max_log_var: float = 20.0):
         if not 0 < max_log_var <= 80:
@@ -109,6 +110,7 @@ class Deterministic:
 
     params_per_latent = 1
     has_density = False
+    takes_grid = True
 
     def __call__(self, params: Tensor) -> PointMass:
         """Turn encoder outputs (B, D) into a code (B, D), in float32 under every precision."""
@@ -120,3 +122,4 @@ class NoPosterior:
 
     params_per_latent = 0
     has_density = True  # so that there is a prior
+    takes_grid = True

@@ -50,7 +50,13 @@ class VAE(nn.Module):
         return self.latent_shape[0]
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Any:
-        """q(z given x): images (B, C, H, W), and labels (B, F) where the encoder takes them."""
+        """q(z given x): images (B, C, H, W), and labels (B, F) where the encoder takes them.
+
+        Raises:
+            ValueError: if the model has no encoder.
+        """
+        if self.encoder is None:
+            raise ValueError("codes and reconstructions need an encoder, which posterior=none does not have")
         return self.posterior(run(self.encoder, x, y))
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -71,6 +77,10 @@ class VAE(nn.Module):
     def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """E[x given z]: latents (..., *latent_shape) -> images (..., C, H, W)."""
         return self.likelihood.mean(self.decode(z, y))
+
+    def project(self, z: Tensor) -> Tensor:
+        """The nearest latents that the posterior can have, (B, *latent_shape): of a book, or on the sphere."""
+        return self.posterior.project(z) if hasattr(self.posterior, "project") else z
 
     def sample(self, n: int, y: Tensor | None = None) -> Tensor:
         """E[x given z] for n latents from the prior, (n, C, H, W).

@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 log = logging.getLogger(__name__)
 COLLAPSED_KL = 0.01  # nats for each latent
+COLLAPSED_USE = 0.03  # perplexity for each code of a book
 NUM_DURING, NUM_AT_END = 10, 3  # validations that tell a collapse from a slow start
 RISING_KL = 0.001  # nats for each latent; a KL above that, and above twice its smallest value, is on its way up
 
@@ -18,6 +19,10 @@ WON_LOSS = 0.05  # nats per image, over a validation
 WON = (
     "the %s has won at step %d: its loss is %.2g, so the other player learns nothing from it; "
     "choose a weaker objective.adversary, or another optimizer.lr or model"
+)
+CODEBOOK_COLLAPSE = (
+    "codebook collapse at step %d: perplexity %.3g of %d codes, %d of them never used; "
+    "take fewer or smaller codes, lower optimizer.lr, or with posterior=vq raise posterior.revive_below"
 )
 CLAMPED = (
     "log_var of %.3g latents per image lies on its bound at step %d, where it learns nothing; "
@@ -35,6 +40,7 @@ class Health(Callback):
     def __init__(self):
         self.told_at: dict[str, int] = {}  # message -> step
         self.kls: list[float] = []  # of the latest validations, as long as none has an active unit
+        self.num_narrow = 0  # latest validations in which next to none of the codes were used
 
     def on_validation_end(self, trainer: Trainer, lit: LightningModule) -> None:
         if trainer.sanity_checking:
@@ -43,6 +49,9 @@ class Health(Callback):
         is_warm = trainer.global_step >= getattr(lit.objective, "warmup_steps", 0)
         is_silent = active == 0 and kl < COLLAPSED_KL * lit.vae.latent_dim
         self.kls = [*self.kls, kl][-NUM_DURING:] if is_warm and is_silent else []
+        perplexity = float(trainer.callback_metrics.get("val/perplexity", "nan"))
+        is_narrow = perplexity < COLLAPSED_USE * getattr(lit.vae.posterior, "num_codes", 0)
+        self.num_narrow = self.num_narrow + 1 if is_narrow else 0
         self._judge(trainer, lit, NUM_DURING, lambda told_at: told_at is None)
 
     def on_run_end(self, trainer: Trainer, lit: LightningModule) -> None:
@@ -62,6 +71,10 @@ class Health(Callback):
             if loss < WON_LOSS and is_news(self.told_at.get(player)):
                 self.told_at[player] = step
                 log.warning(WON, player, step, loss)
+        if is_validated and self.num_narrow >= num_validations and is_news(self.told_at.get(CODEBOOK_COLLAPSE)):
+            self.told_at[CODEBOOK_COLLAPSE] = step
+            found = [float(trainer.callback_metrics[f"val/{key}"]) for key in ("perplexity", "dead_codes")]
+            log.warning(CODEBOOK_COLLAPSE, step, found[0], lit.vae.posterior.num_codes, found[1])
         if not is_validated or len(self.kls) < num_validations:
             return
         is_rising = self.kls[-1] > max(2 * min(self.kls), RISING_KL * lit.vae.latent_dim)

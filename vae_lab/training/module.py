@@ -129,6 +129,8 @@ class LitVAE(LightningModule):
         closes_window = (batch_idx + 1) % self.accumulate == 0 or batch_idx + 1 == self.trainer.num_training_batches
         if self.adversary is not None:
             self.adversary.requires_grad_(False)  # its gradients come from its own loss only
+        if hasattr(self.vae.posterior, "step"):
+            self.vae.posterior.step = context.step
         terms = self.objective(self.vae, batch, context)
         self._check_finite(terms, "train")
         self.batches_seen += 1

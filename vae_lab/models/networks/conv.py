@@ -11,6 +11,7 @@ from vae_lab.models.networks.layers import (
     dropout_layer,
     mlp,
     norm_layer,
+    pointwise,
     reduced_size,
 )
 
@@ -57,6 +58,8 @@ class ConvEncoder(nn.Sequential):
         norm: `batch`, `group` or null, after each convolution.
         activation: see `activation_layer`.
         dropout: probability in [0, 1), after each activation of a convolution.
+        spatial: keep the grid of the last convolution, (B, out_features, h, w); `hidden_dims` and the output are then
+            the same fully connected layers at each of its positions.
 
     Raises:
         ValueError: if a value is out of range or the image does not fit the strides.
@@ -73,6 +76,7 @@ class ConvEncoder(nn.Sequential):
         norm: str | None,
         activation: str,
         dropout: float,
+        spatial: bool = False,
     ):
         check_lengths(channels, kernel_sizes, strides)
         check_positive("hidden_dims", hidden_dims)
@@ -83,6 +87,11 @@ class ConvEncoder(nn.Sequential):
             conv = nn.Conv2d(n_in, n_out, kernel, stride, padding(kernel, stride), bias=norm is None)
             layers += [conv, *norm_layer(norm, n_out), activation_layer(activation), *dropout_layer(dropout)]
             n_in = n_out
+        if spatial:
+            sizes = [n_in, *hidden_dims]
+            super().__init__(*layers, *pointwise(sizes, activation), nn.Conv2d(sizes[-1], out_features, 1))
+            self.grid = (side, side)
+            return
         sizes = [n_in * side * side, *hidden_dims]
         super().__init__(*layers, nn.Flatten(), *mlp(sizes, activation), nn.Linear(sizes[-1], out_features))
 
@@ -117,6 +126,8 @@ class ConvDecoder(nn.Sequential):
         activation: see `activation_layer`.
         dropout: probability in [0, 1), after each activation of a convolution.
         upsample: `transposed` convolutions, or `nearest` neighbours followed by a convolution.
+        spatial: take a grid of latents, (B, D, h, w); `hidden_dims` and the layer after them are then the same fully
+            connected layers at each of its positions.
 
     Raises:
         ValueError: if a value is out of range or the image does not fit the strides.
@@ -134,15 +145,21 @@ class ConvDecoder(nn.Sequential):
         activation: str,
         dropout: float,
         upsample: str,
+        spatial: bool = False,
     ):
         check_lengths(channels, kernel_sizes, strides)
         check_positive("hidden_dims", hidden_dims)
         side = reduced_size(image_shape, strides)
-        sizes = [latent_dim, *reversed(hidden_dims), channels[-1] * side * side]
-        layers = [*mlp(sizes, activation), nn.Unflatten(1, (channels[-1], side, side))]
+        if spatial:
+            layers = pointwise([latent_dim, *reversed(hidden_dims), channels[-1]], activation)
+        else:
+            sizes = [latent_dim, *reversed(hidden_dims), channels[-1] * side * side]
+            layers = [*mlp(sizes, activation), nn.Unflatten(1, (channels[-1], side, side))]
         widths = [*reversed(channels), image_shape[0]]
         *hidden, last = zip(widths[:-1], widths[1:], reversed(kernel_sizes), reversed(strides), strict=True)
         for n_in, n_out, kernel, stride in hidden:
             layers += upsampling(upsample, n_in, n_out, kernel, stride, bias=norm is None)
             layers += [*norm_layer(norm, n_out), activation_layer(activation), *dropout_layer(dropout)]
         super().__init__(*layers, *upsampling(upsample, *last, bias=True))
+        if spatial:
+            self.grid = (side, side)

@@ -104,3 +104,11 @@ def mlp(sizes: Sequence[int], activation: str) -> list[nn.Module]:
     for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
         layers += [nn.Linear(n_in, n_out), activation_layer(activation)]
     return layers
+
+
+def pointwise(sizes: Sequence[int], activation: str) -> list[nn.Module]:
+    """The layers of `mlp` at each position of a grid: convolutions of kernel 1."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Conv2d(n_in, n_out, 1), activation_layer(activation)]
+    return layers

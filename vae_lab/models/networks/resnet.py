@@ -50,6 +50,7 @@ class ResNetEncoder(nn.Sequential):
         norm: `batch`, `group` or null.
         activation: see `activation_layer`.
         dropout: probability in [0, 1), inside the blocks.
+        spatial: keep the grid of the last stage, (B, out_features, h, w).
 
     Raises:
         ValueError: if a value is out of range or the image cannot be halved that often.
@@ -64,6 +65,7 @@ class ResNetEncoder(nn.Sequential):
         norm: str | None,
         activation: str,
         dropout: float,
+        spatial: bool = False,
     ):
         check_stages(channels, num_blocks)
         side = reduced_size(image_shape, [2] * len(channels))
@@ -73,8 +75,12 @@ class ResNetEncoder(nn.Sequential):
             layers.append(nn.Conv2d(n_in, n_out, 4, stride=2, padding=1))
             layers += [ResidualBlock(n_out, norm, activation, dropout) for _ in range(num_blocks)]
             n_in = n_out
-        head = [*norm_layer(norm, n_in), activation_layer(activation), nn.Flatten()]
-        super().__init__(*layers, *head, nn.Linear(n_in * side * side, out_features))
+        head = [*norm_layer(norm, n_in), activation_layer(activation)]
+        if spatial:
+            super().__init__(*layers, *head, nn.Conv2d(n_in, out_features, 1))
+            self.grid = (side, side)
+        else:
+            super().__init__(*layers, *head, nn.Flatten(), nn.Linear(n_in * side * side, out_features))
 
 
 class ResNetDecoder(nn.Sequential):
@@ -88,6 +94,7 @@ class ResNetDecoder(nn.Sequential):
         norm: `batch`, `group` or null.
         activation: see `activation_layer`.
         dropout: probability in [0, 1), inside the blocks.
+        spatial: take a grid of latents, (B, D, h, w).
 
     Raises:
         ValueError: if a value is out of range or the image cannot be halved that often.
@@ -102,13 +109,19 @@ class ResNetDecoder(nn.Sequential):
         norm: str | None,
         activation: str,
         dropout: float,
+        spatial: bool = False,
     ):
         check_stages(channels, num_blocks)
         side = reduced_size(image_shape, [2] * len(channels))
         widths = [*reversed(channels), channels[0]]
-        layers = [nn.Linear(latent_dim, widths[0] * side * side), nn.Unflatten(1, (widths[0], side, side))]
+        if spatial:
+            layers: list[nn.Module] = [nn.Conv2d(latent_dim, widths[0], 3, padding=1)]
+        else:
+            layers = [nn.Linear(latent_dim, widths[0] * side * side), nn.Unflatten(1, (widths[0], side, side))]
         for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
             layers += [ResidualBlock(n_in, norm, activation, dropout) for _ in range(num_blocks)]
             layers.append(nn.ConvTranspose2d(n_in, n_out, 4, stride=2, padding=1))
         head = [*norm_layer(norm, channels[0]), activation_layer(activation)]
         super().__init__(*layers, *head, nn.Conv2d(channels[0], image_shape[0], 3, padding=1))
+        if spatial:
+            self.grid = (side, side)
