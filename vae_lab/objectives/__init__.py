@@ -20,13 +20,11 @@ What an objective needs of the model it declares, and a model that lacks it is r
 A posterior without a density has no KL, and its model no prior; but where the objective makes all codes together follow
 the prior, by another distance, it says `matches_prior = True`, and the model has it.
 
-Where a lower loss is not a better model, as in a game of two players, it says `lower_is_better = False`: then the last
-checkpoint is the best one.
-
 It may own an `adversary`, a network with an optimizer of its own that takes a step after each one of the model. The
 config describes it as `objective.adversary`, without its input and output, which follow from the class: its input are
 `judges = "images"` or `"codes"`, its output is one number. `adversary_loss(vae, batch, context)` returns such a dict
-too, in which `discriminator_loss` is what the adversary minimises.
+too, in which `discriminator_loss` is what the adversary minimises. In a game of two a lower `loss` is not a better
+model: the last checkpoint is the best one, unless another metric is monitored.
 """
 
 from typing import Literal, NamedTuple

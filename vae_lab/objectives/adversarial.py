@@ -54,7 +54,6 @@ class GAN(nn.Module):
 
     needs = ("prior",)
     judges = "images"
-    lower_is_better = False
 
     def __init__(self, adversary: nn.Module):
         super().__init__()
@@ -101,7 +100,6 @@ class VAEGAN(nn.Module):
 
     needs = ("encoder",)
     judges = "images"
-    lower_is_better = False
     balance: Tensor
 
     def __init__(
@@ -179,7 +177,6 @@ class AAE(nn.Module):
     needs = ("encoder", "prior")
     judges = "codes"
     matches_prior = True
-    lower_is_better = False
 
     def __init__(self, adversary: nn.Module, adversarial_weight: float):
         super().__init__()
