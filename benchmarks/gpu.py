@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import inputs
@@ -55,8 +56,6 @@ def recipe(trial: Trial, precision: str) -> str:
     if precision == "16-mixed" and not ON_GPU:
         raise NotTried("16-mixed needs a GPU")
     short = ["trainer.max_epochs=2"] if ON_GPU else ["trainer.max_steps=10"]
-    if precision == "16-mixed":
-        short.append("optimizer.fused=false")  # a fused optimizer unscales where nothing can clip
     clipped = [f"trainer.precision={precision}", "trainer.gradient_clip_val=1", *CALM]
     return trained(trial, *throughput.CASES["conv"], *throughput.images(trial.data, POSITIONS), *clipped, *short)
 
@@ -128,12 +127,42 @@ def out_of_memory(trial: Trial) -> str:
     return f"{done.ending}: {done.reason}"
 
 
-def speed(trial: Trial, case: str, batch_size: int) -> str:
+def equal_paths(trial: Trial, model: str) -> str:
+    """The same parameters whatever the number of steps in an execution, and from a CUDA graph."""
+    ways = {"one step": ["trainer.steps_per_execution=1"], "auto": [], "CUDA graph": ["trainer.cuda_graph=true"]}
+    length = f"trainer.max_steps={200 if ON_GPU else 5}"
+    started = {
+        way: trial.start([f"model={model}", ACCELERATOR, f"hydra.run.dir={trial.run}/{way}", *CALM, length, *settings])
+        for way, settings in ways.items()
+    }
+    ended = {way: finish(process) for way, process in started.items()}
+    if broken := [f"{way}: {done.reason}" for way, done in ended.items() if done.exit_code]:
+        raise Failed("; ".join(broken))
+    hashes = {way: json.loads((trial.run / way / "result.json").read_text())["parameters_sha256"] for way in ways}
+    is_captured = "is a CUDA graph" in (trial.run / "CUDA graph" / "train.log").read_text()
+    if ON_GPU and not is_captured:
+        raise Failed("nothing was captured")
+    if hashes["auto"] != hashes["one step"]:
+        raise Failed("the parameters depend on the steps in an execution")
+    same = "the same" if hashes["CUDA graph"] == hashes["auto"] else "other"
+    return f"the same parameters for any number of steps; the CUDA graph has {same}"
+
+
+def speed(trial: Trial, case: str, batch_size: int, precision: str = "32-true") -> str:
     """Images per second against a bare loop, in interleaved rounds."""
-    size = ["--rounds", "7", "--steps", "300", "--epochs", "2"] if ON_GPU else ["--rounds", "1", "--steps", "1"]
+    size = ["--rounds", "5", "--steps", "300", "--epochs", "2"] if ON_GPU else ["--rounds", "1", "--steps", "1"]
     data = trial.data if ON_GPU else trial.folder  # where there is no MNIST, but few sprites
-    args = throughput.parse_arguments(["--data", str(data), "--batch-size", str(batch_size), "--device", DEVICE, *size])
-    return throughput.summary(*throughput.measure(args, case, POSITIONS))
+    paths = ["--paths", "bare", "vae-lab", *(["graph"] if ON_GPU else [])]
+    setting = ["--set", f"trainer.precision={precision}", "callbacks.gallery=null", "callbacks.summary=null"]
+    args = throughput.parse_arguments(["--data", str(data), "--device", DEVICE, *size, *paths, *setting])
+    rounds, images = throughput.measure(args, case, batch_size, POSITIONS)
+    bare = images / median(seconds["bare"] for seconds in rounds)
+    ratios = [
+        f"{path} {throughput.spread([seconds['bare'] / seconds[path] for seconds in rounds], 3)}"
+        for path in rounds[0]
+        if path not in ("bare", "whole")
+    ]
+    return f"bare {bare:.0f} images/s; ratio {', '.join(ratios)}"
 
 
 class Row(NamedTuple):
@@ -153,8 +182,11 @@ ROWS = [
     Row("two jobs share a device", 25, 0, partial(sweep, jobs=2)),
     Row("sweep of eight, two on a device", 40, 25, partial(sweep, jobs=8)),
     Row("out of memory", 25, 10, out_of_memory),
+    *(Row(f"equal paths, {model}", 25, 25, partial(equal_paths, model=model)) for model in ("mlp", "conv")),
     *(Row(f"throughput, {case}, batch {size}", 25, 5, partial(speed, case=case, batch_size=size))
-      for case in throughput.CASES for size in (64, 512, 4096)),
+      for case in ("mlp", "conv") for size in (64, 512, 4096)),
+    Row("throughput, conv, batch 512, bf16-mixed", 25, 5, partial(speed, case="conv", batch_size=512,
+                                                                   precision="bf16-mixed")),
     Row("compile=true", 60, 40, compiled),
 ]  # fmt: skip
 

@@ -1,11 +1,14 @@
-"""Images per second of vae-lab's training path against a bare PyTorch loop, and the peak memory of a run.
+"""Images per second of training, side by side: a bare PyTorch loop, Lightning in two ways, and vae-lab.
 
-Both paths train the same network from the same config, with the same optimizer, on the same training images and for
-the same number of batches. They run in one process, in interleaved rounds whose order alternates, so that
-a machine that is busy or slows down meets both.
+All paths train the same network from the same config with the same optimizer, on the same training images and for the
+same number of batches, in one process and in interleaved rounds whose order changes, so that a machine that is busy or
+slows down meets all of them.
 
     bare        uint8 images in memory on the device, one randperm an epoch, gather, forward, loss, backward, step
-    vae-lab     `build` and `fit` of a run, with metrics, progress bar, checkpoints, validation and pictures
+    barebones   the same in a LightningModule under `Trainer(barebones=True)`, which switches everything off
+    tutorial    as tutorials show it: a PIL image for each item, ToTensor, a DataLoader, `self.log`, the Trainer's bar
+    vae-lab     `build` and `fit` of a run, with its record, progress bar, checkpoints, validation and pictures
+    graph       the same with trainer.cuda_graph=true, on a GPU
 
     python benchmarks/throughput.py --data FOLDER_OF_MNIST
 
@@ -22,16 +25,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from statistics import median, quantiles
-from typing import NamedTuple
 
 import torch
 from hydra import compose, initialize_config_dir
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from vae_lab.__main__ import CONF
 from vae_lab.runs.signals import Preemption
@@ -41,18 +46,13 @@ from vae_lab.training.train import fit, quiet_lightning
 CASES = {  # name: overrides
     "mlp": ["experiment=mlp_vae_mnist"],
     "conv": ["experiment=conv_vae_mnist", "dataset.fit=pad"],
+    "resnet": ["dataset=sprites", "dataset.image_size=32", "model=resnet", "latent_dim=16"],
 }
+PATHS = ("bare", "barebones", "tutorial", "vae-lab", "graph")
 ACCELERATOR = {"cpu": "cpu", "cuda": "gpu"}
 POSITIONS = 32  # of the sprites
 read = {}  # images by source, so that only the first round reads or draws them
-
-
-class Round(NamedTuple):
-    """What one interleaved round measured, in seconds."""
-
-    bare: float
-    train: float  # vae-lab's training alone, what result.json calls train_seconds
-    whole: float  # vae-lab's whole `fit`, with validation, checkpoints and pictures
+Seconds = dict[str, float]  # of training, by path; of the whole fit of vae-lab as "whole"
 
 
 def main() -> None:
@@ -62,11 +62,12 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     peak = None if args.no_memory else peak_memory_gb(args)  # first, while this process is small
-    measured = {case: measure(args, case) for case in args.cases}
-    print(f"\n{describe_machine(args.device)}")
+    print(describe_machine(args.device))
     print("python", *sys.argv)
-    for case, rounds in measured.items():
-        print(f"{case:6}{summary(*rounds)}, {args.rounds} rounds")
+    for case in args.cases:
+        for size in args.batch_size:
+            rounds, images = measure(args, case, size)
+            print(f"{case}, batch {size}, {args.rounds} rounds\n{table(rounds, images)}", flush=True)
     if peak is not None:
         print(f"peak memory of a fresh process, mlp, one epoch: {peak:.2f} GB")
 
@@ -75,20 +76,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="data", help="the folder that holds MNIST/")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=["mlp", "conv"])
+    parser.add_argument("--paths", nargs="+", choices=PATHS, default=list(PATHS[:-1]))
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--epochs", type=int, default=1, help="in each round")
     parser.add_argument("--steps", type=int, help="batches in each epoch at most; all, if not given")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[64])
     parser.add_argument("--device", choices=ACCELERATOR, default="cpu")
-    parser.add_argument("--threads", type=int, help="of both paths; torch's default, if not given")
+    parser.add_argument("--threads", type=int, help="of all paths; torch's default, if not given")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all paths")
     parser.add_argument("--no-memory", action="store_true", help="skip the peak memory")
     return parser.parse_args(arguments)
 
 
-def overrides(args: argparse.Namespace, case: str, positions: int = POSITIONS) -> list[str]:
+def overrides(args: argparse.Namespace, case: str, batch_size: int, positions: int = POSITIONS) -> list[str]:
     """The config of a case as overrides."""
-    settings = [*CASES[case], *images(args.data, positions), f"dataset.batch_size={args.batch_size}", "logger=none"]
+    data = [f"dataset.source.positions={positions}"] if case == "resnet" else images(args.data, positions)
+    settings = [*CASES[case], *data, f"dataset.batch_size={batch_size}", "logger=none", *args.set]
     steps = [f"trainer.limit_train_batches={args.steps}"] if args.steps else []
     return [*settings, *steps, f"trainer.accelerator={ACCELERATOR[args.device]}", f"trainer.max_epochs={args.epochs}"]
 
@@ -100,29 +104,34 @@ def images(data: str | Path, positions: int) -> list[str]:
     return ["dataset=sprites", "dataset.image_size=32", f"dataset.source.positions={positions}"]
 
 
-def measure(args: argparse.Namespace, case: str, positions: int = POSITIONS) -> tuple[list[Round], int]:
+def measure(
+    args: argparse.Namespace, case: str, batch_size: int, positions: int = POSITIONS
+) -> tuple[list[Seconds], int]:
     """Run the rounds of a case, after one that warms up.
 
     Returns:
-        The rounds, and the number of images that each path trains on in a round.
+        The seconds of each round, and the number of images that each path trains on in a round.
     """
     rounds = []
     for i in range(args.rounds + 1):
-        with tempfile.TemporaryDirectory() as folder:
-            cfg = compose_config([*overrides(args, case, positions), f"run_dir={folder}"])
-            bare, lab = prepare(cfg), prepare(cfg)
-            steps = min(args.steps or sys.maxsize, -(-len(bare.data.splits["train"]) // args.batch_size))
-            if i % 2:
-                seconds = train_bare(bare, args.epochs, steps, args.device)
-                train, whole = train_lab(cfg, lab, args.device)
-            else:
-                train, whole = train_lab(cfg, lab, args.device)
-                seconds = train_bare(bare, args.epochs, steps, args.device)
+        seconds = {}
+        for path in args.paths[i % len(args.paths) :] + args.paths[: i % len(args.paths)]:
+            with tempfile.TemporaryDirectory() as folder:
+                graph = ["trainer.cuda_graph=true"] if path == "graph" else []
+                cfg = compose_config([*overrides(args, case, batch_size, positions), *graph, f"run_dir={folder}"])
+                experiment = prepare(cfg)
+                total = len(experiment.data.splits["train"])
+                steps = min(args.steps or sys.maxsize, -(-total // batch_size))
+                if path in ("vae-lab", "graph"):
+                    seconds[path], whole = train_lab(cfg, experiment, args.device)
+                    seconds.setdefault("whole", whole)
+                else:
+                    run = {"bare": train_bare, "barebones": train_barebones, "tutorial": train_tutorial}[path]
+                    seconds[path] = run(experiment, args.epochs, steps, args.device)
         if i:
-            rounds.append(Round(seconds, train, whole))
-            ratio = f"ratio {seconds / train:.3f}"
-            print(f"{case} {i}: bare {seconds:.2f} s, vae-lab {train:.2f} s, {ratio}", file=sys.stderr, flush=True)
-    return rounds, lab.stopwatch.images
+            rounds.append(seconds)
+            print(case, i, *(f"{path} {value:.2f} s" for path, value in seconds.items()), file=sys.stderr, flush=True)
+    return rounds, args.epochs * min(steps * batch_size, total)
 
 
 def compose_config(settings: list[str]) -> DictConfig:
@@ -145,7 +154,7 @@ def prepare(cfg: DictConfig) -> Experiment:
 
 
 def train_bare(experiment: Experiment, epochs: int, steps: int, device: str) -> float:
-    """Train without vae-lab's and Lightning's loops.
+    """Train without any loop but this one.
 
     Returns:
         Seconds.
@@ -161,7 +170,9 @@ def train_bare(experiment: Experiment, epochs: int, steps: int, device: str) -> 
         order = torch.randperm(len(pixels), device=device)
         for index in order.split(batch_size)[:steps]:
             x = pixels.index_select(0, index).float().div_(255)
-            negative_elbo(vae, x).backward()
+            with cast(experiment, device):
+                loss = negative_elbo(vae, x)
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
     seconds = clock(device) - start
@@ -170,13 +181,99 @@ def train_bare(experiment: Experiment, epochs: int, steps: int, device: str) -> 
     return seconds
 
 
+def cast(experiment: Experiment, device: str) -> contextlib.AbstractContextManager:
+    """Autocast, where the run is in bf16-mixed."""
+    is_mixed = experiment.trainer.precision == "bf16-mixed"
+    return torch.autocast(device, torch.bfloat16) if is_mixed else contextlib.nullcontext()
+
+
 def negative_elbo(vae: torch.nn.Module, x: Tensor) -> Tensor:
     """BCE on logits plus the KL to N(0, I) in closed form, nats per image: (B, C, H, W) -> 0-dim."""
-    mean, log_var = vae.encoder(x).chunk(2, dim=1)
-    logits = vae.decoder(mean + torch.exp(0.5 * log_var) * torch.randn_like(mean))
+    mean, log_var = vae.encoder(x).float().chunk(2, dim=1)
+    logits = vae.decoder(mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)).float()
     bce = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
     kl = 0.5 * (mean.square() + log_var.exp() - log_var - 1).sum()
     return (bce + kl) / len(x)
+
+
+class Plain(LightningModule):
+    """What both of Lightning's paths train."""
+
+    def __init__(self, experiment: Experiment, logs: bool):
+        super().__init__()
+        self.vae, self.new_optimizer, self.lr = experiment.lit.vae, experiment.lit.optimizer, experiment.lit.lr
+        self.logs = logs
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        x = batch[0] if batch[0].is_floating_point() else batch[0].float().div_(255)
+        loss = negative_elbo(self.vae, x)
+        if self.logs:
+            self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.new_optimizer(self.parameters(), lr=self.lr)
+
+
+class Items(Dataset):
+    """One image at a time, decoded anew at every visit."""
+
+    def __init__(self, pixels: Tensor, labels: Tensor):
+        self.images = [to_pil_image(x) for x in pixels]
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return to_tensor(self.images[index]), int(self.labels[index][0]) if self.labels.shape[1] else 0
+
+
+class Gathered(TensorDataset):
+    """Whole batches at a time."""
+
+    def __getitems__(self, indices: list[int]) -> list[Tensor]:
+        index = torch.as_tensor(indices)
+        return [tensor.index_select(0, index) for tensor in self.tensors]
+
+
+def train_lightning(experiment: Experiment, loader: DataLoader, logs: bool, device: str, **settings) -> float:
+    """Train with Lightning's Trainer.
+
+    Returns:
+        Seconds of training.
+    """
+    training = TrainClock(device)
+    settings |= {"accelerator": ACCELERATOR[device], "devices": 1, "precision": experiment.trainer.precision}
+    with (
+        open(os.devnull, "w") as sink,
+        contextlib.redirect_stderr(sink),
+        contextlib.redirect_stdout(sink),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        Trainer(callbacks=[training], **settings).fit(Plain(experiment, logs), loader)
+    return training.seconds
+
+
+def train_barebones(experiment: Experiment, epochs: int, steps: int, device: str) -> float:
+    """Lightning with everything switched off, and images gathered batch by batch."""
+    split = experiment.data.splits["train"]
+    loader = DataLoader(
+        Gathered(split.pixels[split.index]), experiment.data.batch_size, shuffle=True, collate_fn=lambda batch: batch
+    )
+    return train_lightning(
+        experiment, loader, False, device, barebones=True, max_epochs=epochs, limit_train_batches=steps
+    )
+
+
+def train_tutorial(experiment: Experiment, epochs: int, steps: int, device: str) -> float:
+    """Lightning as tutorials show it."""
+    split = experiment.data.splits["train"]
+    index = split.index[: steps * experiment.data.batch_size]
+    loader = DataLoader(Items(split.pixels[index], split.labels[index]), experiment.data.batch_size, shuffle=True)
+    with tempfile.TemporaryDirectory() as folder:
+        return train_lightning(experiment, loader, True, device, max_epochs=epochs, default_root_dir=folder)
 
 
 class TrainClock(Callback):
@@ -185,9 +282,8 @@ class TrainClock(Callback):
     def __init__(self, device: str):
         self.device, self.seconds, self.since = device, 0.0, None
 
-    def on_train_batch_start(self, trainer, lit, batch, batch_idx) -> None:
-        if self.since is None:
-            self.since = clock(self.device)
+    def on_train_epoch_start(self, trainer, lit) -> None:
+        self.since = clock(self.device)
 
     def pause(self, trainer, lit) -> None:
         if self.since is not None:
@@ -227,18 +323,19 @@ def clock(device: str) -> float:
 def peak_memory_gb(args: argparse.Namespace) -> float:
     """The largest resident size of the command `vae-lab` in the MLP case, one epoch, in GB (10^9 bytes)."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = [*overrides(args, "mlp"), "trainer.max_epochs=1", f"hydra.run.dir={folder}"]
+        settings = [*overrides(args, "mlp", 64), "trainer.max_epochs=1", f"hydra.run.dir={folder}"]
         subprocess.run([sys.executable, "-m", "vae_lab", *settings], check=True, capture_output=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def summary(rounds: list[Round], images: int) -> str:
-    """Medians over the rounds, with the quartiles of the ratio."""
-    bare, lab = (images / median(seconds) for seconds in ([r.bare for r in rounds], [r.train for r in rounds]))
-    ratio = spread([r.bare / r.train for r in rounds], 3)
-    whole = median(r.bare / r.whole for r in rounds)
-    return f"ratio {ratio}, bare {bare:.0f} images/s, vae-lab {lab:.0f} images/s, whole fit {whole:.3f}"
+def table(rounds: list[Seconds], images: int) -> str:
+    """A line for each path: images per second, and the ratio to the bare loop with its quartiles."""
+    return "\n".join(
+        f"  {path:10}{images / median(r[path] for r in rounds):8.0f} images/s"
+        f"  ratio {spread([r['bare'] / r[path] for r in rounds], 3)}"
+        for path in rounds[0]
+    )
 
 
 def spread(values: list[float], digits: int = 1) -> str:

@@ -112,6 +112,7 @@ FAILURES = {
     "range": (["loss.KLD_weight=-1"], 2, "loss.KLD_weight must be >= 0"),
     "size": (["model=conv", "dataset.image_size=30"], 2, "dataset.image_size=30"),
     "device": (["trainer.accelerator=gpu"], 2, "trainer"),
+    "no folder": (["dataset=image_folder"], 2, "dataset.root must be a folder, got None: set dataset.root=DIR"),
     "missing data": (["dataset=image_folder", "dataset.root=nowhere"], 3, "nowhere"),
     "missing run": (["resume=nowhere"], 5, "nowhere"),
     "secret": (["+logger.api_key=abcdefgh"], 2, "logger.api_key"),

@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from vae_lab.config.arguments import expand_home
 from vae_lab.config.explain import refuse_flags
 from vae_lab.config.help import CONF, help_text
 from vae_lab.config.secrets import refuse_secrets
@@ -41,7 +42,7 @@ def run() -> None:
         return
     refuse_secrets(sys.argv[1:])
     refuse_flags(sys.argv[1:])
-    sys.argv[1:] = sweep_arguments(resume_arguments(sys.argv[1:], CONF), CONF)
+    sys.argv[1:] = sweep_arguments(resume_arguments(list(map(expand_home, sys.argv[1:])), CONF), CONF)
     failures: list[Exception] = []  # of a single run, kept from Hydra, which would print a line of its own before ours
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_lab.config.arguments import read_arguments
+from vae_lab.config.arguments import expand_home, read_arguments
 
 DEFAULTS = {"sort": None, "by": None, "open": False, "images": True, "most": 12, "kind": "sd"}
 ALLOWED = {"most": range(1, 100), "kind": ("sd", "ci")}
@@ -55,3 +55,13 @@ def test_a_folder_may_have_any_name_and_help_ends_the_command(tmp_path, monkeypa
         read_arguments(["a", "--help"], DEFAULTS, "vae-lab-it: does it.")
     assert not stop.value.code
     assert capsys.readouterr().out == "vae-lab-it: does it.\n"
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    expanded = {"data_root=~/pics": "/pics", "data_root=~": "", "+dataset.root=~/a,~/b": "/a,/home/me/b"}
+    for argument, end in expanded.items():
+        assert expand_home(argument) == argument.partition("~")[0] + "/home/me" + end
+    for argument in ("~trainer.max_time", "data_root=/a~/b", "data_root=a~", "data_root=~other/pics"):
+        assert expand_home(argument) == argument

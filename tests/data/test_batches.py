@@ -43,7 +43,7 @@ def numbers(loader) -> list[int]:
 
 def epoch(data: ImageData, number: int) -> list[int]:
     loader = data.train_dataloader()
-    loader.sampler.set_epoch(number)
+    loader.batch_sampler.sampler.set_epoch(number)
     return numbers(loader)
 
 
@@ -138,9 +138,9 @@ def test_training_continues_at_the_right_image(batch):
     data = image_data()
     data.start_at(2, batch)
     loader = data.train_dataloader()
-    loader.sampler.set_epoch(2)  # as Lightning does before every epoch; it must not start it over
+    loader.batch_sampler.sampler.set_epoch(2)  # as Lightning does before every epoch; it must not start it over
     assert numbers(loader) == orders[2][8 * batch :]
-    loader.sampler.set_epoch(3)
+    loader.batch_sampler.sampler.set_epoch(3)
     assert numbers(loader) == orders[3]
     assert len(loader) == 10  # of a whole epoch
 
@@ -274,6 +274,15 @@ def test_examples_are_the_same_at_every_call(binarize):
     if binarize == "none":
         assert torch.equal((x[:, 0, 0, 0] * 255).round().long(), labels[:, 0])  # labels belong to their images
     assert len(data.examples("val", 1000)[0]) == 8
+
+
+def test_examples_are_drawn_from_the_whole_split():
+    pixels, labels = torch.zeros(1000, *SHAPE, dtype=torch.uint8), torch.arange(1000)[:, None] // 100  # sorted by class
+    images = Images(pixels, labels, ("class",), num_test=0)
+    data = image_data(SimpleNamespace(read=lambda: images), val_size=500)
+    few = data.examples("val", 30)[1]
+    assert len(few.unique()) > 6  # of 10 classes; the first 30 would be of one
+    assert torch.equal(data.examples("val", 60)[1][:30], few)
 
 
 # Ranges

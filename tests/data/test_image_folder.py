@@ -45,15 +45,65 @@ def test_first_level_folders_are_the_classes(tmp_path):
     assert images.num_test == 0
 
 
-def test_test_pictures_come_last_and_validation_counts_as_training(tmp_path, caplog):
+def test_test_pictures_come_last_and_what_is_no_split_is_left_out(tmp_path, caplog):
     layout = {"test/a/1.png": 5, "test/b/1.png": 6, "train/a/1.png": 1, "train/b/1.png": 2, "val/b/1.png": 3}
     for name, value in (layout | {"extra/1.png": 9}).items():
         draw(tmp_path / "in" / name, value)
     images = read(tmp_path)
     assert values(images) == [1, 2, 3, 5, 6]
     assert images.labels[:, 0].tolist() == [0, 1, 1, 0, 1]
-    assert images.num_test == 2
+    assert images.class_names == ("a", "b")
+    assert (images.num_val, images.num_test) == (1, 2)
     assert "1 pictures outside train/, val/ and test/ are left out" in caplog.text
+
+
+SPLITS = {  # of folders with 3, 2 and 1 pictures: how many are for training, validation, test
+    "train val test": (3, 2, 1),
+    "train valid": (3, 2, 0),
+    "train valid test": (3, 2, 1),
+    "Train Test": (3, 0, 2),
+    "training validation testing": (3, 2, 1),
+    "TRAIN": (3, 0, 0),
+    "test/a Training/a": (2, 0, 3),
+    "train/images valid/images test/images": (3, 2, 1),
+    "cat dog train": (6, 0, 0),  # the last is a vehicle
+    "valid invalid": (5, 0, 0),
+    "train_station bus_station": (5, 0, 0),
+    "latest valley restraint": (6, 0, 0),
+}
+UNCLEAR = [
+    *("train2017 val2017", "train_images test_images", "training_set test_set", "seg_train seg_test", "trainA testA"),
+    *("TrainSet TestSet", "trainval test", "train dev", "train test test2", "val test", "test", "train training"),
+    *("train val valid", "images/train images/val", "bottle/train bottle/test cable"),
+]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("folders", [*SPLITS, *UNCLEAR])
+def test_folders_of_splits_are_recognised_or_refused(folders: str, tmp_path, caplog):
+    files = [(f"{folder}/{n}.png", n) for folder, count in zip(folders.split(), (3, 2, 1), strict=False)
+             for n in range(count)]  # fmt: skip
+    for name, value in files:
+        draw(tmp_path / "in" / name, value, (1, 1))
+    if folders in UNCLEAR:
+        with pytest.raises(DataError, match=r"/in, the folders .*: name the folders at the top train/, val/ and test/"):
+            read(tmp_path)
+        return
+    with caplog.at_level(logging.INFO):
+        images = read(tmp_path)
+    train, val, test = SPLITS[folders]
+    assert (images.num_val, images.num_test, len(images.pixels)) == (val, test, train + val + test)
+    told = [record.message for record in caplog.records if record.message.startswith("splits of")]
+    has_splits = val + test > 0 or folders == "TRAIN"
+    assert len(told) == has_splits
+    assert not has_splits or f"is train ({train})" in told[0]
+
+
+def test_pictures_that_are_not_read_are_told(tmp_path, caplog):
+    draw(tmp_path / "in" / "1.png", 1)
+    (tmp_path / "in" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    read(tmp_path)
+    assert f"1 pictures in {tmp_path / 'in'} are left out, as .heic is not read" in caplog.text
 
 
 def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch: pytest.MonkeyPatch):
@@ -111,10 +161,18 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path):
         read(tmp_path)
 
 
-def test_an_empty_xdg_cache_home_means_unset(tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_an_empty_or_relative_xdg_cache_home_means_unset(tmp_path, monkeypatch: pytest.MonkeyPatch):
     folders = {}
     monkeypatch.setenv("HOME", str(tmp_path))
-    for value in ("", str(tmp_path / "elsewhere")):
+    for value in ("", "here", str(tmp_path / "elsewhere")):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         folders[value] = ImageFolder("/nowhere", (1, 8, 8), "crop").cache.folder
-    assert list(folders.values()) == [tmp_path / ".cache" / "vae_lab", tmp_path / "elsewhere" / "vae_lab"]
+    assert list(folders.values()) == [tmp_path / ".cache" / "vae_lab"] * 2 + [tmp_path / "elsewhere" / "vae_lab"]
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where neither HOME nor the user is known
+    with pytest.raises(ValueError, match="dataset.source.cache_dir must be set here: Could not determine home"):
+        ImageFolder("/nowhere", (1, 8, 8), "crop")
+    assert ImageFolder("/nowhere", (1, 8, 8), "crop", "/tmp/cache").cache.folder == Path("/tmp/cache")

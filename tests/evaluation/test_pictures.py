@@ -72,6 +72,15 @@ def test_scatter_draws_any_dimension_and_labels(dim, num_values):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("num_values", [3, 12])
+def test_scatter_writes_the_names_of_classes_whatever_they_are(num_values):
+    codes, labels = torch.arange(160.0).view(80, 2).sin(), torch.arange(80) % num_values
+    names = ["a" * 99, "$x{", "_hidden", *"defghijkl"]
+    numbered, named = (pictures.scatter(codes, labels, "class", "latents", known) for known in ((), names))
+    assert numbered.shape == named.shape
+    assert (numbered != named).any()
+
+
 def test_scatter_of_a_diverged_model_says_so():
     with pytest.raises(NumericsError, match="not finite"):
         pictures.scatter(torch.full((3, 2), float("nan")), None, "", "latents")

@@ -65,6 +65,12 @@ A2 = {
     "latent_dim:8": "latent_dim:8: not of the form key=value",
     "latent_dim": "latent_dim: not of the form key=value",
     "model.hidden_dims=[1": "model.hidden_dims=[1: not of the form key=value",
+    "data_root=/a/b (1)": "data_root=/a/b (1): a value with ( ) needs quotes: 'data_root=\"/a/b (1)\"'",
+    "data_root=/a=b": "data_root=/a=b: a value with = needs quotes: 'data_root=\"/a=b\"'",
+    "data_root=pics(1)": "data_root=pics(1): a value with ( ) needs quotes",
+    "optimizer.lr=interval(0.1": "optimizer.lr=interval(0.1: not of the form key=value",
+    "data_root=/a,b": "data_root=/a,b: a sweep over several values needs -m; one value that is a list is written "
+    "data_root=[/a,b]; one that holds a comma, 'data_root=\"/a,b\"'",
     "loss.KLD_weight=0.5,1": "loss.KLD_weight=0.5,1: a sweep over several values needs -m; one value that is a list",
 }
 
@@ -145,7 +151,7 @@ SIZES = {
     "model=conv dataset=sprites dataset.image_size=66": r"image_size=66 does not fit .* nearest: 64 or 68",
     "model=conv dataset=cifar10 dataset.image_size=33": r"image_size=33 does not fit .* nearest: 32 or 36",
     "model=conv dataset=mnist model.strides=[3,3] model.kernel_sizes=[3,3]": r"image_size=28 .* nearest: 27 or 36",
-    "model=conv dataset=image_folder dataset.image_size=63": r"image_size=63 does not fit .* nearest: 60 or 64",
+    "model=conv dataset=image_folder dataset.root=a dataset.image_size=63": r"image_size=63 .* nearest: 60 or 64",
     "model=conv model.strides=[2]": r"model\.channels, .* one entry for each layer, got 2, 2 and 1",
     "model=conv model.channels=[]": r"model\.channels, .* one entry for each layer, got 0, 2 and 2",
     "model=conv model.channels=[0,8]": r"model\.channels must all be >= 1, got \[0, 8\]",

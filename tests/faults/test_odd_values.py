@@ -36,7 +36,7 @@ BASES = {
         *("model=resnet", "optimizer/schedule=step", "logger=tensorboard", "dataset=sprites", "dataset.image_size=16"),
         *("dataset.source.scales=1", "dataset.source.positions=2", "callbacks=none", *FAST),
     ],
-    "wandb": ["dataset=image_folder", "logger.wandb.mode=disabled", "callbacks=none", *FAST],
+    "wandb": ["dataset=image_folder", "dataset.root=nowhere", "logger.wandb.mode=disabled", "callbacks=none", *FAST],
 }
 
 

@@ -63,7 +63,7 @@ def bare_loop(cfg) -> nn.Module:
     total_steps, seen, step = 2 * math.ceil(3 / window), 0, 0
     for epoch in range(2):
         loader = data.train_dataloader()
-        loader.sampler.set_epoch(epoch)
+        loader.batch_sampler.sampler.set_epoch(epoch)
         for i, batch in zip(range(3), loader, strict=False):
             torch.manual_seed(derive_seed(cfg.seed, TRAIN, seen, 0))
             batch = data.to_pixels(batch, training=True)

@@ -1,10 +1,16 @@
 """The command line of the small commands: folders, and key=value settings over their defaults."""
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+
+def expand_home(argument: str) -> str:
+    """A `key=~/folder` with the home folder: the shell expands a tilde only at the start of a word."""
+    return re.sub(r"(?<=[=,])~(?=[/,]|$)", lambda _: str(Path.home()), argument)
 
 
 def read_arguments(

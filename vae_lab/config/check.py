@@ -37,6 +37,8 @@ OWN: dict[str, Any] = {
     "sweep.n_jobs": int | None,
     "sweep.jobs_per_device": int,
     "trainer.precision": Any,  # `mixed` is ours
+    "trainer.steps_per_execution": int | str,
+    "trainer.cuda_graph": bool,
 }
 # Arguments that the program gives to a class itself.
 GIVEN = {

@@ -1,6 +1,7 @@
 """What is wrong with a command line, in this program's words instead of Hydra's, and what was probably meant."""
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import cast
@@ -37,7 +38,8 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 # Of an override that cannot be applied: what Hydra says of it, and what is said instead.
 OVERRIDES = {
     r"Ambiguous value for argument '((.*?)=(.*?))' 1\.": r"\1: a sweep over several values needs -m; "
-    r"one value that is a list is written \2=[\3]",
+    r"one value that is a list is written \2=[\3]; one that holds a comma, "
+    "'\\2=\"\\3\"'",
     r"Could not append to config. An item is already at '(.*?)'": r"\1 exists already: change it with \1=VALUE, "
     r"without the +",
     r"Multiple values for (\S+)\. ": r"\1 has an option already: choose another with \1=OPTION, without the +",
@@ -86,6 +88,12 @@ def in_our_words(error: BaseException, arguments: Sequence[str]) -> str:
         meant = did_you_mean(option, error.options)
         return f"there is no {group}={option}{meant} (options of {group}: {', '.join(error.options)})"
     if isinstance(error, OverrideParseException):
+        key, _, value = str(error.override).partition("=")
+        odd = dict.fromkeys(re.findall(r"[^\w\s/\\.+$%*@?|:-]|[^\x00-\x7f]", value))  # not in Hydra's bare values
+        if odd and not re.match(r"[\[{'\"]|\w+\([^)]*$", value):  # no list, text or function that is cut
+            mark = "'" if '"' in value else '"'
+            quoted = shlex.quote(f"{key}={mark}{value}{mark}")
+            return f"{error.override}: a value with {' '.join(odd)} needs quotes: {quoted}"
         return f"{error.override}: not of the form key=value (no spaces around =, quotes around [ ] {{ }} and spaces)"
     unknown = cause if isinstance(error, ConfigCompositionException) else error
     if isinstance(unknown, ConfigAttributeError | ConfigKeyError) and unknown.full_key:

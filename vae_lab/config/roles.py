@@ -48,6 +48,7 @@ ROLES = {
     "trainer.max_steps": Role.CHANGEABLE,
     "trainer.max_time": Role.CHANGEABLE,
     "trainer.log_every_n_steps": Role.FREE | Role.CHANGEABLE,
+    "trainer.steps_per_execution": Role.FREE | Role.CHANGEABLE,
     "trainer.accelerator": Role.ASIDE,
     "trainer.enable_model_summary": Role.ASIDE,
     "trainer.profiler": Role.ASIDE,

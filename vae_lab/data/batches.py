@@ -8,7 +8,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vae_lab.data.decoding import Images
-from vae_lab.data.seeds import BINARIZE, ORDER, SPLIT, derive_seed
+from vae_lab.data.seeds import BINARIZE, EXAMPLES, ORDER, SPLIT, derive_seed
 from vae_lab.errors import DataError
 
 BINARIZE_MODES = ("none", "threshold", "dynamic", "static")
@@ -35,6 +35,12 @@ class Batch(NamedTuple):
 
     x: Tensor
     y: Tensor | None = None
+
+    def split(self, size: int) -> "list[Batch]":
+        """Batches of `size` images; the last one may be smaller."""
+        xs = self.x.split(size)
+        ys = self.y.split(size) if self.y is not None else [None] * len(xs)
+        return [Batch(x, y) for x, y in zip(xs, ys, strict=True)]
 
 
 @dataclass(eq=False)
@@ -57,7 +63,7 @@ class Split(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Gather a batch: bytes (B, C, H, W), labels (B, F) if there are any."""
         chosen = self.index[torch.as_tensor(indices)]
-        x = self.pixels.index_select(0, chosen)  # copies whole rows
+        x = self.pixels.index_select(0, chosen.to(self.pixels.device))  # copies whole rows
         return Batch(x, self.labels[chosen] if self.labels.shape[1] else None)
 
 
@@ -86,9 +92,39 @@ class EpochSampler(Sampler):
             self.epoch, self.start = epoch, 0
 
     def __iter__(self) -> Iterator[int]:
+        return iter(self.order().tolist())
+
+    def order(self) -> Tensor:
+        """The images of this epoch that are still to come, int64."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, ORDER, self.epoch))
         order = torch.randperm(self.total, generator=generator)[self.rank :: self.world_size]
-        return iter(order[self.start : len(self)].tolist())
+        return order[self.start : len(self)]
+
+
+@dataclass(eq=False)
+class Executions(Sampler):
+    """The training batches of an epoch, several at a time, because gathering them one by one costs more than training.
+
+    Args:
+        sampler: the order of the images.
+        batch_size: images in a batch, >= 1.
+        batches_at_once: how many to gather from the given batch of the epoch on, >= 1.
+    """
+
+    sampler: EpochSampler
+    batch_size: int
+    batches_at_once: Callable[[int], int]
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch on this process."""
+        return math.ceil(len(self.sampler) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order, batch = self.sampler.order(), self.sampler.start // self.batch_size
+        while len(order):
+            number = self.batches_at_once(batch)
+            yield order[: number * self.batch_size]
+            order, batch = order[number * self.batch_size :], batch + number
 
 
 class Batches(DataLoader):
@@ -175,6 +211,7 @@ class ImageData(LightningDataModule):
         self.epoch, self.start = 0, 0
         self.num_skipped = 0  # pictures that could not be used
         self.test_split = "test"  # what a test loop reads
+        self.batches_at_once: Callable[[int], int] = lambda batch: 1  # of training, from a batch of the epoch on
         self.splits: dict[str, Split] = {}
 
     def prepare_data(self) -> None:
@@ -192,7 +229,7 @@ class ImageData(LightningDataModule):
             return
         images: Images = self.source.read()
         check_images(images, self.image_shape)
-        self.factors, self.num_skipped = images.factors, images.num_skipped
+        self.factors, self.class_names, self.num_skipped = images.factors, images.class_names, images.num_skipped
         pixels = images.pixels
         if self.binarize == "threshold":
             pixels = (pixels > 127).to(torch.uint8) * 255
@@ -223,6 +260,14 @@ class ImageData(LightningDataModule):
                 train, splits[name] = train[number:], train[:number]
         return {name: index.sort().values for name, index in {"train": train, **splits}.items()}
 
+    def keep_on(self, device: torch.device) -> None:
+        """Keep the images on the model's device, if they take at most a quarter of the memory that is free there."""
+        pixels = self.splits["train"].pixels
+        if device.type == "cuda" and not self.num_workers and 4 * pixels.nbytes <= torch.cuda.mem_get_info(device)[0]:
+            pixels = pixels.to(device)
+            for split in self.splits.values():
+                split.pixels = pixels
+
     def start_at(self, epoch: int, batch: int) -> None:
         """Continue training at a batch of an epoch."""
         self.epoch, self.start = epoch, batch * self.batch_size
@@ -233,7 +278,8 @@ class ImageData(LightningDataModule):
         total = len(self.splits["train"])
         if total < world_size:
             raise ValueError(f"trainer.devices must be at most the {total} training images, got {world_size}")
-        return self._loader("train", EpochSampler(total, self.seed, rank, world_size, self.epoch, self.start))
+        sampler = EpochSampler(total, self.seed, rank, world_size, self.epoch, self.start)
+        return self._loader("train", batch_sampler=Executions(sampler, self.batch_size, self.batches_at_once))
 
     def val_dataloader(self) -> Batches:
         """Batches of bytes in a fixed order."""
@@ -254,13 +300,12 @@ class ImageData(LightningDataModule):
             # A process without images would not take part in the sums that the others wait for.
             few = f"{total} images of the {split} split are too few for {world_size} processes"
             raise ValueError(f"{few}: raise dataset.{split}_size or lower trainer.devices")
-        return self._loader(split, range(rank, total, world_size))
+        return self._loader(split, batch_size=self.batch_size, sampler=range(rank, total, world_size))
 
-    def _loader(self, split: str, sampler: Sampler | range) -> Batches:
+    def _loader(self, split: str, **sampling: Any) -> Batches:
         return Batches(
             self.splits[split],
-            self.batch_size,
-            sampler=sampler,
+            **sampling,
             collate_fn=as_batch,
             num_workers=self.num_workers,
             worker_init_fn=watch_for_sigterm if hasattr(signal, "sigwaitinfo") else None,
@@ -276,17 +321,18 @@ class ImageData(LightningDataModule):
         return Batch(x.bernoulli() if self.binarize == "dynamic" else x, batch.y)
 
     def examples(self, split: str, num: int) -> tuple[Tensor, Tensor]:
-        """The first `num` images of a split in a fixed order, without flips, and their labels.
+        """Draw `num` images of a split, the same at every call, without flips, and their labels.
 
-        Under dynamic binarization the images are thresholded, so that they are the same at every call. Where the
-        split is empty, they are training images.
+        They come from the whole split, as a folder may be sorted by class. Under dynamic binarization they are
+        thresholded, so that they are the same at every call. Where the split is empty, they are training images.
 
         Returns:
             Floats in [0, 1], (num, C, H, W), and int64 labels, (num, F).
         """
         chosen = self.splits[split] if len(self.splits[split]) else self.splits["train"]
-        index = chosen.index[:num]
-        x = chosen.pixels[index].float() / 255
+        generator = torch.Generator().manual_seed(derive_seed(self.split_seed, EXAMPLES))
+        index = chosen.index[torch.randperm(len(chosen), generator=generator)[:num]]
+        x = chosen.pixels[index.to(chosen.pixels.device)].cpu().float() / 255
         return (x.round() if self.binarize == "dynamic" else x), chosen.labels[index]
 
 

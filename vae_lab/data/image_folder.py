@@ -8,9 +8,10 @@ import hashlib
 import logging
 import math
 import os
+import re
 import warnings
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -34,14 +35,26 @@ ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm",
     ".pbm", ".pnm",
 )  # fmt: skip
+UNREAD = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".tga", ".psd", ".exr", ".dng", ".cr2", ".nef", ".arw")
 REMEDY = f"set dataset.root to a folder of pictures ({' '.join(ENDINGS)})"
 ON_BAD = ("error", "skip")
 MAX_SKIPPED = 0.05  # of all pictures
 MAX_NAMED = 1000
-CACHE_VERSION = 4  # raise it when a decoded pixel can come out different
+CACHE_VERSION = 5  # raise it when a decoded pixel can come out different
 CHUNK = 256  # pictures
 SAMPLE = 256  # pictures whose content is compared, at least
 SAMPLE_READ = 2**20  # bytes of each of them
+
+SPLITS = {  # by the names of their folders, in any case
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# train2017, val_images, TestSet, trainA, dev, ... and not valley, latest, restraint
+LIKE_SPLIT = re.compile(
+    r"(?<![a-z])(train|val|test|dev|eval|holdout)(ing|id|idation|uation)?(s|set|val|[ab])?(?![a-z])"
+)
+SPLIT_REMEDY = "name the folders at the top train/, val/ and test/, or set dataset.root to a folder of classes"
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +97,12 @@ class ImageCache:
     def __post_init__(self):
         if self.on_bad not in ON_BAD:
             raise ValueError(f"dataset.on_bad must be one of {', '.join(ON_BAD)}, got {self.on_bad!r}")
-        default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "vae_lab")
-        self.folder = Path(self.cache_dir or default).expanduser()
+        home = os.environ.get("XDG_CACHE_HOME", "")  # its standard says that a relative one counts for nothing
+        default = Path(home if os.path.isabs(home) else "~/.cache", "vae_lab")
+        try:
+            self.folder = Path(self.cache_dir or default).expanduser()
+        except RuntimeError as error:  # a container's user may have no home folder
+            raise ValueError(f"dataset.source.cache_dir must be set here: {one_line(error)}") from error
 
     def read(
         self, files: list[File], labels: Tensor, factors: tuple[str, ...], num_test: int = 0, num_val: int = 0
@@ -206,9 +223,9 @@ def _listed(errors: dict[int, str], total: int, what: str) -> str:
 class ImageFolder:
     """Any tree of pictures.
 
-    The first-level sub-folders are the classes; a flat folder has no labels. Where there are `train/` and
-    `test/` or `val/`, these are the official splits, the classes are inside them, and everything else is left
-    out. Hidden files are skipped.
+    The first-level sub-folders are the classes; a flat folder has no labels. Where they are `SPLITS`, `train/` and
+    `test/` or `val/`, these are the official splits, the classes are inside them, and everything else is left out.
+    What only looks like splits is refused. Hidden files are skipped.
 
     Args:
         root: The folder.
@@ -224,7 +241,7 @@ class ImageFolder:
 
     def __init__(
         self,
-        root: str,
+        root: str | None,
         image_shape: tuple[int, int, int],
         fit: str,
         cache_dir: str | None = None,
@@ -248,15 +265,16 @@ class ImageFolder:
         files = scan(self.root)
         if not files:
             raise DataError(f"no pictures in {printable(self.root)}: {REMEDY}")
-        split: dict[str, list[File]] = {"train": files, "val": [], "test": []}
-        tops = {file.path.partition("/")[0] for file in files if "/" in file.path}
-        has_splits = "train" in tops and (tops == {"train"} or not tops.isdisjoint({"val", "test"}))
-        if has_splits:
-            split = {name: [file for file in files if file.path.startswith(f"{name}/")] for name in split}
-            if left_out := len(files) - sum(map(len, split.values())):
-                log.warning("%d pictures outside train/, val/ and test/ are left out", left_out)
-            files = [*split["train"], *split["val"], *split["test"]]
-        parts = [file.path.split("/")[has_splits:] for file in files]
+        folders = find_splits(self.root, files)
+        chosen = {split: [f for f in files if f.path.startswith(f"{top}/")] for split, top in folders.items()}
+        if folders:
+            told = ", ".join(f"{top}/ is {split} ({len(chosen[split])})" for split, top in folders.items())
+            log.info("splits of %s: %s", printable(self.root), told)
+            if left_out := len(files) - sum(map(len, chosen.values())):
+                outside = " and ".join(", ".join(f"{top}/" for top in folders.values()).rsplit(", ", 1))
+                log.warning("%d pictures outside %s are left out", left_out, outside)
+            files = [file for some in chosen.values() for file in some]
+        parts = [file.path.split("/")[bool(folders) :] for file in files]
         classes = [path[0] if len(path) > 1 else "" for path in parts]  # "" for a loose picture
         names = sorted(set(classes) - {""})
         if names and "" in classes:
@@ -265,13 +283,45 @@ class ImageFolder:
             raise DataError(f"{reason}: move {stray} into a class folder")
         index = {name: number for number, name in enumerate(names)}
         labels = torch.tensor([[index[name]] if names else [] for name in classes], dtype=torch.int64)
-        return self.cache.read(files, labels, ("class",) if names else (), len(split["test"]), len(split["val"]))
+        num_val, num_test = (len(chosen.get(split, ())) for split in ("val", "test"))
+        images = self.cache.read(files, labels, ("class",) if names else (), num_test, num_val)
+        return images._replace(class_names=tuple(map(printable, names)))
 
 
-def check_root(root: str) -> Path:
+def find_splits(root: Path, files: list[File]) -> dict[str, str]:
+    """Which top-level folder is each of the splits train, val and test; empty where they are classes.
+
+    Raises:
+        DataError: If folders look like splits, and which is which cannot be told.
+    """
+    inside: defaultdict[str, set[str]] = defaultdict(set)  # the folders in each folder, which is "" at the top
+    for file in files:
+        *folders, _ = file.path.split("/")
+        for depth, folder in enumerate(folders):
+            inside["/".join(folders[:depth])].add(folder)
+    tops = inside.pop("", set())
+    known = {top: SPLITS[top.lower()] for top in tops if top.lower() in SPLITS}
+    splits = set(known.values())
+    has_splits = "train" in splits and (len(splits) > 1 or known.keys() == tops)
+    words = {top: re.sub("([a-z])([A-Z])", r"\1 \2", top).lower() for top in tops}  # TestSet is test set
+    like = {top: match[1] for top, word in words.items() if (match := LIKE_SPLIT.search(word))}
+    if has_splits:
+        unclear = like.keys() - known.keys() or (known.keys() if len(known) > len(splits) else set())
+    else:
+        unclear = like.keys() if len(set(like.values())) > 1 or like.keys() == tops else set()
+    kinds = {folder: {SPLITS.get(name.lower()) for name in names} - {None} for folder, names in inside.items()}
+    below = [folder for folder, splits in kinds.items() if "train" in splits and len(splits) > 1]
+    if unclear or below:
+        named = ", ".join(f"{printable(folder)}/" for folder in sorted(unclear or below))
+        what = "look like splits, but not clearly like train, val and test" if unclear else "have splits inside"
+        raise DataError(f"in {printable(root)}, the folders {named} {what}: {SPLIT_REMEDY}")
+    return {split: top for split in ("train", "val", "test") for top in known if has_splits and known[top] == split}
+
+
+def check_root(root: str | None) -> Path:
     """Returns the folder that a user named, which must not be empty."""
     if root is None or not str(root).strip():
-        raise ValueError(f"dataset.root must be a folder, got {root!r}")
+        raise ValueError(f"dataset.root must be a folder, got {root!r}: set dataset.root=DIR")
     return Path(str(root)).expanduser()
 
 
@@ -318,6 +368,9 @@ def scan(root: Path) -> list[File]:
         raise DataError(f"cannot read {reasons}: {REMEDY}")
     if files and empty:
         log.warning("no pictures in %s", "; ".join(printable(folder) for folder in sorted(empty)))
+    if unread := sum(others[ending] for ending in UNREAD):
+        kinds = " ".join(ending for ending in UNREAD if others[ending])
+        log.warning("%d pictures in %s are left out, as %s is not read", unread, printable(root), kinds)
     if files and others:
         kinds = ", ".join(f"{number} with {printable(ending)}" for ending, number in sorted(others.items()))
         log.info("files that are no pictures in %s: %s", printable(root), kinds)

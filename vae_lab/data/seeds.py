@@ -7,7 +7,7 @@ numbers. A stream depends on nothing that happened before, so a resumed run draw
 import numpy as np
 import torch
 
-ORDER, TRAIN, VALIDATION, SPLIT, BINARIZE = range(5)  # the first number of a stream's name
+ORDER, TRAIN, VALIDATION, SPLIT, BINARIZE, EXAMPLES = range(6)  # the first number of a stream's name
 
 
 def derive_seed(*name: int) -> int:

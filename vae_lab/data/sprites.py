@@ -64,7 +64,7 @@ class Sprites:
                     drawn = _draw(distance, float(radius), angle, places, size)
                     pixels[shape, scale, orientation] = drawn[:, :, None]
         factors = ("shape", "scale", "orientation", "x", "y")
-        return Images(pixels.flatten(0, 4), labels, factors, num_test=0)
+        return Images(pixels.flatten(0, 4), labels, factors, num_test=0, class_names=("square", "ellipse", "heart"))
 
 
 def _draw(distance, radius: float, angle: float, places: Tensor, size: int) -> Tensor:

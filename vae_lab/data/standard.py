@@ -48,6 +48,8 @@ FASHION_MNIST_FILES = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
 log = logging.getLogger(__name__)
 _may_download = ContextVar("may_download", default=True)
 
@@ -175,6 +177,7 @@ class MNIST:
     archives = torchvision_datasets.MNIST
     files = MNIST_FILES
     factor = "digit"
+    class_names: tuple[str, ...] = ()  # the digits
 
     def __init__(self, root: str, image_shape: tuple[int, int, int], fit: str):
         self.folder = check_root(root) / type(self).__name__ / "raw"
@@ -195,7 +198,8 @@ class MNIST:
         pixels = np.concatenate([train[16:], test[16:]])  # after a header with the numbers and sizes of the images
         labels = torch.from_numpy(np.concatenate([train_labels[8:], test_labels[8:]])).long()[:, None]
         fitted = fit_pixels(torch.from_numpy(pixels).view(-1, 1, 28, 28), self.image_shape, self.fit)
-        return Images(fitted, labels, (self.factor,), num_test=len(test_labels) - 8)
+        num_test = len(test_labels) - 8
+        return Images(fitted, labels, (self.factor,), num_test, class_names=self.class_names)
 
 
 class FashionMNIST(MNIST):
@@ -204,6 +208,7 @@ class FashionMNIST(MNIST):
     archives = torchvision_datasets.FashionMNIST
     files = FASHION_MNIST_FILES
     factor = "class"
+    class_names = tuple(torchvision_datasets.FashionMNIST.classes)
 
 
 class CIFAR10:
@@ -239,7 +244,8 @@ class CIFAR10:
         pixels = torch.from_numpy(np.concatenate([batch["data"] for batch in batches])).view(-1, 3, 32, 32)
         labels = torch.tensor([label for batch in batches for label in batch["labels"]])[:, None]
         num_test = sum(len(batch["labels"]) for batch in batches[len(source.train_list) :])
-        return Images(fit_pixels(pixels, self.image_shape, self.fit), labels, ("class",), num_test)
+        fitted = fit_pixels(pixels, self.image_shape, self.fit)
+        return Images(fitted, labels, ("class",), num_test, class_names=CIFAR10_CLASSES)
 
 
 class CelebA:

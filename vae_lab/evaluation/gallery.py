@@ -116,7 +116,8 @@ class Painter:
             return {}
         x, labels = self.datamodule.examples(SPLIT, NUM_CODES)
         factor, name = (labels[:, 0], self.datamodule.factors[0]) if labels.shape[1] else (None, "")
-        picture = pictures.scatter(self._encode(x), factor, name, f"posterior means at {when}")
+        title, class_names = f"posterior means at {when}", getattr(self.datamodule, "class_names", ())
+        picture = pictures.scatter(self._encode(x), factor, name, title, class_names)
         return self._save({"latents": picture}, suffix)
 
     def draw_walks(self, when: str) -> dict[str, Path]:

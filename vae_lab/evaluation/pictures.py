@@ -35,6 +35,8 @@ MUTED = ["#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3"]
 MUTED += ["#937860", "#da8bc3", "#8c8c8c", "#ccb974", "#64b5cd"]
 STAGES = {"train": MUTED[0], "val": MUTED[1]}
 LAYOUT = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
+MAX_NAME = 20  # characters of a class in a legend
+MAX_TICKS = 30  # classes that are named on a colour bar
 MAX_FRAME_SIZE = 1200  # pixels, of the GIF
 
 
@@ -128,7 +130,9 @@ def principal_components(codes: Tensor) -> tuple[Tensor, Tensor]:
     return (centred @ (directions * largest.sign())).to(codes.dtype), (variances / total).to(codes.dtype)
 
 
-def scatter(codes: Tensor, labels: Tensor | None, label_name: str, title: str) -> np.ndarray:
+def scatter(
+    codes: Tensor, labels: Tensor | None, label_name: str, title: str, class_names: Sequence[str] = ()
+) -> np.ndarray:
     """Draws codes as points in the plane, by their first two principal components if D > 2.
 
     Args:
@@ -136,6 +140,7 @@ def scatter(codes: Tensor, labels: Tensor | None, label_name: str, title: str) -
         labels: int64 (N,) for the colours, or None for one colour.
         label_name: title of the legend.
         title: one line.
+        class_names: of the labels 0, 1, ..., where they have names.
 
     Returns:
         The picture; up to 10 distinct labels have a legend, more have a colour bar.
@@ -156,17 +161,24 @@ def scatter(codes: Tensor, labels: Tensor | None, label_name: str, title: str) -
     axes = figure.subplots()
     style: dict[str, Any] = {"s": 12 if len(x) > 1000 else 24, "alpha": 0.75, "linewidths": 0}
     values = [] if labels is None else labels.unique().tolist()
+    full = [class_names[value] if value < len(class_names) else str(value) for value in values]
+    shown = [name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..." for name in full]
+    # Two dollars would be a formula, and a name that begins with _ is left out of a legend.
+    shown = [" " * (name[0] == "_") + name.replace("$", r"\$") for name in shown]
     if labels is None or not values:
         axes.scatter(x, y, color=MUTED[0], **style)
     elif len(values) <= len(MUTED):
-        for value, color in zip(values, MUTED, strict=False):
+        for value, name, color in zip(values, shown, MUTED, strict=False):
             chosen = (labels == value).numpy()
-            axes.scatter(x[chosen], y[chosen], color=color, label=str(value), **style)
+            axes.scatter(x[chosen], y[chosen], color=color, label=name, **style)
         legend = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "markerscale": 2.2, "frameon": False}
         axes.legend(title=label_name, fontsize=11, title_fontsize=11, handletextpad=0.1, **legend)
     else:
         points = axes.scatter(x, y, c=labels.numpy(), cmap="viridis", **style)
-        figure.colorbar(points, ax=axes, shrink=0.7).set_label(label_name, fontsize=11)
+        bar = figure.colorbar(points, ax=axes, shrink=0.7)
+        bar.set_label(label_name, fontsize=11)
+        if class_names and len(values) <= MAX_TICKS:
+            bar.set_ticks(values, labels=shown, fontsize=8)
     axes.set_aspect("equal", adjustable="datalim")
     _label(axes, title, *names)
     return _render(figure)

@@ -30,9 +30,12 @@ class Means:
 
     def add(self, values: dict[str, Tensor], num: int) -> None:
         """Add the means of a batch of `num` images; the keys and shapes are those of the first batch."""
-        stacked = torch.stack([value.detach() for value in values.values()])
+        self.add_stacked(list(values), torch.stack([value.detach() for value in values.values()]), num)
+
+    def add_stacked(self, keys: list[str], stacked: Tensor, num: int) -> None:
+        """Add the means of a batch of `num` images as one tensor (number of keys, ...)."""
         if self.sums is None:
-            self.keys, self.sums = list(values), torch.zeros_like(stacked)
+            self.keys, self.sums = keys, torch.zeros_like(stacked)
         self.sums = self.sums.to(stacked.device)  # a checkpoint is loaded on the CPU
         self.sums.add_(stacked, alpha=num)
         self.count += num

@@ -118,6 +118,7 @@ class VAEGAN(nn.Module):
         check_weight("objective.adversarial_start", adversarial_start)
         self.adversary = adversary
         self.warmup_steps = warmup_steps
+        self.varies_until = max(self.elbo.varies_until, adversarial_start)
         self.adversarial_weight = adversarial_weight
         self.adversarial_start = adversarial_start
         self.adaptive = adaptive
@@ -228,6 +229,7 @@ class Factor(nn.Module):
         check_weight("objective.gamma", gamma)
         self.adversary = adversary
         self.warmup_steps = warmup_steps
+        self.varies_until = self.elbo.varies_until
         self.gamma = gamma
 
     def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:

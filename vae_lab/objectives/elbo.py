@@ -62,6 +62,11 @@ class ELBO(nn.Module):
         self.cycles = cycles if warmup == "cyclic" else 1
         self.rise = rise
 
+    @property
+    def varies_until(self) -> int:
+        """The step from which on the loss depends on it no more."""
+        return self.warmup_steps
+
     def weight(self, context: Context) -> float:
         """The weight of the KL: rising while it is trained with, the final one in evaluation."""
         if context.stage != "train" or not self.warmup_steps:

@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 # --- when
 
 
-def is_safe_point(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether all that belongs to the batches so far is done when a training batch ends.
+def is_safe_point(trainer: Trainer) -> bool:
+    """Whether all that belongs to the batches so far is done when an execution ends.
 
     It is not between two accumulated gradients, nor where a validation or the end of the epoch is still to come.
     """
-    done = batch_idx + 1
+    done = trainer.fit_loop.epoch_loop.batch_idx + 1
     if done == trainer.num_training_batches or done % trainer.lightning_module.accumulate:
         return False
     if isinstance(trainer.val_check_batch, int):
@@ -77,8 +77,8 @@ class Checkpoints(Checkpoint):
         if trainer.global_step == 0:
             save_last(trainer, lit)  # so that a run that diverges at once leaves finite weights too
 
-    def on_train_batch_end(self, trainer: Trainer, lit: LightningModule, _: Any, batch: Any, batch_idx: int) -> None:
-        if time.monotonic() - self.saved_at > self.seconds and is_safe_point(trainer, batch_idx):
+    def on_train_batch_end(self, trainer: Trainer, lit: LightningModule, *_: Any) -> None:
+        if time.monotonic() - self.saved_at > self.seconds and is_safe_point(trainer):
             self._save(trainer, lit)
 
     def on_validation_end(self, trainer: Trainer, lit: LightningModule) -> None:
@@ -121,7 +121,7 @@ class Checkpoints(Checkpoint):
 
 
 class StopAtSignal(Checkpoint):
-    """Stops the training where a signal asked for it: at the end of a batch or of the validation that is due there.
+    """Stops the training where a signal asked for it: after an execution, or after the validation that is due there.
 
     Args:
         preemption: hears the signals.
@@ -135,8 +135,8 @@ class StopAtSignal(Checkpoint):
         self.preemption.training = True
         self.preemption.end_if_asked()  # by a signal whose exception was swallowed
 
-    def on_train_batch_end(self, trainer: Trainer, lit: LightningModule, _: Any, batch: Any, batch_idx: int) -> None:
-        if is_safe_point(trainer, batch_idx):
+    def on_train_batch_end(self, trainer: Trainer, lit: LightningModule, *_: Any) -> None:
+        if is_safe_point(trainer):
             self._stop_if_asked(trainer, lit)
 
     def on_validation_end(self, trainer: Trainer, lit: LightningModule) -> None:

@@ -36,6 +36,7 @@ from vae_lab.training.module import LitVAE
 log = logging.getLogger(__name__)
 # Arguments of the Trainer that Lightning refuses where it does not optimize by itself: `LitVAE` does what they say.
 OURS = {"accumulate_grad_batches": 1, "gradient_clip_val": None, "gradient_clip_algorithm": None}
+ONLY_OURS = ("steps_per_execution", "cuda_graph")  # under trainer., but no argument of the Trainer
 READERS = {"dataset": ImageData}  # whose keys are arguments of these classes, see `check_settings`
 
 
@@ -57,6 +58,8 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     if not torch.cuda.is_available():
         # Lightning's import sets this to 1, and every step of a fused optimizer then looks for the GPU's driver anew.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    elif not cfg.trainer.get("benchmark"):
+        torch.backends.cudnn.deterministic = True  # its fastest convolutions add up in another order every time
     check_settings(cfg, READERS)
     check_trainer(cfg.trainer)
     check_devices(cfg.trainer)
@@ -79,8 +82,9 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         settings["strategy"] = "ddp_find_unused_parameters_true"
     metrics = MetricsFile(cfg.run_dir)
     stopwatch = Stopwatch(metrics)
+    of_lightning = OmegaConf.masked_copy(cfg.trainer, [key for key in cfg.trainer if key not in ONLY_OURS])
     trainer = instantiate(
-        OmegaConf.merge(cfg.trainer, settings),
+        OmegaConf.merge(of_lightning, settings),
         "trainer",
         default_root_dir=cfg.run_dir,
         callbacks=[stopwatch, Health(), *callbacks.values(), StopAtSignal(preemption)],
@@ -126,6 +130,8 @@ def build_module(cfg: DictConfig) -> LitVAE:
         accumulate=cfg.trainer.accumulate_grad_batches,
         clip_val=cfg.trainer.gradient_clip_val,
         clip_algorithm=cfg.trainer.gradient_clip_algorithm or "norm",
+        steps_per_execution=cfg.trainer.steps_per_execution,
+        cuda_graph=cfg.trainer.cuda_graph,
     )
 
 

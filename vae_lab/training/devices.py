@@ -96,8 +96,7 @@ def choose_precision(cfg: DictConfig) -> str:
     """Translate `mixed` into the best precision the device has, and refuse what it cannot do.
 
     Raises:
-        ValueError: if the precision is unknown, 16-mixed is asked for without a GPU, or gradients are both scaled for
-            float16 and clipped, which a fused optimizer cannot do.
+        ValueError: if the precision is unknown, or 16-mixed is asked for without a GPU.
     """
     precision, on_gpu = cfg.trainer.precision, uses_cuda(cfg.trainer)
     if precision not in PRECISIONS:
@@ -107,6 +106,4 @@ def choose_precision(cfg: DictConfig) -> str:
         precision = "bf16-mixed" if has_bf16 else "16-mixed" if on_gpu else "32-true"
     if precision == "16-mixed" and not on_gpu:
         raise ValueError("trainer.precision=16-mixed needs a GPU; use bf16-mixed, 32-true or mixed")
-    if precision == "16-mixed" and cfg.trainer.gradient_clip_val and cfg.optimizer.get("fused"):
-        raise ValueError("trainer.gradient_clip_val with precision 16-mixed needs optimizer.fused=false")
     return precision

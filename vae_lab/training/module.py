@@ -3,21 +3,24 @@
 Metrics are named `{stage}/{key}` with the keys of the objective and of the metric objects, and are means over all
 images of the epoch. `train_step/{key}` is one batch, every `trainer.log_every_n_steps`.
 
-Optimization is manual, because an objective may own an adversary with an optimizer of its own: the model's step, then
-the adversary's. `global_step` counts the steps of the model. Clipping and accumulation are done here, as Lightning
-does them where it optimizes by itself.
+Optimization is manual, because an objective may own an adversary with an optimizer of its own. `global_step` counts the
+steps of the model. A training step takes several of them, an execution, because a return to Lightning's loop costs more
+than a step of a small model.
 
 Shapes: B batch, C channels, H height, W width.
 """
 
+import logging
 import math
+import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
@@ -29,6 +32,12 @@ from vae_lab.metrics.standard import Means
 from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context, Stage
 from vae_lab.runs.checkpoints import set_position
+from vae_lab.training.steps import StepGraph, Steps, why_eager
+
+log = logging.getLogger(__name__)
+
+EXECUTION_SECONDS, MOST_STEPS = 0.02, 64  # `auto` takes more steps at once while they take less, up to so many
+AROUND = ("on_train_batch_start", "on_train_batch_end")
 
 
 class LitVAE(LightningModule):
@@ -45,9 +54,12 @@ class LitVAE(LightningModule):
         accumulate: batches whose gradients make one optimizer step, >= 1.
         clip_val: largest norm of the gradient, or largest value of one of its elements; None or 0 clips nothing.
         clip_algorithm: `norm` or `value`.
+        steps_per_execution: optimizer steps between two returns to Lightning's loop, >= 1, or `auto`. What is computed
+            does not depend on it.
+        cuda_graph: whether to take the steps as a CUDA graph, where that can be.
 
     Raises:
-        ValueError: if lr is out of range.
+        ValueError: if lr or steps_per_execution is out of range.
     """
 
     def __init__(
@@ -62,10 +74,15 @@ class LitVAE(LightningModule):
         accumulate: int = 1,
         clip_val: float | None = None,
         clip_algorithm: str = "norm",
+        steps_per_execution: int | str = "auto",
+        cuda_graph: bool = False,
     ):
         super().__init__()
         if not isinstance(lr, float | int) or not 0 < lr < float("inf"):
             raise ValueError(f"optimizer.lr must be > 0 and finite, got {lr!r}")
+        if steps_per_execution != "auto" and not (type(steps_per_execution) is int and steps_per_execution >= 1):
+            known = "a whole number >= 1 or auto"
+            raise ValueError(f"trainer.steps_per_execution must be {known}, got {steps_per_execution!r}")
         self.automatic_optimization = False
         self.vae = vae
         self.objective: Any = objective  # with a loss of its adversary, if it has one
@@ -77,6 +94,9 @@ class LitVAE(LightningModule):
         self.accumulate = accumulate
         self.clip_val = clip_val
         self.clip_algorithm = clip_algorithm
+        self.is_adaptive = steps_per_execution == "auto"
+        self.steps_at_once = 1 if self.is_adaptive else int(steps_per_execution)
+        self.cuda_graph = cuda_graph
         self.batches_seen = 0
         self.validated_at = -1  # the step of the last validation
         self.means = Means()
@@ -115,80 +135,95 @@ class LitVAE(LightningModule):
             total_steps = min(total_steps, math.ceil(self.trainer.num_training_batches / self.accumulate) * epochs)
         return optimizers, [LambdaLR(o, lambda step: schedule(step, total_steps)) for o in optimizers]
 
+    def on_fit_start(self) -> None:
+        data, callbacks = self.trainer.datamodule, self.trainer.callbacks
+        data.batches_at_once = self.batches_at_once
+        data.keep_on(self.device)
+        others = [c for c in callbacks if not type(c).__module__.startswith("vae_lab.") and not isinstance(c, Timer)]
+        if any(is_overridden(hook, c, Callback) for c in others for hook in AROUND):  # they look at every batch
+            self.is_adaptive, self.steps_at_once = False, 1
+
+    def on_train_start(self) -> None:
+        to_pixels = partial(self.trainer.datamodule.to_pixels, training=True)
+        clipping = (self.accumulate, self.clip_val, self.clip_algorithm)
+        self.steps: Steps | StepGraph = Steps(self, self.trainer.strategy.optimizers, to_pixels, *clipping)
+        if self.cuda_graph:
+            if reason := why_eager(self.steps):
+                log.info("no CUDA graph: %s", reason)
+            else:
+                self.steps = StepGraph(self.steps)
+
+    def batches_at_once(self, batch: int) -> int:
+        """How many batches one execution takes, from a batch of the epoch on: at most to the next validation or end.
+
+        `auto` doubles the steps until an execution takes long enough for what surrounds it not to count.
+        """
+        trainer, window = self.trainer, self.accumulate
+        if self.automatic_optimization or trainer.world_size > 1 or self.trainer.datamodule.num_workers:
+            return 1
+        steps = self.steps_at_once
+        if trainer.max_steps != -1:
+            steps = min(steps, trainer.max_steps - self.global_step)
+        ends = [batch - batch % window + steps * window, trainer.num_training_batches]
+        if isinstance(trainer.val_check_batch, int):
+            since = batch if trainer.check_val_every_n_epoch is not None else self.batches_seen
+            ends.append(batch + trainer.val_check_batch - since % trainer.val_check_batch)
+        return max(1, min(ends) - batch)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Begin each optimizer step with the running statistics of the first process, which checkpoints hold."""
         model = self.trainer.strategy.model
         if isinstance(model, DistributedDataParallel) and batch_idx % self.accumulate == 0:
             model.require_forward_param_sync = True  # Lightning clears it under manual optimization
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
-        # Seeded at every batch, so that a resumed run draws the same noise from here on.
-        batch, context = self._prepare(batch, batch_idx, "train", TRAIN, self.batches_seen)
-        optimizers = self.trainer.strategy.optimizers
-        opens_window = batch_idx % self.accumulate == 0
-        closes_window = (batch_idx + 1) % self.accumulate == 0 or batch_idx + 1 == self.trainer.num_training_batches
-        if self.adversary is not None:
-            self.adversary.requires_grad_(False)  # its gradients come from its own loss only
-        if hasattr(self.vae.posterior, "step"):
-            self.vae.posterior.step = context.step
-        terms = self.objective(self.vae, batch, context)
-        self._check_finite(terms, "train")
-        self.batches_seen += 1
-        if self.automatic_optimization:  # Lightning's search for a learning rate steps by itself
-            return terms["loss"]
-        if opens_window:
-            for optimizer in optimizers:
-                optimizer.zero_grad()
-        lr = optimizers[0].param_groups[0]["lr"]
-        self._backward(terms["loss"], closes_window)
-        if closes_window:
-            counted = self.optimizers()  # by Lightning, whose global_step is the number of its steps
-            with self._full_precision():
-                (counted[0] if isinstance(counted, list) else counted).step()
-        if self.adversary is not None:
-            self.adversary.requires_grad_(True)
-            judged = self.objective.adversary_loss(self.vae, batch, context)
-            self._backward(judged["discriminator_loss"], closes_window)
-            if closes_window:
-                with self._full_precision():  # past Lightning's wrapper, which would count the step
-                    self.trainer.strategy.optimizer_step(optimizers[1], lambda: None, model=self)
-            terms = {**terms, **judged}
-        if closes_window:
-            for config in self.trainer.lr_scheduler_configs:
-                config.scheduler.step()
-        self.means.add(terms, len(batch.x))
-        if opens_window and context.step % self.trainer.log_every_n_steps == 0:
-            named = {f"train_step/{key}": value.item() for key, value in terms.items()}
-            self._record({**named, "train_step/lr": lr}, context.step)
+    def training_step(self, execution: Batch, batch_idx: int) -> Tensor | None:
+        started, data = time.perf_counter(), self.trainer.datamodule
+        batches = execution.split(data.batch_size)
+        if batch_idx == 0:
+            self.vae.likelihood.check(data.to_pixels(batches[0], training=False).x)
+        contexts, rates, rows = [], [], []
+        for i, batch in enumerate(batches, batch_idx):
+            # Seeded at every batch, so that a resumed run draws the same noise from here on.
+            seed_generators(self.device, derive_seed(self.seed, TRAIN, self.batches_seen, self.global_rank))
+            context = self._context("train")
+            if hasattr(self.vae.posterior, "step"):
+                self.vae.posterior.step = context.step
+            self.batches_seen += 1
+            if self.automatic_optimization:  # Lightning's search for a learning rate steps by itself
+                return self.objective(self.vae, data.to_pixels(batch, training=True), context)["loss"]
+            rates.append(self.trainer.strategy.optimizers[0].param_groups[0]["lr"])
+            closes = (i + 1) % self.accumulate == 0 or i + 1 == self.trainer.num_training_batches
+            rows.append(self.steps(batch, context, i % self.accumulate == 0, closes))
+            contexts.append(context)
+            if closes:
+                self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_by(1)
+                for config in self.trainer.lr_scheduler_configs:
+                    config.scheduler.step()
+        if len(batches) > 1:
+            self.trainer.fit_loop.epoch_loop.batch_progress.increment_by(len(batches) - 1)
+        self._account(batches, contexts, rates, rows, batch_idx)
+        if self.is_adaptive and time.perf_counter() - started < EXECUTION_SECONDS:
+            self.steps_at_once = min(2 * self.steps_at_once, MOST_STEPS)
         return None
 
-    def _prepare(self, batch: Batch, batch_idx: int, stage: Stage, *stream: int) -> tuple[Batch, Context]:
-        """Seed the noise of a batch, and turn its bytes (B, C, H, W) into pixels."""
-        seed_generators(batch.x.device, derive_seed(self.seed, *stream, self.global_rank))
-        data = self.trainer.datamodule
-        batch = data.to_pixels(batch, training=stage == "train")
-        if batch_idx == 0:
-            self.vae.likelihood.check(batch.x)
-        return batch, Context(self.global_step, len(data.splits["train"]), stage)
+    def _account(
+        self, batches: list[Batch], contexts: list[Context], rates: list[float], rows: list[Tensor], batch_idx: int
+    ) -> None:
+        """Refuse a loss that is not finite, add the terms of an execution to the means, and log those that are due."""
+        keys = self.steps.keys
+        values = torch.stack(rows).tolist()  # the only place where an execution waits for the device
+        for i, (batch, context, rate, row, value) in enumerate(
+            zip(batches, contexts, rates, rows, values, strict=True)
+        ):
+            terms = dict(zip(keys, value, strict=True))
+            self._check_finite(terms, "train", context.step)
+            self.means.add_stacked(keys, row, len(batch.x))
+            if (batch_idx + i) % self.accumulate == 0 and context.step % self.trainer.log_every_n_steps == 0:
+                named = {f"train_step/{key}": number for key, number in terms.items()}
+                self._record({**named, "train_step/lr": rate}, context.step)
 
-    def _backward(self, loss: Tensor, closes_window: bool) -> None:
-        """Add the gradients of a batch; processes exchange them once for each optimizer step."""
-        strategy = self.trainer.strategy
-        waits = not closes_window and isinstance(strategy, ParallelStrategy)
-        with self._full_precision(), strategy.block_backward_sync() if waits else nullcontext():
-            self.manual_backward(loss / self.accumulate)
-
-    def _full_precision(self) -> AbstractContextManager:
-        """What surrounds all but the forward pass: autocast is for that alone."""
-        return torch.autocast(self.device.type, enabled=False)
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        if not self.clip_val or self.automatic_optimization:
-            return
-        # The gradients are no longer scaled for float16 here.
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        by_value = self.clip_algorithm == "value"
-        (nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_)(parameters, self.clip_val)
+    def _context(self, stage: Stage) -> Context:
+        return Context(self.global_step, len(self.trainer.datamodule.splits["train"]), stage)
 
     def on_train_epoch_end(self) -> None:
         self._log_means(self.means.compute(self._sum_over_processes), "train")
@@ -200,18 +235,23 @@ class LitVAE(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, stage: Stage = "val") -> None:
         # The same noise at every evaluation, so that epochs and runs differ by their weights only.
-        batch, context = self._prepare(batch, batch_idx, stage, VALIDATION, batch_idx)
+        seed_generators(self.device, derive_seed(self.seed, VALIDATION, batch_idx, self.global_rank))
+        batch, context = self.trainer.datamodule.to_pixels(batch, training=False), self._context(stage)
+        if batch_idx == 0:
+            self.vae.likelihood.check(batch.x)
         terms = self.objective(self.vae, batch, context)
         if self.adversary is not None:
             terms = {**terms, **self.objective.adversary_loss(self.vae, batch, context)}
-        self._check_finite(terms, stage)
         q = self.vae.encode(batch.x, batch.y) if self.vae.encoder is not None else None
         for metric in self.metrics:
             metric.update(self.vae, batch, q, terms)
 
     def on_validation_epoch_end(self, stage: str = "val") -> None:
-        values = [metric.compute(self._sum_over_processes) for metric in self.metrics]
-        self._log_means({key: value for found in values for key, value in found.items()}, stage)
+        values: dict[str, Tensor] = {}
+        for metric in self.metrics:
+            values |= metric.compute(self._sum_over_processes)
+        self._check_finite({key: float(value) for key, value in values.items()}, stage, self.global_step)
+        self._log_means(values, stage)
         self.validated_at = self.global_step
 
     on_test_epoch_start = on_validation_epoch_start
@@ -235,13 +275,13 @@ class LitVAE(LightningModule):
             for logger in self.trainer.loggers:
                 logger.log_metrics({**metrics, "epoch": self.current_epoch}, step=step)
 
-    def _check_finite(self, terms: dict[str, Tensor], stage: str) -> None:
-        loss = terms["loss"].item()
+    def _check_finite(self, terms: dict[str, float], stage: str, step: int) -> None:
+        loss = terms.get("loss", 0.0)
         if math.isfinite(loss):
             return
-        values = ", ".join(f"{key}={value.item():g}" for key, value in terms.items() if key != "loss")
+        values = ", ".join(f"{key}={value:g}" for key, value in terms.items() if key != "loss")
         raise NumericsError(
-            f"{stage} loss became {loss} at step {self.global_step} of epoch {self.current_epoch} "
+            f"{stage} loss became {loss} at step {step} of epoch {self.current_epoch} "
             f"({values}, lr={self.lr:g}); checkpoints/last.ckpt holds the last finite weights. "
             "In a new run lower optimizer.lr or set trainer.gradient_clip_val=1.0"
         )

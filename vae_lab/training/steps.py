@@ -1,0 +1,218 @@
+"""The optimizer steps of a batch: the model's, then its adversary's; and a CUDA graph of them.
+
+Clipping, accumulation and the scaling for float16 are done here as Lightning does them where it optimizes by itself.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vae_lab.data.batches import Batch
+from vae_lab.errors import one_line
+from vae_lab.objectives import Context
+
+log = logging.getLogger(__name__)
+HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+EAGER_STEPS = 3  # before a capture: the optimizer's state and the libraries' workspaces exist only then
+
+
+class Steps:
+    """Takes the steps of one batch after the other.
+
+    Args:
+        lit: the module that is trained, with `vae`, `objective` and `adversary`.
+        optimizers: of the model, and of the adversary if there is one.
+        to_pixels: from the bytes of a batch to what the model sees.
+        accumulate: batches whose gradients make one step, >= 1.
+        clip_val: largest norm of the gradient, or largest value of one of its elements; None or 0 clips nothing.
+        clip_algorithm: `norm` or `value`.
+    """
+
+    def __init__(
+        self,
+        lit: LightningModule,
+        optimizers: Sequence[Optimizer],
+        to_pixels: Callable[[Batch], Batch],
+        accumulate: int,
+        clip_val: float | None,
+        clip_algorithm: str,
+    ):
+        self.lit: Any = lit
+        self.optimizers, self.to_pixels, self.accumulate = optimizers, to_pixels, accumulate
+        self.clip_val, self.clip_algorithm = clip_val, clip_algorithm
+        self.strategy = lit.trainer.strategy
+        self.scaler = getattr(lit.trainer.precision_plugin, "scaler", None)
+        callbacks = lit.trainer.callbacks
+        self.listeners = [c for c in callbacks if any(is_overridden(hook, c, Callback) for hook in HOOKS)]
+        self.keys: list[str] = []  # of the terms
+
+    def __call__(self, batch: Batch, context: Context, opens: bool, closes: bool) -> Tensor:
+        """Add the gradients of a batch, and take the steps where it closes a window of accumulation.
+
+        Args:
+            batch: bytes (B, C, H, W), and labels.
+            context: for the objective.
+            opens: whether the batch is the first of its window.
+            closes: whether it is the last one.
+
+        Returns:
+            The terms that `keys` names, (number of keys,).
+        """
+        batch, adversary, objective = self.to_pixels(batch), self.lit.adversary, self.lit.objective
+        if adversary is not None:
+            adversary.requires_grad_(False)  # its gradients come from its own loss only
+        terms = objective(self.lit.vae, batch, context)
+        if opens:
+            for optimizer in self.optimizers:
+                self._tell("on_before_zero_grad", optimizer)
+                optimizer.zero_grad()
+        self._descend(terms["loss"], self.optimizers[0], closes)
+        if adversary is not None:
+            adversary.requires_grad_(True)
+            judged = objective.adversary_loss(self.lit.vae, batch, context)
+            self._descend(judged["discriminator_loss"], self.optimizers[1], closes)
+            terms = {**terms, **judged}
+        self.keys = list(terms)
+        return torch.stack([value.detach() for value in terms.values()])
+
+    def _descend(self, loss: Tensor, optimizer: Optimizer, closes: bool) -> None:
+        """Add the gradients of a loss; clip them and take a step if its window closes."""
+        loss = loss / self.accumulate if self.accumulate > 1 else loss
+        kind = loss.device.type
+        is_cast = torch.is_autocast_enabled(kind)  # which is for the forward pass alone
+        with torch.autocast(kind, enabled=False) if is_cast else nullcontext():
+            if isinstance(self.strategy, ParallelStrategy):  # processes exchange gradients once for each step
+                with nullcontext() if closes else self.strategy.block_backward_sync():
+                    self.lit.manual_backward(loss)
+            else:
+                self._tell("on_before_backward", loss)
+                (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+                self._tell("on_after_backward")
+            if closes:
+                self._tell("on_before_optimizer_step", optimizer)
+                self._clip(optimizer)
+                if self.scaler is None:
+                    optimizer.step()
+                else:
+                    self.scaler.step(optimizer)
+                    self.scaler.update()
+        if is_cast:
+            torch.clear_autocast_cache()  # of the weights before the step
+
+    def _clip(self, optimizer: Optimizer) -> None:
+        if not self.clip_val:
+            return
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        by_value = self.clip_algorithm == "value"
+        (nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_)(parameters, self.clip_val)
+
+    def _tell(self, hook: str, *args: Any) -> None:
+        """Call a hook of the callbacks that have one of them."""
+        for callback in self.listeners:
+            getattr(callback, hook)(self.lit.trainer, self.lit, *args)
+
+
+class StepGraph:
+    """Takes the steps of `Steps` as a CUDA graph: captured once for each shape of a batch, then replayed.
+
+    A capture fixes what Python decides. Objective and posterior may depend on the step only before their
+    `varies_until`, so steps before that are taken one operation at a time; the learning rate is a tensor while a step
+    is taken.
+
+    Args:
+        steps: what to capture.
+    """
+
+    def __init__(self, steps: Steps):
+        self.steps = steps
+        of_posterior = getattr(steps.lit.vae.posterior, "varies_until", 0)
+        self.varies_until = max(getattr(steps.lit.objective, "varies_until", math.inf), of_posterior)
+        self.stream = torch.cuda.Stream()
+        self.taken: dict[torch.Size, int] = {}  # steps one operation at a time, by shape
+        self.captured: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Batch, Tensor]] = {}
+        groups = [group for optimizer in steps.optimizers for group in optimizer.param_groups]
+        for group in groups:
+            group["capturable"] = True
+        self.rates = [(group, torch.zeros((), device=steps.lit.device)) for group in groups]
+        self.plain = [math.nan for _ in groups]  # what the tensors hold
+        self.is_refused = False
+
+    @property
+    def keys(self) -> list[str]:
+        """The names of the terms."""
+        return self.steps.keys
+
+    def __call__(self, batch: Batch, context: Context, opens: bool, closes: bool) -> Tensor:
+        """As `Steps`."""
+        shape = batch.x.shape
+        with self._rates_as_tensors():
+            if shape in self.captured and context.step >= self.varies_until:
+                graph, static, terms = self.captured[shape]
+                static.x.copy_(batch.x)
+                if static.y is not None and batch.y is not None:
+                    static.y.copy_(batch.y)
+                graph.replay()
+                return terms.clone()
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                terms = self.steps(batch, context, opens, closes)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            if context.step >= self.varies_until and not self.is_refused:
+                self.taken[shape] = self.taken.get(shape, 0) + 1
+                if self.taken[shape] == EAGER_STEPS:
+                    self._capture(Batch(batch.x.clone(), None if batch.y is None else batch.y.clone()), context)
+        return terms
+
+    def _capture(self, static: Batch, context: Context) -> None:
+        graph = torch.cuda.CUDAGraph()
+        torch.clear_autocast_cache()
+        try:
+            with torch.cuda.graph(graph, stream=self.stream):
+                terms = self.steps(static, context, True, True)
+        except RuntimeError as error:
+            self.is_refused = True
+            log.info("no CUDA graph: the step cannot be captured (%s)", one_line(error))
+            return
+        self.captured[static.x.shape] = graph, static, terms
+        log.info("the step for batches of %d is a CUDA graph from step %d on", len(static.x), context.step + 1)
+
+    @contextmanager
+    def _rates_as_tensors(self) -> Iterator[None]:
+        """Hold the learning rates in tensors, which a captured step reads."""
+        plain = [group["lr"] for group, _ in self.rates]
+        for (group, rate), value, before in zip(self.rates, plain, self.plain, strict=True):
+            if value != before:
+                rate.fill_(value)
+            group["lr"] = rate
+        self.plain = plain
+        try:
+            yield
+        finally:
+            for (group, _), value in zip(self.rates, plain, strict=True):
+                group["lr"] = value
+
+
+def why_eager(steps: Steps) -> str | None:
+    """Why the steps cannot be a CUDA graph; None if they can."""
+    if steps.lit.device.type != "cuda":
+        return "it needs a GPU"
+    if isinstance(steps.strategy, ParallelStrategy) or steps.accumulate > 1 or steps.scaler is not None:
+        return "it needs one process, trainer.accumulate_grad_batches=1 and no 16-mixed"
+    if steps.listeners:
+        return f"{type(steps.listeners[0]).__name__} looks at every step"
+    if not hasattr(steps.lit.objective, "varies_until"):
+        return f"{type(steps.lit.objective).__name__} does not say until when it varies with the step (varies_until)"
+    if not all("capturable" in group for optimizer in steps.optimizers for group in optimizer.param_groups):
+        return f"{type(steps.optimizers[0]).__name__} cannot be captured"
+    return None
