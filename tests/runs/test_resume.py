@@ -35,7 +35,7 @@ VARIANTS = {
     "validate_within_epochs": ["trainer.val_check_interval=5"],
     "step_schedule": ["optimizer/schedule=step", "optimizer.schedule.step_size=7"],
     "early_stopping": ["callbacks=early_stopping"],
-    "averaged_weights": ["+callbacks.average={_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.9}"],
+    "averaged_weights": ["callbacks=ema", "callbacks.ema.decay=0.9"],
     "validate_every_other_epoch": ["trainer.check_val_every_n_epoch=2", "trainer.precision=bf16-mixed"],
 }
 

@@ -31,7 +31,7 @@ COLLECTIONS = ("logger", "callbacks", "metrics")  # each member names a class
 OWN: dict[str, Any] = {
     **dict.fromkeys(("seed", "latent_dim", "dataset.channels", "dataset.image_size", "loss.warmup_steps"), int),
     **dict.fromkeys(("data_root", "run_dir", "dataset.fit", "sweep.default_name", "sweep.on_failure"), str),
-    **dict.fromkeys(("resume", "run_name", "sweep.name", "loss.measure"), str | None),
+    **dict.fromkeys(("resume", "init", "run_name", "sweep.name", "loss.measure"), str | None),
     **dict.fromkeys(("loss.KLD_weight", "loss.free_bits"), float),
     **dict.fromkeys(("compile", "find_lr"), bool),
     "sweep.n_jobs": int | None,

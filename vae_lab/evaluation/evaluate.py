@@ -154,7 +154,7 @@ def build_evaluated(stored: Stored, vae: VAE) -> tuple[ImageData, LitVAE]:
         if stored.objective is not None:
             check_fit(objective, stored.objective, stored.source)
             objective.load_state_dict(stored.objective)
-        elif objective.state_dict():
+        elif getattr(objective, "adversary", None) is not None:
             raise RunError(
                 f"{stored.source} holds the model without the adversary it was trained with, which the metrics "
                 "need; evaluate the run itself"

@@ -46,6 +46,7 @@ CATALOGUE = {
     "dimension_kl_estimate": Metric(NATS, None, "weights", "KL of each latent's aggregate posterior, from batches"),
     "covariance_penalty": Metric("", None, "weights", "distance of the latents' covariance from I, weighted"),
     "mmd_estimate": Metric("", "lower", "weights", "squared maximum mean discrepancy of codes and prior, from batches"),
+    "feature_distance": Metric(NATS, "lower", "weights", "distance of features of image and reconstruction, weighted"),
     "code_norm": Metric("", None, "images", "half the squared norm of the code"),
     "decoder_norm": Metric("", None, "weights", "what keeps the decoder smooth, unweighted"),
     "commitment": Metric(f"{NATS}, weighted", None, "weights", "squared distance of encoder outputs to their codes"),

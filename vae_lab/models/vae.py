@@ -41,8 +41,9 @@ class VAE(nn.Module):
         self.likelihood = likelihood
         self.latent_shape = tuple(latent_shape)
         self.image_shape = tuple(image_shape)
-        if hasattr(prior, "bind"):
-            self.prior.bind(self)
+        bind = getattr(prior, "bind", None)
+        if bind is not None:
+            bind(self)
 
     @property
     def latent_dim(self) -> int:

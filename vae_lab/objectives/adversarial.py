@@ -93,6 +93,7 @@ class VAEGAN(nn.Module):
         adversarial_start: the step from which on both players play, >= 0. A discriminator that starts with a young
             decoder wins at once.
         adaptive: whether the weight follows the gradients.
+        perceptual: a distance of features that belongs to the reconstruction; see `ELBO`.
 
     Raises:
         ValueError: if one of them is out of its range.
@@ -111,9 +112,10 @@ class VAEGAN(nn.Module):
         adversarial_weight: float,
         adversarial_start: int,
         adaptive: bool,
+        perceptual: nn.Module | None = None,
     ):
         super().__init__()
-        self.elbo = ELBO(kld_weight, warmup_steps, free_bits)
+        self.elbo = ELBO(kld_weight, warmup_steps, free_bits, perceptual=perceptual)
         check_weight("objective.adversarial_weight", adversarial_weight)
         check_weight("objective.adversarial_start", adversarial_start)
         self.adversary = adversary
@@ -136,6 +138,10 @@ class VAEGAN(nn.Module):
         reconstruction = -vae.likelihood.log_prob(batch.x, params).mean()
         terms = self.elbo.terms(vae, context, q, z, reconstruction)
         fake = vae.likelihood.mean(params[0])
+        if self.elbo.perceptual is not None:
+            distance = self.elbo.perceptual(batch.x, fake)
+            terms = {**terms, "loss": terms["loss"] + distance, "feature_distance": distance}
+            reconstruction = reconstruction + distance
         generator_loss = fools(self.adversary(standardized(fake, batch.x)))
         if self.adaptive and self.plays(context) and generator_loss.requires_grad:
             last = [parameter for parameter in vae.decoder.parameters() if parameter.ndim > 1][-1]

@@ -32,6 +32,7 @@ class ELBO(nn.Module):
         warmup: `linear`, or `cyclic` for a weight that rises more than once.
         cycles: of a cyclic warm-up, >= 1; one is linear.
         rise: the part of each cycle over which the weight rises, in (0, 1].
+        perceptual: a further term of the loss, from images and reconstructions; see `vae_lab.objectives.perceptual`.
 
     Raises:
         ValueError: if one of them is out of its range.
@@ -47,6 +48,7 @@ class ELBO(nn.Module):
         warmup: Literal["linear", "cyclic"] = "linear",
         cycles: int = 4,
         rise: float = 0.5,
+        perceptual: nn.Module | None = None,
     ):
         super().__init__()
         for key, value in (("KLD_weight", kld_weight), ("warmup_steps", warmup_steps), ("free_bits", free_bits)):
@@ -61,6 +63,7 @@ class ELBO(nn.Module):
         self.free_bits = free_bits
         self.cycles = cycles if warmup == "cyclic" else 1
         self.rise = rise
+        self.perceptual = perceptual
 
     @property
     def varies_until(self) -> int:
@@ -85,11 +88,18 @@ class ELBO(nn.Module):
             context: the step, and whether it is for training.
 
         Returns:
-            `loss` and `reconstruction`, and of a model with a prior `kl` and `elbo`, because a plain autoencoder has
-            neither a finite KL nor a bound on log p(x); the posterior's own terms and diagnostics.
+            `loss` and `reconstruction`, `feature_distance` if there is one, and of a model with a prior `kl` and
+            `elbo`, because a plain autoencoder has neither a finite KL nor a bound on log p(x); the posterior's own
+            terms and diagnostics.
         """
-        q, z, reconstruction = infer(vae, batch)
-        return self.terms(vae, context, q, z, reconstruction)
+        q = vae.encode(batch.x, batch.y)
+        z = q.rsample(1)
+        params = vae.decode(z, batch.y)
+        terms = self.terms(vae, context, q, z, -vae.likelihood.log_prob(batch.x, params).mean())
+        if self.perceptual is None:
+            return terms
+        distance = self.perceptual(batch.x, vae.likelihood.mean(params[0]))
+        return {**terms, "loss": terms["loss"] + distance, "feature_distance": distance}
 
     def terms(self, vae: VAE, context: Context, q: Any, z: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
         """What `forward` returns, of what `infer` did; for objectives that add a term of their own."""

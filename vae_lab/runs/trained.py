@@ -199,6 +199,29 @@ def build_stored(stored: Stored) -> VAE:
     return vae.eval().requires_grad_(False)
 
 
+def initialize(vae: VAE, folder: str | Path) -> str:
+    """Start a model from the best weights of a run, whatever else that run's settings were.
+
+    Args:
+        vae: the model; each weight must have its counterpart of the same shape.
+        folder: of the run, or an export.
+
+    Returns:
+        What was taken, for the record.
+
+    Raises:
+        RunError: if the folder or the checkpoint is missing or damaged.
+        ValueError: naming the first weight that does not fit.
+    """
+    stored = read_stored(Path(folder).expanduser(), "best")
+    try:
+        check_form("", stored.weights, dict(vae.state_dict()))
+    except ValueError as error:
+        raise ValueError(f"init={folder}: its weights do not fit this model: {error}") from error
+    vae.load_state_dict(stored.weights)
+    return f"starting from {stored.source} of {stored.epoch} epochs, weights {parameters_sha256(vae)[:12]}"
+
+
 def check_fit(vae: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
     """Compare names, shapes and types of weights with those of a model.
 

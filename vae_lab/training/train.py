@@ -17,7 +17,7 @@ from vae_lab.runs.continuation import check_continuation
 from vae_lab.runs.folder import Run
 from vae_lab.runs.resume import continues_run, is_complete
 from vae_lab.runs.signals import Preemption
-from vae_lab.runs.trained import split_checkpoint
+from vae_lab.runs.trained import initialize, split_checkpoint
 from vae_lab.training.build import OURS, READERS, Experiment, build
 from vae_lab.training.diagnosis import diagnosed
 from vae_lab.training.result import next_commands, print_result
@@ -59,6 +59,8 @@ def train(cfg: DictConfig) -> float | None:
             experiment = build(cfg, preemption)
             if checkpoint is None:
                 experiment.stopwatch.truncate(0)
+                if cfg.get("init"):  # which a run from before that key does not have
+                    log.info(initialize(experiment.lit.vae, cfg.init))
             else:
                 check_continuation(experiment.lit, experiment.trainer, checkpoint)
             experiment.data.setup("fit")  # before W&B hears of a run that has no images
