@@ -126,7 +126,9 @@ def test_a_cyclic_weight_rises_in_each_cycle_and_one_cycle_is_linear():
     cyclic = ELBO(4.0, 10, 0.0, "cyclic", cycles=2, rise=0.5)
     steps = (0, 5, 10, 19, 20, 25, 30, 39, 40, 45, None)
     assert [cyclic.weight(during(step)) for step in steps] == [0, 2, 4, 4, 0, 2, 4, 4, 4, 4, 4]
+    assert cyclic.varies_until == 30
     one, linear = ELBO(4.0, 10, 0.0, "cyclic", cycles=1), ELBO(4.0, 10, 0.0)
+    assert one.varies_until == linear.varies_until == 10
     assert all(one.weight(during(step)) == linear.weight(during(step)) for step in range(50))
     for settings, message in (
         ({"warmup_steps": 0, "warmup": "cyclic"}, "loss.warmup_steps must be >= 1 with objective.warmup=cyclic, got 0"),

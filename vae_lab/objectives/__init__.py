@@ -20,6 +20,9 @@ What an objective needs of the model it declares, and a model that lacks it is r
 A posterior without a density has no KL, and its model no prior; but where the objective makes all codes together follow
 the prior, by another distance, it says `matches_prior = True`, and the model has it.
 
+Where the loss does not depend on the step from some step on, and nothing is drawn on the CPU, it may name that step as
+`varies_until`: from there on a training step can be a CUDA graph.
+
 It may own an `adversary`, a network with an optimizer of its own that takes a step after each one of the model. The
 config describes it as `objective.adversary`, without its input and output, which follow from the class: its input are
 `judges = "images"` or `"codes"`, its output is one number. `adversary_loss(vae, batch, context)` returns such a dict

@@ -44,7 +44,7 @@ class Capacity(nn.Module):
             check_weight(f"objective.{key}", value)
         self.gamma = gamma
         self.capacity = capacity
-        self.capacity_steps = capacity_steps
+        self.capacity_steps = self.varies_until = capacity_steps
 
     def target(self, context: Context) -> float:
         """C: rising while it is trained with, the final one in evaluation."""
@@ -88,6 +88,7 @@ class BetaTC(nn.Module):
     """
 
     needs = ("encoder", "prior", "diagonal")
+    varies_until = 0
 
     def __init__(self, alpha: float, beta: float, gamma: float, estimator: Literal["weighted", "stratified"]):
         super().__init__()
@@ -101,7 +102,7 @@ class BetaTC(nn.Module):
         q, z, reconstruction = infer(vae, batch)
         mean, scale, flat = q.mean.flatten(1), torch.exp(0.5 * q.log_var).flatten(1), z[0].flatten(1)
         log_q = Normal(mean, scale).log_prob(flat[:, None])  # (B, B, D): of image i's sample, given image j
-        log_weight = self.log_weights(len(flat), context.num_images).to(log_q)
+        log_weight = self.log_weights(len(flat), context.num_images, flat.device)
         log_aggregate = (log_q.sum(2) + log_weight).logsumexp(1)  # (B,)
         log_product = (log_q + log_weight[..., None]).logsumexp(1).sum(1)  # (B,)
         terms = {
@@ -113,16 +114,14 @@ class BetaTC(nn.Module):
         loss = sum((w * term for w, term in zip(weights, terms.values(), strict=True)), reconstruction)
         return report(loss, reconstruction, kl_per_latent(q, z, vae.prior).sum(), q, **terms)
 
-    def log_weights(self, batch_size: int, num_images: int) -> Tensor:
+    def log_weights(self, batch_size: int, num_images: int, device: torch.device | None = None) -> Tensor:
         """Log of how much image j counts for the sample of image i, (B, B)."""
         num_images, others = max(num_images, batch_size), batch_size - 1
         if self.estimator == "weighted" or not others:
-            return torch.full((batch_size, batch_size), -math.log(num_images * batch_size))
-        weights = torch.full((batch_size, batch_size), 1 / others)
-        i = torch.arange(batch_size)
-        weights[i, i] = 1 / num_images
-        weights[i, (i + 1) % batch_size] = (num_images - others) / (num_images * others)
-        return weights.log()
+            return torch.full((batch_size, batch_size), -math.log(num_images * batch_size), device=device)
+        weights = torch.full((batch_size, batch_size), 1 / others, device=device)
+        weights.fill_diagonal_((num_images - others) / (num_images * others))
+        return weights.roll(1, 1).fill_diagonal_(1 / num_images).log()
 
 
 class DIP(nn.Module):
@@ -144,6 +143,8 @@ class DIP(nn.Module):
     Raises:
         ValueError: if a weight is out of its range.
     """
+
+    varies_until = 0
 
     def __init__(self, kld_weight: float, off_diagonal: float, diagonal: float, type: Literal[1, 2]):
         super().__init__()

@@ -68,7 +68,7 @@ class ELBO(nn.Module):
     @property
     def varies_until(self) -> int:
         """The step from which on the loss depends on it no more."""
-        return self.warmup_steps
+        return (self.cycles - 1) * math.ceil(self.warmup_steps / self.rise) + self.warmup_steps
 
     def weight(self, context: Context) -> float:
         """The weight of the KL: rising while it is trained with, the final one in evaluation."""

@@ -37,6 +37,8 @@ class IWAE(nn.Module):
         ValueError: if k is out of its range.
     """
 
+    varies_until = 0
+
     def __init__(self, samples: int, gradient: Literal["standard", "doubly_reparameterized"] = "standard"):
         super().__init__()
         check_count("objective.samples", samples)
@@ -80,6 +82,7 @@ class MIWAE(nn.Module):
     """
 
     needs = ("encoder", "prior", "density")
+    varies_until = 0
 
     def __init__(self, groups: int, samples: int):
         super().__init__()
@@ -114,6 +117,7 @@ class CIWAE(nn.Module):
     """
 
     needs = ("encoder", "prior", "density")
+    varies_until = 0
 
     def __init__(self, samples: int, beta: float):
         super().__init__()
@@ -150,6 +154,7 @@ class PIWAE(nn.Module):
     """
 
     needs = ("encoder", "prior", "density")
+    varies_until = 0
 
     def __init__(self, groups: int, samples: int):
         super().__init__()

@@ -85,13 +85,14 @@ class VGG(nn.Module):
             )
         self.layers = make_layers(cfgs["E"][:7])  # two blocks of two, and the first convolution of the third
         stored = torch.load(path, map_location="cpu", weights_only=True)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
         own = self.layers.state_dict()
         self.layers.load_state_dict({name: stored[f"features.{name}"] for name in own})
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images, grey or in colour -> the maps after each activation."""
-        mean, std = (x.new_tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-        return maps_after_relu(self.layers, (x.expand(-1, 3, -1, -1) - mean) / std)[::2]
+        return maps_after_relu(self.layers, (x.expand(-1, 3, -1, -1) - self.mean) / self.std)[::2]
 
 
 def maps_after_relu(layers: nn.Sequential, x: Tensor) -> list[Tensor]:

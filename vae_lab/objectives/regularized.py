@@ -31,6 +31,7 @@ class RAE(nn.Module):
     """
 
     needs = ("encoder", "point")
+    varies_until = 0
 
     def __init__(self, code_weight: float, decoder_weight: float, regularizer: Literal["l2", "gradient"]):
         super().__init__()
