@@ -19,10 +19,11 @@ from vae_lab.training.build import build, build_data, build_objective
 from vae_lab.training.train import fit, quiet_lightning, train
 
 ADVERSARIAL = [
+    "objective=factor",
     "objective._target_=toy_parts.AdversarialELBO",
-    "~objective.warmup_steps",
-    "~objective.free_bits",
-    "+objective.adversary={_target_:vae_lab.models.networks.mlp.MLPEncoder,hidden_dims:[8],activation:relu}",
+    *(f"~objective.{key}" for key in ("warmup_steps", "free_bits", "gamma")),
+    "objective.adversary.hidden_dims=[8]",
+    "objective.adversary.activation=relu",
 ]
 OBJECTIVES = {
     "elbo": [],
