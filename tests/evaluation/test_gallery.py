@@ -284,6 +284,18 @@ def test_draw_all_needs_no_trainer(tmp_path, latent_dim, num_factors, shape):
     assert set(paths) == kinds | ({"manifold"} if latent_dim == 2 else set())
 
 
+def test_a_generator_without_encoder_draws_its_samples(tmp_path):
+    vae = make_vae()
+    vae.encoder = None
+    painter = Painter(vae, Images(30), tmp_path, num_images=4)
+    for epoch in range(2):
+        painter.follow(epoch, True)
+    painter.draw_all(epoch=1)
+    kinds = {"traversals.png", "interpolation.png", "manifold.png", "samples_first_last.png", "training.gif"}
+    assert names(tmp_path) == kinds | {"samples/epoch_000.png", "samples/epoch_001.png", "training.npz"}
+    assert num_frames(tmp_path) == 2
+
+
 def test_the_followed_latents_never_change():
     torch.manual_seed(1)
     vae = make_vae()

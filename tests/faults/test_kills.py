@@ -96,6 +96,23 @@ def test_c3_a_kill_at_any_moment_changes_nothing(moment, config, undisturbed):
 
 
 @pytest.mark.slow
+def test_c3_a_kill_of_two_players_changes_nothing(config):
+    players = [*EVERYTHING, "objective=vae_gan", "objective.adversary.channels=[4]", "objective.adversarial_start=5"]
+    whole = config(tiny=players, run_dir="whole")
+    train(whole)
+    moments = {
+        "between their steps": (LitVAE, "_backward", 23),
+        "while a checkpoint is put together": (LitVAE, "on_save_checkpoint", 5),
+        "after a validation": (Checkpoints, "on_validation_end", 1),
+    }
+    for number, (owner, hook, call) in enumerate(moments.values()):
+        cfg = config(tiny=players, run_dir=f"killed_{number}")
+        prepare = lambda owner=owner, hook=hook, call=call: at_call(owner, hook, call, send(signal.SIGKILL))  # noqa: E731
+        assert train_in_fork(cfg, prepare) == -signal.SIGKILL
+        assert resume(cfg) == record(Path(whole.run_dir))
+
+
+@pytest.mark.slow
 def test_c1_kills_at_random_moments_change_nothing(config, undisturbed):
     began = time.monotonic()
     assert train_in_fork(config(tiny=EVERYTHING, run_dir="timed")) == 0

@@ -115,7 +115,7 @@ A3 = {
     "+posterior.max_log_var=100": "posterior.max_log_var must be in (0, 80], got 100",
     "callbacks.checkpoints.monitor=train/loss": "callbacks.checkpoints.monitor must be a validation metric",
     "trainer.gradient_clip_algorithm=value": "trainer.gradient_clip_val must be > 0 with gradient_clip_algorithm=value",
-    "callbacks.checkpoints.mode=low": "callbacks.checkpoints.mode must be min or max",
+    "callbacks.checkpoints.mode=low": "callbacks.checkpoints.mode must be min, max or last",
     "latent_dim=": "latent_dim is empty; write latent_dim=VALUE",
     "dataset.channels=": "dataset.channels is empty; write dataset.channels=VALUE",
     "latent_dim=8.0": "latent_dim must be a whole number, got 8.0",

@@ -15,7 +15,8 @@ from vae_lab.models.networks.mlp import MLPDecoder, MLPEncoder
 from vae_lab.models.networks.resnet import ResNetDecoder, ResNetEncoder
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
-OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml"))
+# Unpadded convolutions do not fit small images, and max-pooling does not look at every pixel.
+OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "unpadded")
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64)]
 D = 5
 
@@ -137,6 +138,16 @@ def test_mixed_kernels_and_strides_mirror():
     widths = [m.out_features for m in encoder.modules() if isinstance(m, nn.Linear)]
     assert widths == [20, 10, D]
     assert [m.in_features for m in decoder.modules() if isinstance(m, nn.Linear)] == widths[::-1]
+
+
+@pytest.mark.parametrize("image_shape", SHAPES[1:])
+def test_unpadded_networks_fit_images_that_are_large_enough(image_shape):
+    encoder, decoder = networks("unpadded", image_shape)
+    assert encoder(torch.rand(2, *image_shape)).shape == (2, 2 * D)
+    assert decoder(torch.randn(2, D)).shape == (2, *image_shape)
+    with pytest.raises(ValueError, match=r"dataset\.image_size must be >= 16 for 2 unpadded convolutions, got 8"):
+        networks("unpadded", (1, 8, 8))
+    assert networks("unpadded", (1, 16, 16))[0](torch.rand(2, 1, 16, 16)).shape == (2, 2 * D)
 
 
 @pytest.mark.parametrize("size", [3, 27, 30, 33, 61])

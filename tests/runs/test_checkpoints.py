@@ -167,7 +167,7 @@ def test_broken_weights_never_replace_a_good_checkpoint(fit, value):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("val/loss", "least", 10), r"callbacks\.checkpoints\.mode must be min or max, got 'least'"),
+        (("val/loss", "least", 10), r"callbacks\.checkpoints\.mode must be min, max or last, got 'least'"),
         (("val/loss", "min", 0), r"callbacks\.checkpoints\.every_n_minutes must be > 0, got 0"),
         (("val/loss", "min", float("nan")), r"callbacks\.checkpoints\.every_n_minutes must be > 0, got nan"),
     ],

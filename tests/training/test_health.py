@@ -18,7 +18,7 @@ SLOW_STARTS = {
 COLLAPSED = [(kl, 0) for kl in (0.002, 0.004, 0.006, 0.006, 0.007, 0.005, 0.006, 0.005, 0.006, 0.007, 0.005, 0.003)]
 
 
-def run(validations, caplog, clamped=(), warmup_steps=0, perplexities=()) -> list[str]:
+def run(validations, caplog, clamped=(), warmup_steps=0, perplexities=(), **others) -> list[str]:
     """What is told in a run with a validation every ten steps: the step and the beginning of each message."""
     health = Health()
     posterior = SimpleNamespace(num_codes=512) if perplexities else None
@@ -28,6 +28,7 @@ def run(validations, caplog, clamped=(), warmup_steps=0, perplexities=()) -> lis
     for number, (kl, active) in enumerate(validations):
         trainer.global_step = lit.validated_at = 10 * (number + 1)
         values = {"kl": kl, "active_units": active, "clamped": clamped[number] if clamped else 0}
+        values |= {key: series[number] for key, series in others.items()}
         if perplexities:
             values |= {"perplexity": perplexities[number], "dead_codes": 500}
         trainer.callback_metrics = {f"val/{key}": value for key, value in values.items() if value is not None}
@@ -58,6 +59,16 @@ def test_a_collapse_is_told_when_it_is_certain_and_again_at_the_end(validations,
     assert [message.startswith("posterior collapse at step ") for message in told] == [True] * len(steps)
     assert [int(message.split()[4].rstrip(":")) for message in told] == steps
     assert all("0/16 active units" in message and "KLD_weight" in message for message in told)
+
+
+@pytest.mark.parametrize(
+    ("generator", "discriminator", "winners"),
+    [((0.7, 2.1, 0.9), (1.4, 0.4, 1.2), []), ((0.7, 6, 9), (1.4, 0.01, 0.001), ["discriminator"] * 2),
+     ((0.7, 0.01, 0.9), (1.4, 5, 1.2), ["generator"])],
+)  # fmt: skip
+def test_a_player_that_has_won_is_told(generator, discriminator, winners, caplog):
+    told = run([(20, 9)] * 3, caplog, generator_loss=generator, discriminator_loss=discriminator)
+    assert [message.split(" has won at step ")[0] for message in told] == [f"the {winner}" for winner in winners]
 
 
 @pytest.mark.parametrize(("clamped", "steps"), [((0, 0.25, 0.5, 0), [20]), ((0, 0.25, 0.5, 0.5), [20, 40])])

@@ -1,5 +1,6 @@
 """Manual optimization: the same numbers as a bare loop, with and without an adversary."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -18,12 +19,18 @@ from vae_lab.training.build import build, build_data, build_objective
 from vae_lab.training.train import fit, quiet_lightning, train
 
 ADVERSARIAL = [
+    "objective=factor",
     "objective._target_=toy_parts.AdversarialELBO",
-    "~objective.warmup_steps",
-    "~objective.free_bits",
-    "+objective.adversary={_target_:vae_lab.models.networks.mlp.MLPEncoder,hidden_dims:[8],activation:relu}",
+    *(f"~objective.{key}" for key in ("warmup_steps", "free_bits", "gamma")),
+    "objective.adversary.hidden_dims=[8]",
+    "objective.adversary.activation=relu",
 ]
-OBJECTIVES = {"elbo": [], "adversarial": ADVERSARIAL}
+OBJECTIVES = {
+    "elbo": [],
+    "adversarial": ADVERSARIAL,
+    "gan": ["objective=gan", "posterior=none"],
+    "vae_gan": ["objective=vae_gan", "objective.adversary.channels=[4]", "objective.adversarial_start=1"],
+}
 SCHEDULED = ["optimizer/schedule=cosine", "optimizer.schedule.warmup_steps=2", "optimizer.fused=false"]
 CLIPPED = ["trainer.gradient_clip_val=0.05"]
 SGD = ["optimizer._target_=torch.optim.SGD", "optimizer.lr=0.1", "~optimizer.betas", "~optimizer.eps"]
@@ -85,8 +92,10 @@ def bare_loop(cfg) -> nn.Module:
     return nn.ModuleList(networks)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("objective", "variant"),
+    [*itertools.product(("elbo", "adversarial"), VARIANTS), ("gan", "everything"), ("vae_gan", "everything")],
+)
 def test_a_run_is_a_bare_loop(objective, variant, config):
     cfg = config(*OBJECTIVES[objective], *VARIANTS[variant])
     expected = parameters(bare_loop(cfg))
@@ -109,10 +118,11 @@ def test_the_steps_of_an_adversary_do_not_count(config):
     assert [line["step"] for line in lines if "train_step/discriminator_loss" in line] == [0, 1, 2, 3]
 
 
-def test_an_adversarial_run_continues_exactly(config):
-    undisturbed = config(*ADVERSARIAL, *CLIPPED, "trainer.max_epochs=4", run_dir="whole")
+@pytest.mark.parametrize("objective", ["adversarial", "gan", "vae_gan"])
+def test_an_adversarial_run_continues_exactly(objective, config):
+    undisturbed = config(*OBJECTIVES[objective], *CLIPPED, "trainer.max_epochs=4", run_dir="whole")
     train(undisturbed)
-    cfg = config(*ADVERSARIAL, *CLIPPED, run_dir="parts")
+    cfg = config(*OBJECTIVES[objective], *CLIPPED, run_dir="parts")
     train(cfg)
     cfg.trainer.max_epochs, cfg.resume = 4, cfg.run_dir
     (Path(cfg.run_dir) / "status.json").unlink()

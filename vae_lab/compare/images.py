@@ -132,7 +132,7 @@ def columns(height: int) -> int:
 def draw(gallery: Gallery, group: int, caption: str, vae: VAE, inputs: tuple[Tensor, Tensor] | None) -> None:
     """Add the strips of one group; a conditional model has samples only where there are labels."""
     number = columns(vae.image_shape[1])
-    if inputs is not None:
+    if inputs is not None and vae.encoder is not None:
         x, y = inputs
         gallery.add("reconstructions", group, caption, vae.reconstruct(x[:number], y[:number]), min(number, len(x)))
         odd = number - 1 + number % 2

@@ -141,7 +141,7 @@ def build_vae(cfg: DictConfig) -> VAE:
     if labels:
         encoder = ConditionalEncoder(encoder, labels, (height, width))
         decoder = ConditionalDecoder(decoder, labels)
-    name, grid = type(posterior).__name__, getattr(decoder if encoder is None else encoder, "grid", ())
+    name, grid = type(posterior).__name__, getattr(decoder, "grid", ())  # a decoder with a grid takes (B, D, h, w)
     if grid and not getattr(posterior, "takes_grid", False):
         raise ValueError(
             f"posterior: {name} has one vector of latents for each image, not a grid; set model.spatial=false"

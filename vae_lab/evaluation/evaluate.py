@@ -15,12 +15,13 @@ from vae_lab.config.arguments import read_arguments
 from vae_lab.config.check import check_own, check_parts
 from vae_lab.data.batches import ImageData
 from vae_lab.errors import Preempted, RunError, one_line
+from vae_lab.evaluation import samplers
 from vae_lab.evaluation.gallery import CHUNK, Painter, fixed_labels, fixed_latents
 from vae_lab.models.vae import VAE
 from vae_lab.runs.files import cannot_write
 from vae_lab.runs.folder import Run
 from vae_lab.runs.signals import Preemption
-from vae_lab.runs.trained import Stored, build_stored, read_stored
+from vae_lab.runs.trained import Stored, build_stored, check_fit, read_stored
 from vae_lab.training.build import READERS, build_data, build_metrics, build_objective, check_seed, names_of_metrics
 from vae_lab.training.devices import accelerators
 from vae_lab.training.diagnosis import memory_advice
@@ -35,7 +36,11 @@ USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are ad
   split=test         test, val or train
   checkpoint=best    best or last
   pictures=false     also draw all pictures from that checkpoint, into RUN_DIR/pictures
-  samples=0          also draw this many samples from the prior, one PNG each, into RUN_DIR/samples
+  samples=0          also draw this many samples, one PNG each, into RUN_DIR/samples
+  sampler=prior      where they come from: the prior, or what is fitted to the codes of the training images and kept in
+                     RUN_DIR/samplers: gaussian, mixture, flow, two_stage, and for posterior=vq and fsq autoregressive;
+                     those samples are in RUN_DIR/samples_SAMPLER
+  sampler_steps=3000 of the fit of flow, two_stage and autoregressive
   batch_size=1000
   accelerator=auto   auto, cpu, gpu
 
@@ -45,6 +50,8 @@ DEFAULTS = {
     "checkpoint": "best",
     "pictures": False,
     "samples": 0,
+    "sampler": "prior",
+    "sampler_steps": 3000,
     "batch_size": 1000,
     "accelerator": "auto",
     "data_root": None,
@@ -67,6 +74,8 @@ def evaluate_runs(arguments: list[str]) -> None:
         "split": ("train", "val", "test"),
         "checkpoint": ("best", "last"),
         "samples": range(1_000_000),  # their names have six digits
+        "sampler": samplers.NAMES,
+        "sampler_steps": range(1, 10**9),
         "batch_size": range(1, 10**9 + 1),
         "accelerator": accelerators(),
     }
@@ -126,7 +135,7 @@ def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
         if settings["pictures"]:
             Painter(vae.cpu(), data, folder).draw_all(stored.epoch)
         if settings["samples"]:
-            write_samples(vae.cpu(), data, folder / "samples", settings["samples"])
+            write_samples(vae.to(trainer.strategy.root_device), data, folder, settings)
     metrics = {key.replace("test/", f"{split}/"): float(value) for key, value in trainer.callback_metrics.items()}
     return {**metrics, f"{split}/checkpoint": stored.checkpoint, f"{split}/step": stored.step}
 
@@ -142,31 +151,46 @@ def build_evaluated(stored: Stored, vae: VAE) -> tuple[ImageData, LitVAE]:
         check_seed(cfg.seed)
         data = build_data(cfg)
         objective, metrics = build_objective(cfg, vae), build_metrics(cfg, vae)
+        if stored.objective is not None:
+            check_fit(objective, stored.objective, stored.source)
+            objective.load_state_dict(stored.objective)
+        elif getattr(objective, "adversary", None) is not None:
+            raise RunError(
+                f"{stored.source} holds the model without the adversary it was trained with, which the metrics "
+                "need; evaluate the run itself"
+            )
         # It takes no steps.
         lit = LitVAE(vae.eval(), objective, metrics, optimizer=None, schedule=None, lr=1.0, seed=cfg.seed)
         names_of_metrics(lit)
-    except (ValueError, OmegaConfBaseException):
+    except (ValueError, RunError, OmegaConfBaseException):
         raise  # it names the key
     except Exception as error:  # a config that is not one of ours can lack anything, anywhere
         raise ValueError(f"the config beside {stored.source} cannot be evaluated: {one_line(error)}") from error
     return data, lit.eval()
 
 
-def write_samples(vae: VAE, data: ImageData, folder: Path, num: int) -> None:
-    """Write `num` images decoded from the prior, one PNG each; the same ones at every call.
+def write_samples(vae: VAE, data: ImageData, folder: Path, settings: dict) -> None:
+    """Write images decoded from the prior or from a fitted sampler, one PNG each; the same ones at every call.
 
     A conditional model draws them with the labels of the validation images, in their order.
     """
-    if vae.prior is None:
-        raise ValueError("samples need a prior, which posterior=deterministic does not have")
+    num, name = settings["samples"], settings["sampler"]
+    if name != "prior":
+        drawn = samplers.draw_latents(name, vae, data, folder, num, settings["sampler_steps"])
+        folder = folder / f"samples_{name}"
+    elif vae.prior is not None:
+        folder, drawn = folder / "samples", fixed_latents(vae, num)
+    else:
+        raise ValueError("samples need a prior, which this model does not have; fit a sampler with sampler=mixture")
+    labels, like = fixed_labels(vae, data, num), next(vae.parameters())
     try:
         folder.mkdir(exist_ok=True)
         for path in folder.glob("[0-9]" * 6 + ".png"):  # of earlier weights
             path.unlink()
-        labels = fixed_labels(vae, data, num)
-        for part, latents in enumerate(fixed_latents(vae, num).split(CHUNK)):
+        for part, latents in enumerate(drawn.split(CHUNK)):
+            given = None if labels is None else labels.split(CHUNK)[part].to(like.device)
             with torch.no_grad():
-                images = vae.generate(latents, None if labels is None else labels.split(CHUNK)[part])
+                images = vae.generate(latents.to(like), given).cpu()
             for number, image in enumerate(images, part * CHUNK):
                 to_pil_image(image.clamp(0, 1)).save(folder / f"{number:06d}.png")
     except OSError as error:

@@ -208,16 +208,17 @@ def codebook(counts: Tensor, title: str) -> np.ndarray:
 
 
 def curves(rows: list[dict]) -> np.ndarray:
-    """Draws loss, reconstruction and KL against the step, training and validation in each panel.
+    """Draws loss, reconstruction, KL and the two players' losses against the step, training and validation in each.
 
     Args:
         rows: the lines of metrics.jsonl. A step that was repeated after a resume counts once, the last time.
 
     Returns:
-        The picture, with a panel for each of the three that was recorded.
+        The picture, with a panel for each of them that was recorded.
     """
     recorded = {key.partition("/")[2] for row in rows for key in row}
-    keys = [key for key in ("loss", "reconstruction", "kl") if key in recorded] or ["loss"]
+    shown = ("loss", "reconstruction", "kl", "generator_loss", "discriminator_loss")
+    keys = [key for key in shown if key in recorded] or ["loss"]
     figure = Figure(figsize=(4.3 * len(keys), 3.6), dpi=120, layout=LAYOUT)
     for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         for stage, color in STAGES.items():

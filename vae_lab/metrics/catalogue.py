@@ -67,6 +67,10 @@ CATALOGUE = {
     "concentration": Metric("", None, "images", "of von Mises-Fisher posteriors, their mean"),
     "generator_loss": Metric(NATS, None, "images", "how badly the samples pass for images, by an adversary"),
     "discriminator_loss": Metric(NATS, None, "images", "how badly an adversary tells images and samples apart"),
+    "adversarial_weight": Metric("", None, "always", "weight of the generator's loss, where it adapts itself"),
+    "total_correlation_adversary": Metric(
+        NATS, "lower", "images", "KL(q(z), prod_j q(z_j)), by an adversary's log-odds"
+    ),
     "score_real": Metric("", None, "images", "mean probability that an adversary gives to what is real to be so"),
     "score_generated": Metric("", None, "images", "mean probability that an adversary gives to the model's to be real"),
     "lr": Metric("", None, "always", "learning rate"),

@@ -70,7 +70,7 @@ class Terms:
 
 
 class MSE:
-    """`mse`: the mean squared error per pixel of the reconstruction from the code, for every likelihood."""
+    """`mse`: the mean squared error per pixel of the reconstruction from the code; of a model with an encoder."""
 
     def __init__(self) -> None:
         self.means = Means()

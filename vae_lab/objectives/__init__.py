@@ -23,13 +23,11 @@ the prior, by another distance, it says `matches_prior = True`, and the model ha
 Where the loss does not depend on the step from some step on, and nothing is drawn on the CPU, it may name that step as
 `varies_until`: from there on a training step can be a CUDA graph.
 
-Where a lower loss is not a better model, as in a game of two players, it says `lower_is_better = False`: then the last
-checkpoint is the best one.
-
 It may own an `adversary`, a network with an optimizer of its own that takes a step after each one of the model. The
 config describes it as `objective.adversary`, without its input and output, which follow from the class: its input are
 `judges = "images"` or `"codes"`, its output is one number. `adversary_loss(vae, batch, context)` returns such a dict
-too, in which `discriminator_loss` is what the adversary minimises.
+too, in which `discriminator_loss` is what the adversary minimises. In a game of two a lower `loss` is not a better
+model: the last checkpoint is the best one, unless another metric is monitored.
 """
 
 from typing import Literal, NamedTuple

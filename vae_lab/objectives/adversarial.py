@@ -1,4 +1,4 @@
-"""Objectives with an adversary: a discriminator of images or of codes. What one is, is in `vae_lab.objectives`.
+"""Objectives with an adversary: a discriminator of images or of codes.
 
 A discriminator D puts out the log-odds that its input is real. Both players minimise cross-entropies in nats:
 the discriminator -log D(real) - log(1 - D(fake)), which is 2 log 2 where it cannot tell, and its opponent, the
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context
+from vae_lab.objectives.elbo import ELBO, check_weight, infer, report
 
 
 def standardized(x: Tensor, real: Tensor) -> Tensor:
@@ -53,7 +54,6 @@ class GAN(nn.Module):
 
     needs = ("prior",)
     judges = "images"
-    lower_is_better = False
 
     def __init__(self, adversary: nn.Module):
         super().__init__()
@@ -71,3 +71,194 @@ class GAN(nn.Module):
             fake = vae.sample(len(batch.x), batch.y)
         real, fake = (self.adversary(standardized(x, batch.x)) for x in (batch.x, fake))
         return judged(real, fake)
+
+
+class VAEGAN(nn.Module):
+    """The ELBO, and a discriminator that tells reconstructions from images.
+
+    loss = loss of the ELBO + weight * balance * -E log D(reconstruction), from step `adversarial_start` on
+
+    With `adaptive`, balance = |grad reconstruction| / (|grad generator_loss| + 1e-6), the norms of the gradients at the
+    last layer of the decoder; else it is 1.
+
+    Sources: Larsen et al. 2016, section 2.3, without its distance in the discriminator's features; Esser et al. 2021,
+    eq. 4 and 7, with the non-saturating loss.
+
+    Args:
+        adversary: the discriminator, images (B, C, H, W) -> (B, 1), or (B, 1, h, w) for patches.
+        kld_weight: see `ELBO`.
+        warmup_steps: see `ELBO`.
+        free_bits: see `ELBO`.
+        adversarial_weight: >= 0; 0 is the ELBO.
+        adversarial_start: the step from which on both players play, >= 0. A discriminator that starts with a young
+            decoder wins at once.
+        adaptive: whether the weight follows the gradients.
+        perceptual: a distance of features that belongs to the reconstruction; see `ELBO`.
+
+    Raises:
+        ValueError: if one of them is out of its range.
+    """
+
+    needs = ("encoder",)
+    judges = "images"
+    balance: Tensor
+
+    def __init__(
+        self,
+        adversary: nn.Module,
+        kld_weight: float,
+        warmup_steps: int,
+        free_bits: float,
+        adversarial_weight: float,
+        adversarial_start: int,
+        adaptive: bool,
+        perceptual: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.elbo = ELBO(kld_weight, warmup_steps, free_bits, perceptual=perceptual)
+        check_weight("objective.adversarial_weight", adversarial_weight)
+        check_weight("objective.adversarial_start", adversarial_start)
+        self.adversary = adversary
+        self.warmup_steps = warmup_steps
+        self.varies_until = max(self.elbo.varies_until, adversarial_start)
+        self.adversarial_weight = adversarial_weight
+        self.adversarial_start = adversarial_start
+        self.adaptive = adaptive
+        self.register_buffer("balance", torch.ones(()))  # of the last training step, for evaluation
+
+    def plays(self, context: Context) -> bool:
+        """Whether the adversary is in the game; in evaluation it always is."""
+        return context.stage != "train" or context.step >= self.adversarial_start
+
+    def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
+        """The terms of the ELBO, `generator_loss` and, if it adapts itself, `adversarial_weight`."""
+        q = vae.encode(batch.x, batch.y)
+        z = q.rsample(1)
+        params = vae.decode(z, batch.y)
+        reconstruction = -vae.likelihood.log_prob(batch.x, params).mean()
+        terms = self.elbo.terms(vae, context, q, z, reconstruction)
+        fake = vae.likelihood.mean(params[0])
+        if self.elbo.perceptual is not None:
+            distance = self.elbo.perceptual(batch.x, fake)
+            terms = {**terms, "loss": terms["loss"] + distance, "feature_distance": distance}
+            reconstruction = reconstruction + distance
+        generator_loss = fools(self.adversary(standardized(fake, batch.x)))
+        if self.adaptive and self.plays(context) and generator_loss.requires_grad:
+            last = [parameter for parameter in vae.decoder.parameters() if parameter.ndim > 1][-1]
+            norms = [
+                torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
+                for loss in (reconstruction, generator_loss)
+            ]
+            self.balance.copy_((norms[0] / (norms[1] + 1e-6)).clamp(max=1e4))  # the bound of the authors' code
+        weight = self.adversarial_weight * self.plays(context) * self.balance
+        shown = {"adversarial_weight": weight} if self.adaptive else {}
+        return {**terms, "loss": terms["loss"] + weight * generator_loss, "generator_loss": generator_loss, **shown}
+
+    def adversary_loss(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
+        """How badly images and reconstructions are told apart; see `judged`. Without gradient before the start."""
+        with torch.no_grad():
+            fake = vae.generate(vae.encode(batch.x, batch.y).rsample(1), batch.y)[0]
+        real, fake = (self.adversary(standardized(x, batch.x)) for x in (batch.x, fake))
+        terms = judged(real, fake)
+        if not self.plays(context):
+            terms["discriminator_loss"] = terms["discriminator_loss"].detach() + 0 * terms["discriminator_loss"]
+        return terms
+
+
+class AAE(nn.Module):
+    """Reconstruction, and a discriminator that tells codes from latents of the prior: the adversarial
+    autoencoder.
+
+    loss = reconstruction + weight * -E log D(z)
+
+    Source: Makhzani et al. 2016, section 2, where the two terms are minimised in turn.
+
+    Args:
+        adversary: the discriminator, codes (B, D, 1, 1) -> (B, 1).
+        adversarial_weight: >= 0; 0 is the plain autoencoder.
+
+    Raises:
+        ValueError: if the weight is out of its range.
+    """
+
+    needs = ("encoder", "prior")
+    judges = "codes"
+    matches_prior = True
+
+    def __init__(self, adversary: nn.Module, adversarial_weight: float):
+        super().__init__()
+        check_weight("objective.adversarial_weight", adversarial_weight)
+        self.adversary = adversary
+        self.adversarial_weight = adversarial_weight
+
+    def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
+        """`reconstruction`, and how badly the codes pass for the prior's: `generator_loss`."""
+        q, z, reconstruction = infer(vae, batch)
+        generator_loss = fools(self.adversary(as_images(z[0])))
+        loss = reconstruction + self.adversarial_weight * generator_loss
+        return report(loss, reconstruction, None, q, generator_loss=generator_loss)
+
+    def adversary_loss(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
+        """How badly latents of the prior and codes are told apart; see `judged`."""
+        with torch.no_grad():
+            fake = vae.encode(batch.x, batch.y).rsample(1)[0]
+            real = vae.prior.sample(len(fake)).to(fake)
+        return judged(self.adversary(as_images(real)), self.adversary(as_images(fake)))
+
+
+class Factor(nn.Module):
+    """The ELBO and a penalty on the total correlation of the codes, which a discriminator estimates: FactorVAE.
+
+    loss = loss of the ELBO + gamma * E_q(z) log D(z) / (1 - D(z))
+
+    where D tells codes from codes whose latents are permuted over the batch, each by itself.
+
+    Source: Kim and Mnih 2018, eq. 2 and 3 and algorithms 1 and 2; here both kinds of code are of the same images.
+
+    Args:
+        adversary: the discriminator, codes (B, D, 1, 1) -> (B, 1).
+        kld_weight: see `ELBO`; 1 in the paper.
+        warmup_steps: see `ELBO`.
+        free_bits: see `ELBO`.
+        gamma: weight of the total correlation, >= 0; 0 is the ELBO.
+
+    Raises:
+        ValueError: if one of them is out of its range.
+    """
+
+    needs = ("encoder", "prior")
+    judges = "codes"
+
+    def __init__(self, adversary: nn.Module, kld_weight: float, warmup_steps: int, free_bits: float, gamma: float):
+        super().__init__()
+        self.elbo = ELBO(kld_weight, warmup_steps, free_bits)
+        check_weight("objective.gamma", gamma)
+        self.adversary = adversary
+        self.warmup_steps = warmup_steps
+        self.varies_until = self.elbo.varies_until
+        self.gamma = gamma
+
+    def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
+        """The terms of the ELBO, and `total_correlation_adversary`, which is negative where D is wrong."""
+        q, z, reconstruction = infer(vae, batch)
+        terms = self.elbo.terms(vae, context, q, z, reconstruction)
+        total_correlation = self.adversary(as_images(z[0])).mean()
+        loss = terms["loss"] + self.gamma * total_correlation
+        return {**terms, "loss": loss, "total_correlation_adversary": total_correlation}
+
+    def adversary_loss(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
+        """How badly codes and permuted codes are told apart; see `judged`."""
+        with torch.no_grad():
+            z = vae.encode(batch.x, batch.y).rsample(2).flatten(2)  # the second sample is permuted
+        return judged(self.adversary(as_images(z[0])), self.adversary(as_images(permuted(z[1]))))
+
+
+def as_images(z: Tensor) -> Tensor:
+    """Latents (B, *latent_shape) in the shape that networks of images take, (B, D, 1, 1)."""
+    return z.flatten(1)[..., None, None]
+
+
+def permuted(z: Tensor) -> Tensor:
+    """Codes (B, D) with each latent permuted over the batch by itself: samples of the product of the marginals."""
+    order = torch.rand(z.shape, device=z.device).argsort(0)
+    return z.gather(0, order)

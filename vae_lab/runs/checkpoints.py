@@ -46,19 +46,18 @@ class Checkpoints(Checkpoint):
     `checkpoints/` in the run folder.
 
     Args:
-        monitor: key of the validation metric that decides which is best; without one, or without validation, the last
-            one is.
-        mode: `min` or `max`.
+        monitor: key of the validation metric that decides which is best; without validation the last one is.
+        mode: `min`, `max`, or `last` for the last one validated.
         every_n_minutes: how often to save within an epoch, > 0.
 
     Raises:
         ValueError: if an argument is not valid.
     """
 
-    def __init__(self, monitor: str | None, mode: str, every_n_minutes: float):
-        if mode not in ("min", "max"):
-            raise ValueError(f"callbacks.checkpoints.mode must be min or max, got {mode!r}")
-        if monitor is not None and not monitor.startswith("val/"):
+    def __init__(self, monitor: str, mode: str, every_n_minutes: float):
+        if mode not in ("min", "max", "last"):
+            raise ValueError(f"callbacks.checkpoints.mode must be min, max or last, got {mode!r}")
+        if not monitor.startswith("val/"):
             raise ValueError(f"callbacks.checkpoints.monitor must be a validation metric, val/..., got {monitor!r}")
         if not every_n_minutes > 0:
             raise ValueError(f"callbacks.checkpoints.every_n_minutes must be > 0, got {every_n_minutes}")
@@ -99,21 +98,20 @@ class Checkpoints(Checkpoint):
             self._link_best(trainer)
 
     def _update_best(self, trainer: Trainer, lit: LightningModule) -> None:
-        if self.monitor is None:
-            return
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         if self.monitor not in metrics:
             known = ", ".join(sorted(metrics))
             raise ValueError(f"callbacks.checkpoints.monitor must be one of {known}, got {self.monitor!r}")
         value = metrics[self.monitor]
-        if not self.best or (value < self.best["value"] if self.mode == "min" else value > self.best["value"]):
+        is_better = {"min": lambda best: value < best, "max": lambda best: value > best, "last": lambda best: True}
+        if not self.best or is_better[self.mode](self.best["value"]):
             place = {"step": trainer.global_step, "epoch": lit.epochs_begun}
             self.best = {"value": value, **place, "metrics": metrics}
 
     def _save(self, trainer: Trainer, lit: LightningModule) -> None:
         save_last(trainer, lit)
         self.saved_at = time.monotonic()
-        if self.monitor is None or self.best.get("step") == trainer.global_step:
+        if self.best.get("step") == trainer.global_step:
             self._link_best(trainer)
 
     def _link_best(self, trainer: Trainer) -> None:

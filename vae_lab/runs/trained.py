@@ -63,6 +63,7 @@ class Stored(NamedTuple):
     images: str  # the fingerprint of the images it was trained on
     source: Path  # the file of the weights
     sha256: str | None  # of the parameters, where it was kept
+    objective: dict[str, Tensor] | None = None  # its weights, an adversary's; None of an export, which has none
 
 
 def load_run(run_dir: str | Path, checkpoint: str = "best") -> TrainedRun:
@@ -102,7 +103,9 @@ def read_stored(folder: str | Path, checkpoint: str) -> Stored:
     content = load_checkpoint(path)
     weights, facts = split_checkpoint(content, path)
     epoch = facts["epoch"] + (facts["batch"] > 0)
-    return Stored(cfg, weights, checkpoint, epoch, content["global_step"], facts["images"], path, None)
+    named = {str(name): weight for name, weight in content["state_dict"].items()}
+    of_objective = {n.removeprefix("objective."): w for n, w in named.items() if n.startswith("objective.")}
+    return Stored(cfg, weights, checkpoint, epoch, content["global_step"], facts["images"], path, None, of_objective)
 
 
 def is_export(folder: Path) -> bool:

@@ -283,12 +283,13 @@ def check_callbacks(cfg: DictConfig, callbacks: dict[str, Callback], lit: LitVAE
     foreign = any(not type(c).__module__.startswith(("vae_lab.", "lightning.")) for c in callbacks.values())
     for name, callback in callbacks.items():
         key, monitor = f"callbacks.{name}", getattr(callback, "monitor", None)
-        if monitor == "val/loss" and not getattr(lit.objective, "lower_is_better", True):
+        if monitor == "val/loss" and lit.adversary is not None:  # which raises it when it learns
             if not isinstance(callback, Checkpoints):
+                name = type(lit.objective).__name__
                 raise ValueError(
-                    f"{key}.monitor must not be val/loss: of {type(lit.objective).__name__}, lower is not better"
+                    f"{key}.monitor must not be val/loss: of {name}, with its adversary, lower is not better"
                 )
-            callback.monitor = monitor = None
+            callback.mode = "last"
         if monitor is not None and monitor not in metrics and not foreign:
             known = ", ".join(sorted(metric for metric in metrics if metric.startswith("val/")))
             raise ValueError(f"{key}.monitor must be one of {known}, got {monitor!r}")

@@ -15,6 +15,11 @@ COLLAPSE = (
     "posterior collapse at step %d: 0/%d active units, KL %.2g nats per image, the latents say nothing of the image; "
     "lower loss.KLD_weight, or raise loss.warmup_steps or loss.free_bits"
 )
+WON_LOSS = 0.05  # nats per image, over a validation
+WON = (
+    "the %s has won at step %d: its loss is %.2g, so the other player learns nothing from it; "
+    "choose a weaker objective.adversary, or another optimizer.lr or model"
+)
 CODEBOOK_COLLAPSE = (
     "codebook collapse at step %d: perplexity %.3g of %d codes, %d of them never used; "
     "take fewer or smaller codes, lower optimizer.lr, or with posterior=vq raise posterior.revive_below"
@@ -67,6 +72,11 @@ class Health(Callback):
         if clamped > 0 and is_news(self.told_at.get(CLAMPED)):
             self.told_at[CLAMPED] = step
             log.warning(CLAMPED, clamped, step)
+        for player in ("generator", "discriminator"):
+            loss = float(trainer.callback_metrics.get(f"{'val' if is_validated else 'train'}/{player}_loss", "nan"))
+            if loss < WON_LOSS and is_news(self.told_at.get(player)):
+                self.told_at[player] = step
+                log.warning(WON, player, step, loss)
         if is_validated and self.num_narrow >= num_validations and is_news(self.told_at.get(CODEBOOK_COLLAPSE)):
             self.told_at[CODEBOOK_COLLAPSE] = step
             found = [float(trainer.callback_metrics[f"val/{key}"]) for key in ("perplexity", "dead_codes")]

@@ -38,7 +38,7 @@ class UnpaddedEncoder(nn.Sequential):
         layers: list[nn.Module] = []
         for i, n_out in enumerate(channels, 1):
             sides = [(side - 4) // 2 for side in sides]
-            drop = [nn.Dropout2d(layer.p) for layer in dropout_layer(dropout) if i == len(channels)]
+            drop = [nn.Dropout2d(dropout)] if dropout_layer(dropout) and i == len(channels) else []
             layers += [nn.Conv2d(n_in, n_out, 5), *drop, nn.MaxPool2d(2), activation_layer(activation)]
             n_in = n_out
         if min(sides) < 1:
