@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command import TINY, vae_lab
+from command import TINY
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -93,16 +93,6 @@ def test_runs_write_below_outputs_only_never_share_a_folder_and_know_nothing_of_
         }  # fmt: skip
         cfg = yaml.safe_load((result.parent / ".hydra" / "config.yaml").read_text())
         assert cfg["latent_dim"] == 2
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_model(tmp_path):
-    done = vae_lab(*TINY, "trainer=ddp", "trainer.accelerator=cpu", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    (folder,) = tmp_path.glob("outputs/*/*")
-    assert json.loads((folder / "status.json").read_text())["state"] == "completed"
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert len([row for row in rows if "val/loss" in row]) == 1
 
 
 FAILURES = {

@@ -1,6 +1,7 @@
 """A run that is killed at any moment and resumed ends as one that was not: the same parameters, the same metrics."""
 
 import io
+import json
 import os
 import random
 import signal
@@ -118,7 +119,7 @@ def test_c1_kills_at_random_moments_change_nothing(config, undisturbed):
     assert train_in_fork(config(tiny=EVERYTHING, run_dir="timed")) == 0
     seconds = time.monotonic() - began
     moments, killed = random.Random(0), 0
-    for number in range(10):
+    for number in range(5):
         cfg = config(tiny=EVERYTHING, run_dir=f"killed_{number}")
         pid = fork(lambda cfg=cfg: train(cfg))
         time.sleep(moments.uniform(0, 0.7 * seconds))
@@ -129,7 +130,7 @@ def test_c1_kills_at_random_moments_change_nothing(config, undisturbed):
             assert record(Path(cfg.run_dir)) == undisturbed
         else:
             assert resume(cfg) == undisturbed, number
-    assert killed >= 3  # the others had ended in time
+    assert killed >= 2  # the others had ended in time
 
 
 @pytest.mark.slow
@@ -279,24 +280,28 @@ def test_c12_a_killed_worker_is_one_line_and_leaves_nobody(tmp_path):
 
 
 @pytest.mark.slow
-def test_c5_two_processes_stop_together_and_go_on(tmp_path):
+def test_c5_two_processes_with_an_adversary_stop_together_and_go_on(tmp_path):
     ddp = [
-        *EVERYTHING,
-        "trainer=ddp",
-        "trainer.accelerator=cpu",
-        "callbacks.checkpoints.every_n_minutes=10",
-    ]
-    done = finish(start(*ddp, "hydra.run.dir=undisturbed", cwd=tmp_path))
+        *EVERYTHING, "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=2", "trainer.limit_train_batches=6",
+        "trainer.accumulate_grad_batches=2", "callbacks.checkpoints.every_n_minutes=10", "objective=vae_gan",
+        "objective.adversary.channels=[4]", "objective.adversarial_start=0",
+    ]  # fmt: skip
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    done = finish(start(*ddp, f"hydra.run.dir={whole}", cwd=tmp_path))
     assert done.returncode == 0, done.stderr
-    stop = "+callbacks.stop={_target_:signal_at.SignalAt,batch:11,number:15}"
+    assert status(whole)["state"] == "completed"
+    sha, rows = record(whole)
+    assert sum("val/loss" in row for row in rows) == 2  # each epoch once
+    assert "val/discriminator_loss" in json.loads((whole / "result.json").read_text())
+    stop = "+callbacks.stop={_target_:signal_at.SignalAt,batch:9,number:15}"
     trust = {"VAE_LAB_TRUST": "signal_at", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = finish(start(*ddp, stop, "hydra.run.dir=run", cwd=tmp_path, env=trust))
+    done = finish(start(*ddp, stop, f"hydra.run.dir={run}", cwd=tmp_path, env=trust))
     assert done.returncode == 143, done.stderr
-    assert status(tmp_path / "run")["state"] == "preempted"
-    assert load_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["global_step"] == 12
-    done = finish(start("resume=run", "~callbacks.stop", cwd=tmp_path))
+    assert status(run)["state"] == "preempted"
+    assert load_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == 5
+    done = finish(start(f"resume={run}", "~callbacks.stop", cwd=tmp_path))
     assert done.returncode == 0, done.stderr
-    assert record(tmp_path / "run") == record(tmp_path / "undisturbed")
+    assert record(run) == (sha, rows)
 
 
 # Damaged checkpoints

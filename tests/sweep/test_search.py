@@ -176,14 +176,14 @@ def test_a_damaged_database_is_named(start, tmp_path, monkeypatch):
 
 
 class Lit:
-    pass
+    epochs_begun = 1
 
 
 class Trainer:
     is_global_zero, sanity_checking, should_stop = True, False, False
 
-    def __init__(self, epoch: int, value: float):
-        self.current_epoch, self.callback_metrics = epoch, {"val/loss": value}
+    def __init__(self, value: float):
+        self.callback_metrics = {"val/loss": value}
 
 
 def test_a_trial_that_is_no_match_is_ended(tmp_path, monkeypatch):
@@ -197,7 +197,7 @@ def test_a_trial_that_is_no_match_is_ended(tmp_path, monkeypatch):
     monkeypatch.setenv(STORAGE, url)
     monkeypatch.setattr(optuna, "load_study", lambda **arguments: study)
     for value, ends in ((9.0, True), (0.5, False)):
-        number, trainer = study.ask().number, Trainer(0, value)
+        number, trainer = study.ask().number, Trainer(value)
         pruning = Pruning(trial=number, study_name="s", monitor="val/loss")
         pruning.on_fit_start(trainer, Lit())
         pruning.on_validation_end(trainer, Lit())
@@ -208,7 +208,7 @@ def test_a_trial_that_is_no_match_is_ended(tmp_path, monkeypatch):
 
 def test_outside_of_its_search_a_trial_is_never_ended(monkeypatch):
     monkeypatch.delenv(STORAGE, raising=False)
-    trainer = Trainer(0, 9.0)
+    trainer = Trainer(9.0)
     pruning = Pruning(trial=0, study_name="s", monitor="val/loss")
     pruning.on_fit_start(trainer, Lit())
     pruning.on_validation_end(trainer, Lit())
