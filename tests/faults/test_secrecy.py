@@ -56,15 +56,18 @@ def test_g4_no_secret_of_the_environment_is_in_any_byte(tmp_path, command, monke
     tiny = [setting for setting in TINY if setting != "logger=none"]
     run_dir = tmp_path / "run"
     url = "data_root=${oc.env:DATABASE_URL}"
-    home = {"HOME": str(tmp_path / "home")}  # W&B writes there too
-    for arguments in ([*tiny, *loggers, url, f"hydra.run.dir={run_dir}"], [f"resume={run_dir}", "trainer.max_steps=4"]):
-        done = vae_lab(*arguments, cwd=tmp_path, **SECRETS, **home)
-        assert done.returncode == 0, done.stderr
-        assert_nowhere(tmp_path, done.stdout, done.stderr)
-    for name, value in SECRETS.items():
+    variables = SECRETS | {"HOME": str(tmp_path / "home")}  # W&B writes there too
+    done = vae_lab(*tiny, *loggers, url, f"hydra.run.dir={run_dir}", cwd=tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
+    assert_nowhere(tmp_path, done.stdout, done.stderr)
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    for name, *settings in (("vae-lab-eval", url, "pictures=true"), ("vae-lab-export", f"out={tmp_path / 'export'}")):
-        code, message = command(name, run_dir, *settings)
+    for name, *settings in (
+        ("vae-lab", f"resume={run_dir}", "trainer.max_steps=4"),
+        ("vae-lab-eval", run_dir, url, "pictures=true"),
+        ("vae-lab-export", run_dir, f"out={tmp_path / 'export'}"),
+    ):
+        code, message = command(name, *settings)
         assert code == 0, message
         assert_nowhere(tmp_path, command.printed)
     assert list(run_dir.glob("wandb/offline-run-*/*.wandb"))
@@ -101,16 +104,22 @@ FAILURES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("full_error", ["0", "1"])
-def test_g4_no_secret_is_in_what_an_unforeseen_failure_leaves(full_error, failing_source, tmp_path):
-    done = vae_lab(
-        *TINY, failing_source, cwd=tmp_path, VAE_LAB_TRUST="my_package", HYDRA_FULL_ERROR=full_error, **SECRETS
-    )
-    assert done.returncode == 1, done.stderr
-    assert "cannot log in" in done.stderr
-    assert_nowhere(tmp_path / "outputs", done.stdout, done.stderr)
-    (status,) = tmp_path.glob("outputs/*/*/status.json")
-    assert "cannot log in" in status.read_text()
+def test_g4_no_secret_is_in_what_an_unforeseen_failure_leaves(failing_source, tmp_path, command, monkeypatch):
+    secrets = SECRETS | {"VAE_LAB_TRUST": "my_package"}
+    done = vae_lab(*TINY, failing_source, cwd=tmp_path, HYDRA_FULL_ERROR="1", **secrets)
+    assert "Traceback" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    code, _ = command("vae-lab", *TINY, failing_source)
+    for exit_code, printed in ((done.returncode, done.stderr), (code, command.printed)):
+        assert exit_code == 1, printed
+        assert "cannot log in" in printed
+        assert_nowhere(tmp_path / "outputs", done.stdout, printed)
+    statuses = list(tmp_path.glob("outputs/*/*/status.json"))
+    assert len(statuses) == 2
+    assert all("cannot log in" in status.read_text() for status in statuses)
 
 
 @pytest.mark.parametrize("failure", FAILURES)
