@@ -12,7 +12,7 @@ from command import TINY, vae_lab
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vae_lab.__main__ import CONF, main, refuse_ddp
+from vae_lab.__main__ import CONF, main, refuse_processes
 from vae_lab.config.help import groups
 
 
@@ -156,6 +156,7 @@ def test_data_root_comes_from_the_environment_or_an_override(run, monkeypatch):
 
 
 def test_hydras_own_launchers_refuse_several_devices():
-    refuse_ddp(OmegaConf.create({"strategy": "auto", "devices": 1}))
+    cfg = OmegaConf.create({"trainer": {"strategy": "auto", "devices": 1}, "dataset": {"num_workers": 0}})
+    refuse_processes(cfg)
     with pytest.raises(ValueError, match="works in a sweep with hydra/launcher=local only"):
-        refuse_ddp(OmegaConf.create({"strategy": "ddp", "devices": 2}))
+        refuse_processes(OmegaConf.merge(cfg, {"trainer": {"strategy": "ddp", "devices": 2}}))
