@@ -146,6 +146,7 @@ def test_data_root_comes_from_the_environment_or_an_override(run, monkeypatch):
 
 
 def test_hydras_own_launchers_refuse_several_devices():
-    refuse_processes(OmegaConf.create({"strategy": "auto", "devices": 1}))
+    cfg = OmegaConf.create({"trainer": {"strategy": "auto", "devices": 1}, "dataset": {"num_workers": 0}})
+    refuse_processes(cfg)
     with pytest.raises(ValueError, match="works in a sweep with hydra/launcher=local only"):
-        refuse_processes(OmegaConf.create({"strategy": "ddp", "devices": 2}))
+        refuse_processes(OmegaConf.merge(cfg, {"trainer": {"strategy": "ddp", "devices": 2}}))

@@ -47,35 +47,34 @@ def test_the_position_has_the_form_of_lightnings_own():
     assert batches.state_dict() == loop["epoch_loop.batch_progress"]
 
 
-def trainer(accumulate=1, val_check_batch=10, every_n_epoch=1):
+def trainer(batch_idx=0, num_batches=10, accumulate=1, val_check_batch=10, every_n_epoch=1, total_batch_idx=0):
     return SimpleNamespace(
-        num_training_batches=10,
+        num_training_batches=num_batches,
         lightning_module=SimpleNamespace(accumulate=accumulate),
         val_check_batch=val_check_batch,
         check_val_every_n_epoch=every_n_epoch,
-        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace()),
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_idx=batch_idx, total_batch_idx=total_batch_idx)),
     )
 
 
 @pytest.mark.parametrize(
-    ("fake", "safe"),
+    ("settings", "safe"),
     [
-        (trainer(), [0, 1, 2, 3, 4, 5, 6, 7, 8]),  # not the last batch: the end of the epoch is still to come
-        (trainer(accumulate=3), [2, 5, 8]),  # only where a gradient has been applied
-        (trainer(val_check_batch=4), [0, 1, 2, 4, 5, 6, 8]),  # not where a validation is still to come
-        (trainer(val_check_batch=4, accumulate=2), [1, 5]),
-        (trainer(val_check_batch=float("inf")), [0, 1, 2, 3, 4, 5, 6, 7, 8]),  # no validation at all
-        (trainer(val_check_batch=4, every_n_epoch=None), [0, 2, 3, 4, 6, 7, 8]),  # every 4th batch of the run
+        ({}, [0, 1, 2, 3, 4, 5, 6, 7, 8]),  # not the last batch: the end of the epoch is still to come
+        ({"accumulate": 3}, [2, 5, 8]),  # only where a gradient has been applied
+        ({"val_check_batch": 4}, [0, 1, 2, 4, 5, 6, 8]),  # not where a validation is still to come
+        ({"val_check_batch": 4, "accumulate": 2}, [1, 5]),
+        ({"val_check_batch": float("inf")}, [0, 1, 2, 3, 4, 5, 6, 7, 8]),  # no validation at all
     ],
 )
-def test_safe_points(fake, safe):
-    """In an epoch of 10 batches that began after 10 others."""
+def test_safe_points(settings, safe):
+    assert [i for i in range(10) if is_safe_point(trainer(i, **settings))] == safe
 
-    def is_safe(batch: int) -> bool:
-        vars(fake.fit_loop.epoch_loop).update(batch_idx=batch, total_batch_idx=10 + batch)
-        return is_safe_point(fake)
 
-    assert list(filter(is_safe, range(10))) == safe
+def test_validations_may_be_counted_across_epochs():
+    # check_val_every_n_epoch=null: every 4th batch of the run, and this epoch began after 10 of them.
+    fakes = [trainer(i, val_check_batch=4, every_n_epoch=None, total_batch_idx=10 + i) for i in range(10)]
+    assert [i for i, fake in enumerate(fakes) if is_safe_point(fake)] == [0, 2, 3, 4, 6, 7, 8]
 
 
 # The callback

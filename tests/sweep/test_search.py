@@ -234,7 +234,7 @@ def test_a_search_goes_on_while_another_makes_the_tables_of_their_storage(tmp_pa
     monkeypatch.setattr(optuna.storages, "RDBStorage", Storage)
     assert open_study(tmp_path, monkeypatch, "sqlite").trials == []
     with pytest.raises(RunError, match="unable to open database file"):
-        open_study(tmp_path, monkeypatch, f"sqlite:///{tmp_path}/nowhere/x.db")
+        open_study(tmp_path, monkeypatch, f"sqlite:///{tmp_path}/no/folder/x.db")
 
 
 @pytest.mark.parametrize(
