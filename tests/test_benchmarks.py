@@ -26,7 +26,7 @@ def benchmark(monkeypatch):
 
 
 def test_checkpoints_measures_every_size_and_both_directions(benchmark, capsys, tmp_path):
-    benchmark("checkpoints").main(["--sizes", "0.01", "0.1", "--rounds", "2", "--folder", str(tmp_path)])
+    benchmark("checkpoints").main(["--sizes", "0.01", "0.1", "--rounds", "1", "--folder", str(tmp_path)])
     rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("| 0")]
     assert rows == [[f" {size} ", f" {action} "] for size in ("0.01", "0.1") for action in ("save", "load")]
     assert list(tmp_path.iterdir()) == []

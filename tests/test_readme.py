@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from composed import composed
 
 from vae_lab.__main__ import CONF, main
 from vae_lab.config.help import groups
@@ -28,8 +28,7 @@ def test_there_are_commands():
 def test_every_command_composes(words):
     """Of a sweep, its first job."""
     overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", word) for word in words if word != "-m"]
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        compose("config", overrides)
+    composed(*overrides)
 
 
 def test_the_table_of_groups_is_that_of_conf():
