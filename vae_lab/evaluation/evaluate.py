@@ -1,24 +1,33 @@
 """`vae-lab-eval`: the metrics of trained runs on a split that training never saw."""
 
+import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import Progress
 from torchvision.transforms.functional import to_pil_image
 
 from vae_lab.config.arguments import read_arguments
-from vae_lab.config.check import check_own, check_parts
+from vae_lab.config.check import check_arguments, check_own, check_parts
+from vae_lab.config.help import CONF, groups
 from vae_lab.data.batches import ImageData
 from vae_lab.errors import Preempted, RunError, one_line
 from vae_lab.evaluation import samplers
 from vae_lab.evaluation.gallery import CHUNK, Painter, fixed_labels, fixed_latents
 from vae_lab.models.vae import VAE
-from vae_lab.runs.files import cannot_write
+from vae_lab.runs.files import cannot_write, durable_open, read_values
 from vae_lab.runs.folder import Run
 from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import Stored, build_stored, check_fit, read_stored
@@ -34,6 +43,8 @@ USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are ad
   vae-lab-eval RUN_DIR... [key=value]     a folder of a run, or of its export
 
   split=test         test, val or train
+  metrics=NAMES      besides those of the run: all, or options of the group, such as nll,factors; a setting of one is
+                     metrics.nll.samples=5000; what is of each image is also in RUN_DIR/images_SPLIT.npz
   checkpoint=best    best or last
   pictures=false     also draw all pictures from that checkpoint, into RUN_DIR/pictures
   samples=0          also draw this many samples, one PNG each, into RUN_DIR/samples
@@ -45,8 +56,10 @@ USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are ad
   accelerator=auto   auto, cpu, gpu
 
   data_root=DIR and dataset.root=DIR say where the images are now."""
+MEMBER = re.compile(r"(--)?metrics\.[\w.]+=")  # a setting of a metric
 DEFAULTS = {
     "split": "test",
+    "metrics": None,
     "checkpoint": "best",
     "pictures": False,
     "samples": 0,
@@ -79,7 +92,10 @@ def evaluate_runs(arguments: list[str]) -> None:
         "batch_size": range(1, 10**9 + 1),
         "accelerator": accelerators(),
     }
-    folders, settings = read_arguments(arguments, DEFAULTS, USAGE, allowed)
+    members = [argument.removeprefix("--") for argument in arguments if MEMBER.match(argument)]
+    others = [argument for argument in arguments if not MEMBER.match(argument)]
+    folders, settings = read_arguments(others, DEFAULTS, USAGE, allowed)
+    settings |= {"members": members}
     if not folders:
         raise ValueError("no run folder given; usage: vae-lab-eval RUN_DIR... [key=value], or --help")
     quiet_lightning()
@@ -118,6 +134,8 @@ def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
                 OmegaConf.update(stored.cfg, key, settings[key])
         stored.cfg.dataset.batch_size = settings["batch_size"]
         stored.cfg.dataset.num_workers = 0  # the images are in memory, and a stranger's number could be anything
+        if settings["metrics"] or settings.get("members"):
+            add_metrics(stored.cfg, vae, settings["metrics"], settings.get("members", []))
         data, lit = build_evaluated(stored, vae)
         data.prepare_data()
         check_same_images(data, stored.images)
@@ -131,13 +149,72 @@ def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.test(lit, datamodule=data, verbose=False)
+        with progress(lit, len(data.splits[split])):
+            trainer.test(lit, datamodule=data, verbose=False)
+        write_values(lit, folder / f"images_{split}.npz", stored.step)
         if settings["pictures"]:
             Painter(vae.cpu(), data, folder).draw_all(stored.epoch)
         if settings["samples"]:
             write_samples(vae.to(trainer.strategy.root_device), data, folder, settings)
     metrics = {key.replace("test/", f"{split}/"): float(value) for key, value in trainer.callback_metrics.items()}
     return {**metrics, f"{split}/checkpoint": stored.checkpoint, f"{split}/step": stored.step}
+
+
+def add_metrics(cfg: DictConfig, vae: VAE, names: str | None, members: list[str]) -> None:
+    """Add options of the group `metrics` to those of a run.
+
+    Args:
+        cfg: of the run; its metrics are changed.
+        vae: the model, which decides what `all` can be.
+        names: with commas; None adds none.
+        members: settings of them, `metrics.NAME.KEY=VALUE`.
+
+    Raises:
+        ValueError: if there is no such option or setting, or the model lacks what a metric needs that was named.
+    """
+    known = groups(CONF)["metrics"]
+    chosen = list(known) if names == "all" else [name.strip() for name in (names or "").split(",") if names]
+    own, added = set(cfg.metrics), {}
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"metrics must be all or some of {', '.join(known)}, got {name}")
+        added |= {k: node for k, node in OmegaConf.load(CONF / "metrics" / f"{name}.yaml").items() if k != "defaults"}
+    cfg.metrics = OmegaConf.merge(added, cfg.metrics)
+    for text in members:
+        key, _, value = text.partition("=")
+        if OmegaConf.select(cfg, key.rpartition(".")[0]) is None:
+            raise ValueError(f"there is no {key}; the metrics are {', '.join(cfg.metrics)}")
+        OmegaConf.update(cfg, key, yaml.safe_load(value), force_add=True)
+    for name in [name for name in cfg.metrics if name not in own]:
+        check_arguments({}, f"metrics.{name}", OmegaConf.to_container(cfg.metrics[name], resolve=True), set())
+        try:
+            build_metrics(OmegaConf.create({"metrics": {name: cfg.metrics[name]}}), vae)
+        except ValueError as error:
+            if names != "all":
+                raise
+            print(f"not measured: {one_line(error)}", file=sys.stderr)
+            del cfg.metrics[name]
+
+
+@contextmanager
+def progress(lit: LitVAE, num: int) -> Iterator[None]:
+    """Show on a terminal how far the slow metrics of `num` images are, while the block runs."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        for metric in (metric for metric in lit.metrics if hasattr(metric, "advance")):
+            metric.advance = partial(bar.advance, bar.add_task(metric.name, total=num))
+        yield
+
+
+def write_values(lit: LitVAE, path: Path, step: int) -> None:
+    """Add the values of each image to a file that keeps those of the same weights, `NAME -> (N,)` and `step`."""
+    found = {k: v.numpy() for m in lit.metrics if hasattr(m, "per_image") for k, v in m.per_image().items()}
+    if not found:
+        return
+    before = read_values(path)
+    kept = before if before.get("step") == step else {}
+    with durable_open(path) as file:
+        np.savez(file, **{**kept, "step": np.array(step), **found})
 
 
 def build_evaluated(stored: Stored, vae: VAE) -> tuple[ImageData, LitVAE]:

@@ -35,7 +35,7 @@ CATALOGUE = {
     "loss": Metric(f"{NATS}, weighted", "lower", "weights", "what is minimised; outside training without free bits"),
     "elbo": Metric(NATS, "higher", "likelihood", "lower bound on log p(x): one sample, weight 1"),
     "bound_isK": Metric(NATS, "higher", "likelihood", "lower bound on log p(x): K samples, importance-weighted"),
-    "nll": Metric(NATS, "lower", "likelihood", "-log p(x), estimated"),
+    "nll_isS": Metric(NATS, "lower", "likelihood", "-log p(x), estimated with S samples of each image"),
     "reconstruction": Metric(NATS, "lower", "likelihood", "-E log p(x given z)"),
     "kl": Metric(NATS, None, "images", "KL(q(z given x), prior)"),
     "kl_top": Metric(NATS, None, "images", "KL(q(top layer given x), N(0, I)) of two layers of latents"),
@@ -50,6 +50,14 @@ CATALOGUE = {
     "bits_per_dim": Metric("bits", "lower", "images", "-elbo / (C H W log 2), of a likelihood of 256 levels"),
     "linear_probe": Metric("accuracy", "higher", "images", "labels from codes, by logistic regression"),
     "knn": Metric("accuracy", "higher", "images", "labels from codes, by the nearest neighbours"),
+    "mig": Metric("", "higher", "images", "gap between the two latents that know most of a factor, at most 1"),
+    "dci": Metric("", "higher", "images", "disentanglement: each latent helps to predict one factor, at most 1"),
+    "dci_completeness": Metric("", "higher", "images", "each factor is predicted by one latent, at most 1"),
+    "dci_informativeness": Metric("accuracy", "higher", "images", "factors from codes, by a random forest"),
+    "sap": Metric("", "higher", "images", "gap between the two latents that alone predict a factor best, at most 1"),
+    "factor_score": Metric("accuracy", "higher", "images", "factor that images share, by the latent that varies least"),
+    "beta_score": Metric("accuracy", "higher", "images", "factor that pairs of images share, by their differences"),
+    "modularity": Metric("", "higher", "images", "each latent knows of one factor only, at most 1"),
     "clamped": Metric("latents per image", "lower", "images", "latents whose log-variance lies on its bound"),
     "information_estimate": Metric(NATS, None, "weights", "mutual information of x and z, from batches"),
     "correlation_estimate": Metric(NATS, None, "weights", "total correlation of z, from batches"),
@@ -81,7 +89,8 @@ CATALOGUE = {
     "epochs": Metric("epochs", None, "always", "epochs begun"),
     "steps": Metric("steps", None, "always", "optimizer steps"),
 }
-HEADLINE = ("loss", "elbo", "nll", "kl", "mse")  # what one line of 80 columns shows of a split
+HEADLINE = ("loss", "elbo", "kl", "mse")  # what one line of 80 columns shows of a split
+FAMILIES = {r"bound_is\d+": "bound_isK", r"nll_is\d+": "nll_isS", r"kl_z\d+": "kl_z"}
 UNKNOWN = Metric("", None, "weights", "")  # a user's own: compared only where everything is the same
 
 
@@ -90,10 +99,15 @@ def key_of(metric: str) -> str:
     return metric.rpartition("/")[2]
 
 
-def find(metric: str) -> Metric:
-    """What is known of a metric, with or without its stage; `UNKNOWN` of one that is not in the catalogue.
+def name_of(metric: str) -> str:
+    """The name in the catalogue of a metric, with or without its stage.
 
-    A number of samples is any, `bound_is50` is `bound_isK`; so is a number of a latent, `kl_z3` is `kl_z`.
+    A number of samples is any, `nll_is500` is `nll_isS`; so is that of a latent, `kl_z3` is `kl_z`.
     """
-    key = re.sub(r"(?<=_is)\d+$", "K", key_of(metric))
-    return CATALOGUE.get(re.sub(r"(?<=^kl_z)\d+$", "", key), UNKNOWN)
+    key = key_of(metric)
+    return next((name for pattern, name in FAMILIES.items() if re.fullmatch(pattern, key)), key)
+
+
+def find(metric: str) -> Metric:
+    """What is known of a metric, with or without its stage; `UNKNOWN` of one that is not in the catalogue."""
+    return CATALOGUE.get(name_of(metric), UNKNOWN)
