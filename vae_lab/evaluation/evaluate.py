@@ -24,7 +24,7 @@ from vae_lab.config.check import check_arguments, check_own, check_parts
 from vae_lab.config.help import CONF, groups
 from vae_lab.data.batches import ImageData
 from vae_lab.errors import Preempted, RunError, one_line
-from vae_lab.evaluation import samplers
+from vae_lab.evaluation import latents, samplers
 from vae_lab.evaluation.gallery import CHUNK, Painter, fixed_labels, fixed_latents
 from vae_lab.models.vae import VAE
 from vae_lab.runs.files import cannot_write, durable_open, read_values
@@ -47,7 +47,12 @@ USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are ad
                      metrics.nll.samples=5000; what is of each image is also in RUN_DIR/images_SPLIT.npz
   checkpoint=best    best or last
   pictures=false     also draw all pictures from that checkpoint, into RUN_DIR/pictures
-  samples=0          also draw this many samples, one PNG each, into RUN_DIR/samples
+  latents=FILE.npz   also write codes, labels, places of the images in the dataset, indices of a book, and the scale
+                     factor 1 / std, which makes z unit for another model on top
+  decode=POINTS      also draw what latents stand for, into RUN_DIR/pictures/decoded.png: [[-1,2.5],[0,0]], a .npy or
+                     .npz file (latents or codes), or a number of random points within the range of the codes
+  samples=0          also draw this many samples, one PNG each, into RUN_DIR/samples; or samples=FILE.npz, which holds
+                     num_samples=10000 as bytes, arr_0 (N, H, W, C), and their latents
   sampler=prior      where they come from: the prior, or what is fitted to the codes of the training images and kept in
                      RUN_DIR/samplers: gaussian, mixture, flow, two_stage, and for posterior=vq and fsq autoregressive;
                      those samples are in RUN_DIR/samples_SAMPLER
@@ -56,13 +61,16 @@ USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are ad
   accelerator=auto   auto, cpu, gpu
 
   data_root=DIR and dataset.root=DIR say where the images are now."""
-MEMBER = re.compile(r"(--)?metrics\.[\w.]+=")  # a setting of a metric
+SPECIAL = re.compile(r"(--)?(metrics\.[\w.]+=|samples=.*\.npz$)")  # settings of a metric, and samples as a file
 DEFAULTS = {
     "split": "test",
     "metrics": None,
     "checkpoint": "best",
     "pictures": False,
+    "latents": None,
+    "decode": None,
     "samples": 0,
+    "num_samples": 10_000,
     "sampler": "prior",
     "sampler_steps": 3000,
     "batch_size": 1000,
@@ -87,17 +95,26 @@ def evaluate_runs(arguments: list[str]) -> None:
         "split": ("train", "val", "test"),
         "checkpoint": ("best", "last"),
         "samples": range(1_000_000),  # their names have six digits
+        "num_samples": range(1, 10**9),
         "sampler": samplers.NAMES,
         "sampler_steps": range(1, 10**9),
         "batch_size": range(1, 10**9 + 1),
         "accelerator": accelerators(),
     }
-    members = [argument.removeprefix("--") for argument in arguments if MEMBER.match(argument)]
-    others = [argument for argument in arguments if not MEMBER.match(argument)]
-    folders, settings = read_arguments(others, DEFAULTS, USAGE, allowed)
-    settings |= {"members": members}
+    special = [argument for argument in arguments if SPECIAL.match(argument)]
+    folders, settings = read_arguments([a for a in arguments if a not in special], DEFAULTS, USAGE, allowed)
+    for key, value in (argument.removeprefix("--").split("=", 1) for argument in special):
+        if key == "samples":
+            settings["samples_file"] = value
+        else:
+            settings.setdefault("members", []).append(f"{key}={value}")
     if not folders:
         raise ValueError("no run folder given; usage: vae-lab-eval RUN_DIR... [key=value], or --help")
+    for key in ("latents", "samples_file"):
+        if settings.get(key) and len(folders) > 1:
+            raise ValueError(
+                f"{key.removesuffix('_file')}={settings[key]} is one file, for one run, got {len(folders)}"
+            )
     quiet_lightning()
     for folder in folders:
         try:
@@ -154,8 +171,13 @@ def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
         write_values(lit, folder / f"images_{split}.npz", stored.step)
         if settings["pictures"]:
             Painter(vae.cpu(), data, folder).draw_all(stored.epoch)
-        if settings["samples"]:
-            write_samples(vae.to(trainer.strategy.root_device), data, folder, settings)
+        vae.to(trainer.strategy.root_device)
+        if settings["latents"]:
+            latents.write(vae, data, split, Path(settings["latents"]))
+        if settings["decode"]:
+            latents.draw(vae, data, settings["decode"], folder / "pictures" / "decoded.png")
+        if settings["samples"] or settings.get("samples_file"):
+            write_samples(vae, data, folder, settings)
     metrics = {key.replace("test/", f"{split}/"): float(value) for key, value in trainer.callback_metrics.items()}
     return {**metrics, f"{split}/checkpoint": stored.checkpoint, f"{split}/step": stored.step}
 
@@ -247,11 +269,13 @@ def build_evaluated(stored: Stored, vae: VAE) -> tuple[ImageData, LitVAE]:
 
 
 def write_samples(vae: VAE, data: ImageData, folder: Path, settings: dict) -> None:
-    """Write images decoded from the prior or from a fitted sampler, one PNG each; the same ones at every call.
+    """Write images decoded from the prior or from a fitted sampler; the same ones at every call.
 
-    A conditional model draws them with the labels of the validation images, in their order.
+    One PNG each, or all in one file as bytes, `arr_0` (N, H, W, C), with their `latents`. A conditional model draws
+    them with the labels of the validation images, in their order.
     """
-    num, name = settings["samples"], settings["sampler"]
+    name, path = settings["sampler"], settings.get("samples_file")
+    num = settings["num_samples"] if path else settings["samples"]
     if name != "prior":
         drawn = samplers.draw_latents(name, vae, data, folder, num, settings["sampler_steps"])
         folder = folder / f"samples_{name}"
@@ -260,15 +284,22 @@ def write_samples(vae: VAE, data: ImageData, folder: Path, settings: dict) -> No
     else:
         raise ValueError("samples need a prior, which this model does not have; fit a sampler with sampler=mixture")
     labels, like = fixed_labels(vae, data, num), next(vae.parameters())
-    try:
-        folder.mkdir(exist_ok=True)
-        for path in folder.glob("[0-9]" * 6 + ".png"):  # of earlier weights
-            path.unlink()
-        for part, latents in enumerate(drawn.split(CHUNK)):
-            given = None if labels is None else labels.split(CHUNK)[part].to(like.device)
-            with torch.no_grad():
-                images = vae.generate(latents.to(like), given).cpu()
-            for number, image in enumerate(images, part * CHUNK):
-                to_pil_image(image.clamp(0, 1)).save(folder / f"{number:06d}.png")
-    except OSError as error:
-        raise RunError(cannot_write(folder, error)) from error
+    given = [None] * num if labels is None else labels.to(like.device).split(CHUNK)
+    with torch.no_grad():
+        chunks = (
+            vae.generate(part.to(like), y).cpu().clamp(0, 1) for part, y in zip(drawn.split(CHUNK), given, strict=False)
+        )
+        if path:
+            images = torch.cat([(chunk * 255).round().byte() for chunk in chunks]).permute(0, 2, 3, 1)
+            with durable_open(Path(path)) as file:
+                np.savez(file, arr_0=images.numpy(), latents=drawn.numpy())
+            return
+        try:
+            folder.mkdir(exist_ok=True)
+            for old in folder.glob("[0-9]" * 6 + ".png"):  # of earlier weights
+                old.unlink()
+            for part, chunk in enumerate(chunks):
+                for number, image in enumerate(chunk, part * CHUNK):
+                    to_pil_image(image).save(folder / f"{number:06d}.png")
+        except OSError as error:
+            raise RunError(cannot_write(folder, error)) from error

@@ -58,6 +58,17 @@ CATALOGUE = {
     "factor_score": Metric("accuracy", "higher", "images", "factor that images share, by the latent that varies least"),
     "beta_score": Metric("accuracy", "higher", "images", "factor that pairs of images share, by their differences"),
     "modularity": Metric("", "higher", "images", "each latent knows of one factor only, at most 1"),
+    "fid": Metric("", "lower", "images", "Frechet distance of samples and images, in features of a network"),
+    "kid": Metric("", "lower", "images", "squared MMD of samples and images; unbiased, can be below 0"),
+    "precision": Metric("share", "higher", "images", "samples that are near an image"),
+    "recall": Metric("share", "higher", "images", "images that are near a sample"),
+    "density": Metric("", "higher", "images", "in how many balls of images a sample lies, over their neighbours"),
+    "coverage": Metric("share", "higher", "images", "images with a sample among their nearest neighbours"),
+    "confident": Metric("share", "higher", "images", "samples of which a classifier is sure by more than 0.9"),
+    "class_entropy": Metric(
+        "nats", "higher", "images", "entropy of the classes that samples are called, at most log C"
+    ),
+    "accuracy": Metric("accuracy", None, "images", "of the classifier whose features measure samples"),
     "clamped": Metric("latents per image", "lower", "images", "latents whose log-variance lies on its bound"),
     "information_estimate": Metric(NATS, None, "weights", "mutual information of x and z, from batches"),
     "correlation_estimate": Metric(NATS, None, "weights", "total correlation of z, from batches"),
@@ -90,7 +101,13 @@ CATALOGUE = {
     "steps": Metric("steps", None, "always", "optimizer steps"),
 }
 HEADLINE = ("loss", "elbo", "kl", "mse")  # what one line of 80 columns shows of a split
-FAMILIES = {r"bound_is\d+": "bound_isK", r"nll_is\d+": "nll_isS", r"kl_z\d+": "kl_z"}
+FAMILIES = {  # what of a key stands for any -> the name in the catalogue
+    r"bound_is\d+": "bound_isK",
+    r"nll_is\d+": "nll_isS",
+    r"kl_z\d+": "kl_z",
+    r"(fid|kid|precision|recall|density|coverage|confident|class_entropy)_.+_n\d+": r"\1",
+    r"accuracy_.+": "accuracy",
+}
 UNKNOWN = Metric("", None, "weights", "")  # a user's own: compared only where everything is the same
 
 
@@ -102,10 +119,12 @@ def key_of(metric: str) -> str:
 def name_of(metric: str) -> str:
     """The name in the catalogue of a metric, with or without its stage.
 
-    A number of samples is any, `nll_is500` is `nll_isS`; so is that of a latent, `kl_z3` is `kl_z`.
+    A number of samples is any, `nll_is500` is `nll_isS`; so are that of a latent, `kl_z3` is `kl_z`, and an extractor
+    with a number of images, `fid_mnist-cnn_n10000` is `fid`.
     """
     key = key_of(metric)
-    return next((name for pattern, name in FAMILIES.items() if re.fullmatch(pattern, key)), key)
+    matches = ((re.fullmatch(pattern, key), name) for pattern, name in FAMILIES.items())
+    return next((match.expand(name) for match, name in matches if match), key)
 
 
 def find(metric: str) -> Metric:

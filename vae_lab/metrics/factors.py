@@ -1,8 +1,8 @@
 """Whether each latent stands for one factor: scores of codes of images whose factors are labels.
 
-Published values do not agree on definitions and bins, so those used here are stated with each score. All compute on the
-codes E[z given x] of the images of a split, of which there must be two label columns that vary. What is fitted is fitted
-on every other image and measured on the rest. Shapes: N images, D latents, K factors.
+Published values do not agree on definitions and bins, so those used here stand with each score. All compute on the
+codes E[z given x] of the images of a split, of which there must be two label columns that vary. What is fitted is
+fitted on every other image and measured on the rest. Shapes: N images, D latents, K factors.
 """
 
 import math
