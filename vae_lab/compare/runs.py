@@ -16,11 +16,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vae_lab.config.defaults import complete, defaults_of
 from vae_lab.config.nested import ABSENT, leaves, resolved
 from vae_lab.config.saved import read_plain, saved_config
 from vae_lab.errors import RunError
-from vae_lab.runs.files import is_alive, read_json
+from vae_lab.runs.files import is_alive, read_json, read_values
 from vae_lab.runs.metrics_file import read_events
 
 STATES = ("completed", "running", "preempted", "interrupted", "failed")
@@ -179,6 +181,14 @@ def read_starts(entry: Entry, status: dict) -> None:
     with suppress(KeyError, ValueError, TypeError):  # the end of a start is not known
         times = [[datetime.fromisoformat(start[key]) for key in ("started", "ended")] for start in starts]
         entry.seconds = sum((end - begin).total_seconds() for begin, end in times)
+
+
+def image_values(entry: Entry) -> dict[str, np.ndarray]:
+    """Metrics of each test image, `test/KEY` -> (N,), where they are of the weights that the test metrics are of."""
+    found = read_values(entry.folder / "images_test.npz") if entry.folder else {}
+    if found.get("step", math.nan) != entry.value("test/step"):
+        return {}
+    return {f"test/{key}": v for key, v in found.items() if v.ndim == 1 and v.dtype.kind == "f" and len(v) > 1}
 
 
 def state_of(folder: Path, status: dict) -> tuple[str, str]:
