@@ -87,13 +87,29 @@ class Trained:
         return chosen.pixels[chosen.index].flatten(1).numpy()
 
     @cache  # noqa: B019
-    def measured(self, split: str = "test") -> dict[str, float]:
-        """The metrics of the last weights on a split, by their keys, as `vae-lab-eval` computes them."""
+    def measured(self, split: str = "test", metrics: str | None = None, members: tuple = ()) -> dict[str, float]:
+        """The metrics of the last weights on a split, by their keys, as `vae-lab-eval` computes them.
+
+        Args:
+            split: `train` or `test`.
+            metrics: options of the group to add to those of the run.
+            members: settings of these, `metrics.NAME.KEY=VALUE`.
+        """
         from vae_lab.evaluation.evaluate import DEFAULTS, evaluate
 
-        settings = {**DEFAULTS, "split": split, "checkpoint": "last", "data_root": self.data_root}
+        chosen = {"split": split, "metrics": metrics, "members": list(members)}
+        settings = {**DEFAULTS, **chosen, "checkpoint": "last", "data_root": self.data_root}
         values = evaluate(self.folder, settings)
         return {key.partition("/")[2]: value for key, value in values.items() if isinstance(value, float)}
+
+    def per_image(self, key: str) -> np.ndarray:
+        """The values of each test image, (M,), of a metric that was measured."""
+        with np.load(self.folder / "images_test.npz", allow_pickle=False) as file:
+            return file[key]
+
+    def values(self, key: str) -> list[float]:
+        """Those of `history`, in order."""
+        return list(self.history(key).values())
 
     def history(self, key: str) -> dict[int, float]:
         """The values of a metric in training, by their step."""
