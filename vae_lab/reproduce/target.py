@@ -1,8 +1,9 @@
 """What a target is, and how its runs are trained and read. torch is imported only where something is trained."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,10 @@ from omegaconf import OmegaConf, open_dict
 from vae_lab.config.explain import quote
 from vae_lab.config.help import CONF
 from vae_lab.runs.metrics_file import read_events
+from vae_lab.runs.resume import continue_if_begun
 
 # Numbers are those of the last weights, and nothing is drawn.
-COMMON = ("logger=none", "callbacks.gallery=null", "callbacks.summary=null", "resume=auto")
+COMMON = ("logger=none", "callbacks.gallery=null", "callbacks.summary=null", "trainer.enable_model_summary=false")
 
 
 class Check(NamedTuple):
@@ -86,6 +88,13 @@ class Trained:
         chosen = self.splits[split]
         return chosen.pixels[chosen.index].flatten(1).numpy()
 
+    def codes(self, split: str) -> np.ndarray:
+        """E[z given x] of the grey or binarized images of a split, (M, D)."""
+        import torch
+
+        images = torch.from_numpy(self.pixels(split)).view(-1, *self.vae.image_shape)
+        return torch.cat([self.vae.encode(part / 255).mean.flatten(1) for part in images.split(1000)]).numpy()
+
     @cache  # noqa: B019
     def measured(self, split: str = "test", metrics: str | None = None, members: tuple = ()) -> dict[str, float]:
         """The metrics of the last weights on a split, by their keys, as `vae-lab-eval` computes them.
@@ -129,7 +138,8 @@ def train_runs(name: str, target: Target, out: Path, data_root: str) -> dict[str
     for run, overrides in target.runs.items():
         folder = (out / name / run).absolute()
         places = (f"run_dir={quote(folder)}", f"data_root={quote(data_root)}")
-        with composed([*COMMON, *overrides.split(), *places]) as cfg:
+        with composed([*COMMON, *overrides.split(), *places]) as cfg, redirect_stdout(sys.stderr):
+            continue_if_begun(cfg)
             train(cfg)
         found[run] = Trained(folder, data_root)
     return found
