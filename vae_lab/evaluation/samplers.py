@@ -32,7 +32,7 @@ from vae_lab.models.priors import Flow as FlowPrior
 from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
 from vae_lab.runs.files import durable_open
-from vae_lab.runs.measure import parameters_sha256
+from vae_lab.runs.measurements import parameters_sha256
 from vae_lab.runs.trained import check_fit
 
 NAMES = ("prior", "gaussian", "mixture", "flow", "two_stage", "autoregressive")
