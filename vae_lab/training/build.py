@@ -278,7 +278,8 @@ def try_objective(lit: LitVAE, batch: Batch, stage: Stage) -> dict[str, Tensor]:
     Raises:
         ValueError: if that fails, or is not a flat dict of 0-dim tensors with a loss to descend.
     """
-    objective, terms = lit.objective, {}
+    objective: Any = lit.objective
+    terms: dict[str, Tensor] = {}
     calls = {"loss": objective} | ({} if lit.adversary is None else {"discriminator_loss": objective.adversary_loss})
     for loss, call in calls.items():
         with tried(lit, "cannot be trained, at step 0" if stage == "train" else "cannot be evaluated"):
