@@ -1,6 +1,7 @@
 """The command line: quick answers, one line for every failure, a folder of its own for every run."""
 
 import json
+import multiprocessing
 import re
 import subprocess
 import sys
@@ -140,8 +141,16 @@ def test_data_root_comes_from_the_environment_or_an_override(run, monkeypatch):
     assert "root: elsewhere\n" in run("dataset=mnist", *question)[1]
 
 
-def test_hydras_own_launchers_refuse_several_devices():
-    cfg = OmegaConf.create({"trainer": {"strategy": "auto", "devices": 1}, "dataset": {"num_workers": 0}})
-    refuse_processes(cfg)
+def test_hydras_own_launchers_refuse_several_devices_and_workers_of_what_cannot_start_them(monkeypatch):
+    def job(strategy, devices, num_workers=0):
+        return OmegaConf.create(
+            {"trainer": {"strategy": strategy, "devices": devices}, "dataset": {"num_workers": num_workers}}
+        )
+
+    refuse_processes(job("auto", 1, num_workers=1))
     with pytest.raises(ValueError, match="works in a sweep with hydra/launcher=local only"):
-        refuse_processes(OmegaConf.merge(cfg, {"trainer": {"strategy": "ddp", "devices": 2}}))
+        refuse_processes(job("ddp", 2))
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "loky")
+    refuse_processes(job("auto", 1))
+    with pytest.raises(ValueError, match="dataset.num_workers must be 0 with this hydra/launcher, got 1"):
+        refuse_processes(job("auto", 1, num_workers=1))

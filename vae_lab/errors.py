@@ -45,5 +45,6 @@ class Preempted(SystemExit):
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, on one line; its name where it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an exception says, on one line; its name where it says nothing, or only a key."""
+    name, text = type(error).__name__, " ".join(str(error).split())
+    return f"{name}: {text}" if text and isinstance(error, LookupError) else text or name

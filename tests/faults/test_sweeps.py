@@ -200,8 +200,15 @@ def test_d3_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(tmp_path, undist
 
 
 def test_a_grown_grid_keeps_what_is_there_and_leaves_others_their_runs(tmp_path, sweep, command):
-    """Also a job written twice is trained once."""
-    settings = ["-m", "optimizer.lr=1e-3,0.001", *SMALL, "trainer.max_epochs=1", "sweep.name=mine"]
+    """Also a job written twice, or in two ways, is trained once."""
+    settings = [
+        "-m",
+        "optimizer.lr=1e-3,0.001",
+        "loss.KLD_weight=1,1.0",
+        *SMALL,
+        "trainer.max_epochs=1",
+        "sweep.name=mine",
+    ]
     folder = tmp_path / "outputs" / "sweeps" / "mine"
     assert sweep(*settings, "seed=0") == 0
     assert "1 completed" in command.printed

@@ -37,6 +37,13 @@ def run(validations, caplog, clamped=(), warmup_steps=0, perplexities=(), **othe
     return [record.getMessage() for record in caplog.records]
 
 
+@pytest.mark.parametrize(("steps", "told"), [(50, []), (51, ["loss.warmup_steps=51 is longer than the run"])])
+def test_a_warm_up_that_never_ends_is_told_at_the_start(steps, told, caplog):
+    lit = SimpleNamespace(objective=SimpleNamespace(warmup_steps=steps), schedule=None, total_steps=50)
+    Health().on_train_start(SimpleNamespace(), lit)
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == told
+
+
 @pytest.mark.parametrize("name", SLOW_STARTS)
 def test_what_is_well_is_not_told(name, caplog):
     assert not run(SLOW_STARTS[name], caplog)

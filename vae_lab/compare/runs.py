@@ -89,7 +89,7 @@ def find_runs(folders: list[Path]) -> tuple[list[Entry], list[str]]:
         folders: each a run, a sweep, or a folder of such.
 
     Returns:
-        The runs in the order of their paths, and notes on sweeps that are not at their end.
+        The runs in the order of their paths, and notes on what they lack.
 
     Raises:
         RunError: if a folder does not exist, or holds no run.
@@ -117,6 +117,16 @@ def find_runs(folders: list[Path]) -> tuple[list[Entry], list[str]]:
         for sweep in dict.fromkeys(map(Path.resolve, sweeps))
         if any(run.is_relative_to(sweep) for run in going)
     ]
+    steps = ([entry.metrics.get(key) for key in ("test/step", "best_step")] for entry in entries)
+    mixed = [
+        entry.name
+        for entry, (tested, best) in zip(entries, steps, strict=True)
+        if None not in (tested, best) and tested != best
+    ]
+    if mixed:
+        notes.append(
+            f"test/ is of the last weights, val/ of the best ones: {', '.join(mixed[:3])}{', ...' * (len(mixed) > 3)}."
+        )
     fill_in(entries)
     return entries, notes
 

@@ -127,6 +127,9 @@ def evaluate_runs(arguments: list[str]) -> None:
         if settings["split"] == "test":  # the other splits have their values from training
             Run(folder).write_result(result)
         print_result(folder, result)
+        best = Run(folder).result.get("best_step")
+        if settings["split"] == "test" and best not in (None, result["test/step"]):
+            print(f"test/ is of the last weights (step {result['test/step']}), val/ of the best ones (step {best})")
 
 
 def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:

@@ -80,12 +80,12 @@ class LocalLauncher(Launcher):
             SweepError: if a job of a grid did not complete.
         """
         common = set(self.config.hydra.overrides.task)  # what the command does not vary
-        order, places = [], dict[Path, Job]()  # the same settings, written twice, are one job
+        order, places = [], dict[str, Job]()  # the same settings, written twice or in two ways, are one job
         for i, overrides in enumerate(job_overrides):
             number = len(places) if self.is_grid else self.numbers[i] if self.numbers else initial_job_idx + i
             job = Job(number, list(overrides), common)
             self._place(job)
-            order.append(places.setdefault(job.folder, job))
+            order.append(places.setdefault(job.folder.name.rpartition("_")[2], job))  # by its identity
         jobs = list(places.values())
         self.jobs += jobs
         asked: list[int] = []  # signals

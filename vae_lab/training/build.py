@@ -5,7 +5,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from vae_lab.config.check import check_settings
 from vae_lab.config.instantiate import build_vae, check_target, instantiate
@@ -26,11 +27,12 @@ from vae_lab.loggers.guarded import GuardedLogger
 from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.models.networks.conditional import ConditionalEncoder
 from vae_lab.models.vae import VAE
-from vae_lab.objectives import Context
+from vae_lab.objectives import Context, Stage
 from vae_lab.runs.checkpoints import Checkpoints, DurableCheckpointIO, StopAtSignal
 from vae_lab.runs.measurements import MetricsLogger, Stopwatch
 from vae_lab.runs.metrics_file import MetricsFile
 from vae_lab.runs.signals import Preemption
+from vae_lab.runs.structure import shown
 from vae_lab.training.devices import check_devices, check_trainer, choose_precision
 from vae_lab.training.health import Health
 from vae_lab.training.module import LitVAE, example_labels
@@ -196,6 +198,8 @@ def build_objective(cfg: DictConfig, vae: VAE) -> nn.Module:
         if sees_labels:
             networks["adversary"] = ConditionalEncoder(networks["adversary"], vae.num_classes, image_shape[1:])
     objective = instantiate(OmegaConf.create(settings), "objective", **networks)
+    if not isinstance(objective, nn.Module):
+        raise ValueError(f"objective must be a torch.nn.Module, got {type(objective).__name__}")
     check_needs("objective", objective, vae)
     return objective
 
@@ -266,30 +270,66 @@ def build_members(group: DictConfig, key: str, kind: type | tuple[str, ...]) -> 
 
 
 def names_of_metrics(lit: LitVAE) -> set[str]:
-    """The keys of what an epoch logs, found by evaluating the untrained model on two black images.
+    """The keys of what an epoch logs, found by trying the untrained model on two black images; no step is taken.
 
     Raises:
-        ValueError: if that fails, because the parts do not fit each other.
+        ValueError: if that fails, because the parts do not fit each other, or if one does not return what it should.
     """
-    vae, objective = lit.vae, lit.objective
-    batch, context = Batch(torch.zeros(2, *vae.image_shape), *example_labels(vae)), Context(0, 1, "val")
+    vae = lit.vae
+    batch = Batch(torch.zeros(2, *vae.image_shape), *example_labels(vae))
     lit.eval()
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            terms = dict(objective(vae, batch, context))
-            if lit.adversary is not None:
-                terms |= objective.adversary_loss(vae, batch, context)
-            q = vae.encode(batch.x, batch.y) if vae.encoder is not None else None
-            for metric in lit.metrics:
-                metric.reset()
-                metric.update(vae, batch, q, terms)
-            measured = {key for metric in lit.metrics for key in metric.compute(lambda total: total)}
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        parts = (objective, vae.posterior, vae.likelihood, vae.encoder, vae.decoder)
-        names = ", ".join(type(part).__name__ for part in parts if part is not None)
-        raise ValueError(f"the model of {names} cannot be evaluated: {one_line(error)}") from error
+    with torch.random.fork_rng(devices=[]):
+        with torch.no_grad():
+            terms = try_objective(lit, batch, "val")
+            with tried(lit, "cannot be evaluated"):
+                q = vae.encode(batch.x, batch.y) if vae.encoder is not None else None
+                for metric in lit.metrics:
+                    metric.reset()
+                    metric.update(vae, batch, q, terms)
+                values = [(key, float(value)) for m in lit.metrics for key, value in m.compute(lambda s: s).items()]
+        trained = try_objective(lit, batch, "train")
     lit.train()
-    return {f"train/{key}" for key in terms} | {f"val/{key}" for key in measured}
+    return {f"train/{key}" for key in trained} | {f"val/{key}" for key, _ in values}
+
+
+def try_objective(lit: LitVAE, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+    """What the objective returns at the first step, with that of its adversary.
+
+    Raises:
+        ValueError: if that fails, or is not a flat dict of 0-dim tensors with a loss to descend.
+    """
+    objective: Any = lit.objective
+    terms: dict[str, Tensor] = {}
+    calls = {"loss": objective} | ({} if lit.adversary is None else {"discriminator_loss": objective.adversary_loss})
+    for loss, call in calls.items():
+        with tried(lit, "cannot be trained, at step 0" if stage == "train" else "cannot be evaluated"):
+            found = call(lit.vae, batch, Context(0, 1, stage))
+        wrong = ""
+        if not isinstance(found, dict):
+            wrong = f"a {type(found).__name__}"
+        elif odd := [k for k, v in found.items() if not isinstance(k, str) or not isinstance(v, Tensor) or v.ndim]:
+            wrong = ", ".join(f"{key!r}: {shown(found[key])}" for key in odd)
+        elif loss not in found:
+            wrong = ", ".join(found) or "an empty one"
+        elif stage == "train" and any(p.requires_grad for p in lit.parameters()) and not found[loss].requires_grad:
+            wrong = f"{loss} without a gradient"
+        if wrong:
+            name = type(objective).__name__ + (".adversary_loss" if loss != "loss" else "")
+            form = f"a flat dict of 0-dim tensors, {loss} among them"
+            raise ValueError(f"objective: {name} must return {form}, got {wrong}")
+        terms |= found
+    return terms
+
+
+@contextmanager
+def tried(lit: LitVAE, failed: str) -> Iterator[None]:
+    """Name the parts of a model where the block fails."""
+    try:
+        yield
+    except Exception as error:  # a user's own part raises all kinds
+        parts = (lit.objective, lit.vae.posterior, lit.vae.likelihood, lit.vae.encoder, lit.vae.decoder)
+        names = ", ".join(type(part).__name__ for part in parts if part is not None)
+        raise ValueError(f"the model of {names} {failed}: {one_line(error)}") from error
 
 
 def check_trained(lit: LitVAE) -> None:

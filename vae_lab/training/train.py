@@ -79,6 +79,7 @@ def train(cfg: DictConfig) -> float | None:
             try:
                 for tracker in trackers:
                     tracker.log_config(tracked)
+                    tracker.summarize(dict.fromkeys(run.result))  # of an end that is no longer the end
                 fit(cfg, experiment, checkpoint)
                 result = collect_result(experiment)
                 run.write_result(result)
@@ -117,7 +118,7 @@ def find_checkpoint(run: Run, cfg: DictConfig) -> Path | None:
     has_changed = cfg.trainer.max_time != load_saved(run.folder).trainer.get("max_time")  # else it has ended there
     if has_changed and isinstance(took, float) and seconds_of(cfg.trainer.max_time) < took:
         raise ValueError(
-            f"trainer.max_time must be >= {took:.0f} s, which this run took so far, got {cfg.trainer.max_time}"
+            f"trainer.max_time must be >= {math.ceil(took)} s, which this run took so far, got {cfg.trainer.max_time}"
         )
     return checkpoint
 
