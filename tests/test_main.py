@@ -12,7 +12,7 @@ from command import TINY, vae_lab
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vae_lab.__main__ import CONF, main, refuse_ddp
+from vae_lab.__main__ import CONF, main, refuse_processes
 from vae_lab.config.help import groups
 
 
@@ -35,7 +35,7 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def test_questions_are_answered_without_importing_torch(tmp_path):
-    questions = [["--help"], ["--help", "model"], ["--cfg", "job"], ["--info", "defaults-tree"]]
+    questions = [["--help"], ["--help", "model"], ["--cfg", "job"], ["--info", "defaults-tree"], ["ls", "."]]
     script = (
         "import sys; from vae_lab.__main__ import main\n"
         f"for question in {questions}:\n"
@@ -58,7 +58,7 @@ def test_the_help_names_every_option_and_its_examples_compose(run):
     assert [line.split() for line in table[1:] if line] == [[group, *options] for group, options in known.items()]
     defaults = {"dataset": "digits", "optimizer/schedule": "none", "hydra/sweeper/sampler": "tpe"}
     assert {group: next(iter(known[group])) for group in defaults} == defaults
-    for word in ("eval", "compare", "export"):
+    for word in ("eval", "compare", "export", "ls"):
         assert f"  vae-lab {word} " in text
     lines = text[text.index("Examples") : text.index("Every key")].splitlines()
     examples = [line.split()[1:] for line in lines if line.startswith("  vae-lab")]
@@ -70,7 +70,7 @@ def test_the_help_names_every_option_and_its_examples_compose(run):
 
 
 def test_the_small_commands_are_words(run):
-    for word in ("eval", "compare", "export"):
+    for word in ("eval", "compare", "export", "ls"):
         code, output, errors = run(word, "nowhere")
         assert code in (2, 5), word
         assert "nowhere" in output + errors
@@ -156,6 +156,9 @@ def test_data_root_comes_from_the_environment_or_an_override(run, monkeypatch):
 
 
 def test_hydras_own_launchers_refuse_several_devices():
-    refuse_ddp(OmegaConf.create({"strategy": "auto", "devices": 1}))
+    def job(trainer: dict):
+        return OmegaConf.create({"trainer": trainer, "dataset": {"num_workers": 0}})
+
+    refuse_processes(job({"strategy": "auto", "devices": 1}))
     with pytest.raises(ValueError, match="works in a sweep with hydra/launcher=local only"):
-        refuse_ddp(OmegaConf.create({"strategy": "ddp", "devices": 2}))
+        refuse_processes(job({"strategy": "ddp", "devices": 2}))

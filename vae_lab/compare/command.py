@@ -9,11 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 from vae_lab.compare.comparison import Comparison, compare, conclusion
-from vae_lab.compare.runs import SWEEP, find_runs
+from vae_lab.compare.runs import find_runs
 from vae_lab.compare.table import groups_table, plain, runs_csv, runs_table, to_markdown, to_terminal
 from vae_lab.config.arguments import read_arguments
 from vae_lab.metrics.catalogue import find
 from vae_lab.runs.files import durable_open
+from vae_lab.runs.states import SWEEP
 
 MAX_ROWS = 40  # groups in the terminal
 USAGE = """vae-lab-compare: which settings are better, over seeds; a table here, and a report to open in a browser.
