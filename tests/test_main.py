@@ -36,7 +36,7 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def test_questions_are_answered_without_importing_torch(tmp_path):
-    questions = [["--help"], ["--help", "model"], ["--cfg", "job"], ["--info", "defaults-tree"]]
+    questions = [["--help"], ["--help", "model"], ["--cfg", "job"], ["--info", "defaults-tree"], ["ls", "."]]
     script = (
         "import sys; from vae_lab.__main__ import main\n"
         f"for question in {questions}:\n"
@@ -59,7 +59,7 @@ def test_the_help_names_every_option_and_its_examples_compose(run):
     assert [line.split() for line in table[1:] if line] == [[group, *options] for group, options in known.items()]
     defaults = {"dataset": "digits", "optimizer/schedule": "none", "hydra/sweeper/sampler": "tpe"}
     assert {group: next(iter(known[group])) for group in defaults} == defaults
-    for word in ("eval", "compare", "export"):
+    for word in ("eval", "compare", "export", "ls"):
         assert f"  vae-lab {word} " in text
     lines = text[text.index("Examples") : text.index("Every key")].splitlines()
     examples = [line.split()[1:] for line in lines if line.startswith("  vae-lab")]
@@ -71,7 +71,7 @@ def test_the_help_names_every_option_and_its_examples_compose(run):
 
 
 def test_the_small_commands_are_words(run):
-    for word in ("eval", "compare", "export"):
+    for word in ("eval", "compare", "export", "ls"):
         code, output, errors = run(word, "nowhere")
         assert code in (2, 5), word
         assert "nowhere" in output + errors

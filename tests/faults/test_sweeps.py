@@ -234,6 +234,27 @@ def test_a_grown_grid_keeps_what_is_there_and_leaves_others_their_runs(tmp_path,
     assert "was continued to other limits of training; use another sweep.name" in command.printed
 
 
+def test_a_sweep_goes_on_to_more_epochs_and_ends_as_if_it_had_them_from_the_start(tmp_path, sweep, command):
+    """And it is told where a folder holds another study, too."""
+    grid = ["-m", "seed=0,1", *SMALL, "latent_dim=2", "trainer.limit_train_batches=3"]
+    sweeps = tmp_path / "outputs" / "sweeps"
+    assert sweep(*grid, "trainer.max_epochs=3", "sweep.name=short") == 0
+    assert sweep(*grid, "trainer.max_epochs=6", "sweep.name=long") == 0
+    names = set(folders(sweeps / "short"))
+    assert sweep(f"resume_sweep={sweeps / 'short'}", "trainer.max_epochs=6") == 0
+    assert set(folders(sweeps / "short")) == names
+    grown, whole = ([record(path) for path in folders(sweeps / name).values()] for name in ("short", "long"))
+    assert grown == whole
+    assert "another study" not in command.printed
+
+    assert sweep(f"resume_sweep={sweeps / 'short'}", "trainer.max_epochs=5") == 6
+    assert "trainer.max_epochs must be >= 6, where it is already, got 5" in command.printed
+    assert {status(path)["state"] for path in folders(sweeps / "short").values()} == {"completed"}
+    assert sweep(*grid, "trainer.max_epochs=1", "loss=mse", "seed=0", "sweep.name=short") == 0
+    assert "short also holds another study, vae-lab --multirun" in command.printed
+    assert "2 jobs, which stay" in command.printed
+
+
 @pytest.mark.parametrize("moment", ["before", "as they come and go"])
 def test_d3_a_signal_while_jobs_start_fails_none(moment, tmp_path):
     """As `timeout` sends it."""

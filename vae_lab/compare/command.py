@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from vae_lab.compare.comparison import Comparison, compare, conclusion
-from vae_lab.compare.runs import SWEEP, find_runs
+from vae_lab.compare.runs import find_runs
 from vae_lab.compare.table import (
     IMAGES,
     groups_table,
@@ -23,6 +23,7 @@ from vae_lab.compare.table import (
 from vae_lab.config.arguments import read_arguments
 from vae_lab.metrics.catalogue import find
 from vae_lab.runs.files import durable_open
+from vae_lab.runs.states import SWEEP
 
 MAX_ROWS = 40  # groups in the terminal
 USAGE = """vae-lab-compare: which settings are better, over seeds; a table here, and a report to open in a browser.

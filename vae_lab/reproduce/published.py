@@ -48,7 +48,9 @@ def check_static(runs: Runs) -> list[Check]:
     """The elbo of the validation images after 5,000 and 10,000 steps."""
     (run,) = runs.values()
     elbo = run.history("val/elbo")
-    return [Check(f"elbo, validation, step {s:,}", elbo[s], f - 1.5, f + 1.5) for s, f in ((5000, -112.6), (10000, -108.5))]
+    return [
+        Check(f"elbo, validation, step {s:,}", elbo[s], f - 1.5, f + 1.5) for s, f in ((5000, -112.6), (10000, -108.5))
+    ]
 
 
 def nll_check(samples: int, bands: dict[str, tuple[float, float]]) -> Callable[[Runs], list[Check]]:
@@ -113,8 +115,12 @@ def check_digits(runs: Runs) -> list[Check]:
 
     torch.manual_seed(0)
     samples = torch.cat([run.vae.sample(500) for _ in range(4)]).clamp(0, 1)
-    real = {split: torch.from_numpy(run.pixels(split)[:10_000] / 255).float().view(-1, 1, 28, 28) for split in run.splits}
-    labels = {split: run.data.splits[split].labels[part.index[:10_000], 0].numpy() for split, part in run.splits.items()}
+    real = {
+        split: torch.from_numpy(run.pixels(split)[:10_000] / 255).float().view(-1, 1, 28, 28) for split in run.splits
+    }
+    labels = {
+        split: run.data.splits[split].labels[part.index[:10_000], 0].numpy() for split, part in run.splits.items()
+    }
     classifier = LogisticRegression(max_iter=200).fit(features(real["train"]), labels["train"])
     probabilities = classifier.predict_proba(features(samples))
     sure = float((probabilities.max(1) > 0.9).mean())
