@@ -41,7 +41,7 @@ def test_a_part_is_two_files(tmp_path):
     (tmp_path / "vae_lab/models/wide.py").write_text(CLASS)
     (tmp_path / "conf/prior/wide.yaml").write_text("# p(z) = N(0, 4 I).\n_target_: vae_lab.models.wide.Wide\n")
 
-    words = [["--help"], ["prior=wide", *TINY, "hydra.run.dir=run"], ["eval", "run", "samples=2", "pictures=true"]]
+    words = [["--help"], ["prior=wide", *TINY, "hydra.run.dir=run"], ["eval", "run", "samples=2"]]
     script = (
         f"import sys\nfrom vae_lab.__main__ import main\nfor words in {words}:\n"
         "    sys.argv[1:] = words\n    try: main()\n    except SystemExit as stop: assert not stop.code\n"

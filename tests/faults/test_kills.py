@@ -16,6 +16,7 @@ from command import EVERYTHING, finish, message, record, start, status, wait_unt
 from composed import composed
 from forks import fork, train_in_fork, wait
 
+from vae_lab.__main__ import main
 from vae_lab.errors import RunError
 from vae_lab.runs.checkpoints import Checkpoints, DurableCheckpointIO, load_checkpoint
 from vae_lab.runs.files import is_alive
@@ -242,32 +243,43 @@ def children(pid: int) -> list[int]:
 
 
 ENDLESS = [
-    *EVERYTHING,
-    "trainer.max_epochs=100000",
-    "dataset.num_workers=2",
-    "callbacks.checkpoints.every_n_minutes=10",
-]
+    *EVERYTHING, "trainer.max_epochs=100000", "dataset.num_workers=2", "callbacks.checkpoints.every_n_minutes=10",
+    "hydra.run.dir=run",
+]  # fmt: skip
 needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers through /proc")
 
 
 @pytest.mark.slow
 @needs_proc
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system does not tell who sends a signal")
-def test_c5_a_signal_to_each_worker_is_left_to_the_run_and_one_to_the_group_stops_it_once(tmp_path):
-    process = start(*ENDLESS, "hydra.run.dir=run", cwd=tmp_path, start_new_session=True)
+def test_c5_a_signal_to_each_worker_is_left_to_the_run_and_one_to_the_group_stops_it_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vae-lab", *ENDLESS])
     metrics = tmp_path / "run/metrics.jsonl"
-    wait_until(lambda: metrics.exists() and len(children(process.pid)) >= 2, process)
-    for worker in children(process.pid):
+
+    def begin() -> None:
+        os.setsid()
+        sys.stderr = open("errors", "w")  # noqa: SIM115
+        main()
+
+    def wait_for_metrics(size: int) -> None:
+        deadline = time.monotonic() + 60
+        while not (metrics.exists() and metrics.stat().st_size > size and len(children(pid)) >= 2):
+            assert time.monotonic() < deadline, "it never happened"
+            time.sleep(0.01)
+
+    pid = fork(begin)
+    wait_for_metrics(0)
+    for worker in children(pid):
         with suppress(ProcessLookupError):  # its epoch is over
             os.kill(worker, signal.SIGTERM)
-    size = metrics.stat().st_size
-    wait_until(lambda: metrics.stat().st_size > 3 * size and len(children(process.pid)) >= 2, process)
-    workers = children(process.pid)
-    os.killpg(process.pid, signal.SIGTERM)
-    done = finish(process, timeout=30)
-    assert done.returncode == 143, done.stderr
-    assert done.stderr.count("SIGTERM: saving a checkpoint") == 1
-    assert "continue with: vae-lab resume=" in done.stderr
+    wait_for_metrics(3 * metrics.stat().st_size)
+    workers = children(pid)
+    os.killpg(pid, signal.SIGTERM)
+    assert wait(pid, 30) == 143
+    said = (tmp_path / "errors").read_text()
+    assert said.count("SIGTERM: saving a checkpoint") == 1
+    assert "continue with: " in said
     assert status(tmp_path / "run")["state"] == "preempted"
     assert not any(map(is_alive, workers))
     assert load_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["global_step"] > 0
@@ -276,7 +288,7 @@ def test_c5_a_signal_to_each_worker_is_left_to_the_run_and_one_to_the_group_stop
 @pytest.mark.slow
 @needs_proc
 def test_c12_a_killed_worker_is_one_line_and_leaves_nobody(tmp_path):
-    process = start(*ENDLESS, "hydra.run.dir=run", cwd=tmp_path)
+    process = start(*ENDLESS, cwd=tmp_path)
     wait_until(lambda: (tmp_path / "run/metrics.jsonl").exists() and len(children(process.pid)) >= 2, process)
     workers = children(process.pid)
     os.kill(workers[0], signal.SIGKILL)

@@ -32,13 +32,10 @@ LONGER = [
     "optimizer.schedule.warmup_steps=5",
 ]
 VARIANTS = {
-    "workers": ["dataset.num_workers=2"],
-    "accumulate": ["trainer.accumulate_grad_batches=5"],
-    "validate_within_epochs": ["trainer.val_check_interval=5"],
-    "step_schedule": ["optimizer/schedule=step", "optimizer.schedule.step_size=7"],
-    "early_stopping": ["callbacks=early_stopping"],
-    "averaged_weights": ["callbacks=ema", "callbacks.ema.decay=0.9"],
-    "validate_every_other_epoch": ["trainer.check_val_every_n_epoch=2", "trainer.precision=bf16-mixed"],
+    "workers, step schedule": ["dataset.num_workers=2", "optimizer/schedule=step", "optimizer.schedule.step_size=7"],
+    "accumulated, averaged": ["trainer.accumulate_grad_batches=5", "callbacks=ema", "callbacks.ema.decay=0.9"],
+    "validated within epochs": ["trainer.val_check_interval=5", "callbacks=early_stopping"],
+    "validated every other epoch": ["trainer.check_val_every_n_epoch=2", "trainer.precision=bf16-mixed"],
 }
 
 
