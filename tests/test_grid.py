@@ -69,9 +69,17 @@ def options(group: str) -> list[str]:
 def part(group: str, option: str):
     """The config of an option, as small as can be."""
     name, *flags = option.split()
-    node = composed(f"{group}={name}", *(f"model.{flag}=true" for flag in flags))[group]
+    node = load(group, name)
+    node.update(dict.fromkeys(flags, True))
     shrink(node)
     return node
+
+
+def load(group: str, name: str):
+    """A file of `conf/` with those that its defaults name, as Hydra composes them, which takes longer."""
+    node = OmegaConf.load(CONF / group / f"{name}.yaml")
+    defaults = node.pop("defaults", ["_self_"])
+    return OmegaConf.merge(*(node if one == "_self_" else load(group, one.partition("@")[0]) for one in defaults))
 
 
 def shrink(node) -> None:
