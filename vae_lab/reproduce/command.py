@@ -178,4 +178,8 @@ def print_targets(record: dict[str, dict]) -> None:
     for tier, meaning in TIERS.items():
         print(f"{tier}: {meaning}")
         chosen = {name: target for name, target in TARGETS.items() if target.tier == tier}
-        print(columns([(n, f"{verdict(record.get(n))}, {t.minutes:g} min; {t.claim} ({t.source})") for n, t in chosen.items()]))
+        print(
+            columns(
+                [(n, f"{verdict(record.get(n))}, {t.minutes:g} min; {t.claim} ({t.source})") for n, t in chosen.items()]
+            )
+        )
