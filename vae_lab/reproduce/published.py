@@ -1,4 +1,4 @@
-"""Targets that papers, examples and tutorials have published: recipes, figures, and bands for another initialisation."""
+"""Targets that papers, examples and tutorials have published: recipes, figures, bands for another initialisation."""
 
 from collections.abc import Callable
 
@@ -135,12 +135,13 @@ def check_digits(runs: Runs) -> list[Check]:
 
 FLAX = "experiment=flax_vae_mnist dataset.val_size=0"
 KERAS = (
-    "dataset=mnist dataset.val_size=0 model=conv model.channels=[32,64] model.kernel_sizes=[3,3] model.hidden_dims=[16] "
-    "model.norm=null latent_dim=2 trainer.max_epochs=12"
+    "dataset=mnist dataset.val_size=0 model=conv model.channels=[32,64] model.kernel_sizes=[3,3] "
+    "model.hidden_dims=[16] model.norm=null latent_dim=2 trainer.max_epochs=12"
 )
 STATIC = (
     "dataset=mnist dataset.val_size=10000 dataset.binarize=static model.hidden_dims=[256,256] latent_dim=128 "
-    "trainer.max_steps=10000 trainer.max_epochs=100 trainer.val_check_interval=1000 trainer.check_val_every_n_epoch=null"
+    "trainer.max_steps=10000 trainer.max_epochs=100 trainer.val_check_interval=1000 "
+    "trainer.check_val_every_n_epoch=null"
 )
 PLANAR = "dataset=mnist dataset.val_size=0 model.hidden_dims=[512,256] latent_dim=20 trainer.max_epochs=10"
 IWAE = (
@@ -161,38 +162,54 @@ TARGETS = {
         "google/flax, examples/vae, README",
         "the source says 'around 104'; it reads one binarization of the images today, here they are grey, as in the "
         "PyTorch example that it follows; another seed moves the loss by 0.3",
-        "cpu", 2, {"run": FLAX}, last_metric("loss", 102.5, 105.5),
+        "cpu",
+        2,
+        {"run": FLAX},
+        last_metric("loss", 102.5, 105.5),
     ),
     "tutorial_mlp": Target(
         "784-256-2 with seed 1 on all 60,000 images: losses of 183.5, 164.8 and 153.6 in epochs 1, 2 and 10",
         "a tutorial's fully connected VAE with two latents, run as its author wrote it",
-        "with two latents the place of the digits is decided early, by the seed; 3, 2 and 1.5 nats after 1, 2 and 10 epochs",
-        "cpu", 2, {"run": "experiment=mlp_vae_mnist callbacks=default dataset.val_size=0 seed=1"}, check_tutorial,
+        "with two latents the place of the digits is decided early, by the seed: 3, 2 and 1.5 nats",
+        "cpu",
+        2,
+        {"run": "experiment=mlp_vae_mnist callbacks=default dataset.val_size=0 seed=1"},
+        check_tutorial,
     ),
     "static_mnist": Target(
-        "784-256-256-128 on one binarization of MNIST: validation elbo of -112.6 after 5,000 steps, -108.5 after 10,000",
+        "784-256-256-128 on one binarization of MNIST: validation elbo -112.6 after 5,000 steps, -108.5 after 10,000",
         "a mean-field VAE in the reference form of Kingma and Welling 2014",
         "1.5 nats for another initialisation, another draw of the binarization and another order",
-        "cpu", 3, {"run": STATIC}, check_static,
+        "cpu",
+        3,
+        {"run": STATIC},
+        check_static,
     ),
     "keras_conv": Target(
         "Keras' convolutional VAE with two latents: reconstruction 145.8 and KL 6.5 after 10 epochs of 70,000 images",
         "keras.io, examples/generative/vae, by F. Chollet",
         "published outputs of that program differ among themselves: 149.2 + 6.4 in that of keras.io, 145.8 + 6.5 in "
-        "others; here the decoder is the encoder's mirror, and the 11th and 12th epoch of 60,000 are its 10th of 70,000",
-        "cpu", 5, {"run": KERAS}, check_keras,
+        "others; here the decoder is the encoder's mirror, and epochs 11 and 12 of 60,000 are its 10th of 70,000",
+        "cpu",
+        5,
+        {"run": KERAS},
+        check_keras,
     ),
     "planar_grey": Target(
         "8 planar maps are better than their Gaussian by about 1 nat on grey MNIST",
         "Rezende and Mohamed 2015, for the sign; the figure belongs to this recipe",
         "0.8 nats to either side: the difference of two runs, each with its own noise",
-        "cpu", 8, {"gaussian": PLANAR, "planar": f"{PLANAR} posterior=planar"}, gain(0.2, 1.8),
+        "cpu",
+        8,
+        {"gaussian": PLANAR, "planar": f"{PLANAR} posterior=planar"},
+        gain(0.2, 1.8),
     ),
     "planar_thresholded": Target(
         "8 planar maps are better than their Gaussian by about 2.8 nats on thresholded MNIST",
         "Rezende and Mohamed 2015, for the sign; the figure belongs to this recipe",
         "1.4 nats to either side: the difference of two runs, each with its own noise",
-        "cpu", 8,
+        "cpu",
+        8,
         {
             "gaussian": f"{PLANAR} dataset.binarize=threshold",
             "planar": f"{PLANAR} dataset.binarize=threshold posterior=planar",
@@ -201,14 +218,19 @@ TARGETS = {
     ),
     "iwae_vae_1": Target(
         "the one-layer VAE of the IWAE paper has a negative log-likelihood of 86.76 on dynamically binarized MNIST",
-        BURDA, f"1 nat: {SHORT}",
-        "cpu", 35, {"vae_1": f"{IWAE} dataset.batch_size=100 trainer.max_epochs=300"},
+        BURDA,
+        f"1 nat: {SHORT}",
+        "cpu",
+        35,
+        {"vae_1": f"{IWAE} dataset.batch_size=100 trainer.max_epochs=300"},
         nll_check(5000, {"vae_1": (85.76, 87.76)}),
     ),
     "iwae_order": Target(
         "IWAE with 5 samples is better than a VAE with 5, and that than one with 1",
-        BURDA, f"each by two standard errors of the difference, paired over all test images; {SHORT}, for 100 epochs",
-        "cpu", 40,
+        BURDA,
+        f"each by two standard errors of the difference, paired over all test images; {SHORT}, for 100 epochs",
+        "cpu",
+        40,
         {
             "vae_1": f"{IWAE} dataset.batch_size=100 trainer.max_epochs=100",
             "vae_5": f"{IWAE} dataset.batch_size=100 trainer.max_epochs=100 objective=miwae objective.groups=5 "
@@ -221,13 +243,17 @@ TARGETS = {
         "a VampPrior is better than the standard prior with the same budget, on static MNIST",
         "Tomczak and Welling 2018, table 1",
         "at least 0.3 nats: the paper gains 3 in 2,000 epochs, these are 30",
-        "cpu", 15, {"standard": VAMP, "vamp": f"{VAMP} prior=vamp"}, gain(0.3, 6.0),
+        "cpu",
+        15,
+        {"standard": VAMP, "vamp": f"{VAMP} prior=vamp"},
+        gain(0.3, 6.0),
     ),
     "sprites_mig": Target(
         "the mutual information gap on sprites rises with the weight of the total correlation",
         "Chen et al. 2018, figure 4",
         "by 0.02 at least, the mean over three seeds: seeds differ as much as weights do",
-        "cpu", 15,
+        "cpu",
+        15,
         {
             f"beta_{beta}_seed_{seed}": f"{SPRITES} objective.beta={beta} seed={seed} trainer.max_epochs=60"
             for beta in (1, 6)
@@ -239,7 +265,8 @@ TARGETS = {
         "a book of running means is better than one trained by gradient, on CIFAR-10 pictures",
         "van den Oord et al. 2017, appendix A.1; Razavi et al. 2019",
         "better in both: no figure is published for these networks",
-        "cpu", 40,
+        "cpu",
+        40,
         {
             "gradient": "experiment=vq_vae_cifar posterior.decay=null trainer.max_epochs=20",
             "ema": "experiment=vq_vae_cifar trainer.max_epochs=20",
@@ -249,13 +276,18 @@ TARGETS = {
     "gan_digits": Target(
         "a classifier of digits is sure of a GAN's samples",
         "a PyTorch Lightning tutorial's GAN on MNIST, 20 epochs",
-        "three quarters of the samples, each digit at least once in a hundred: real test images are about 0.97 and 0.09",
-        "cpu", 15, {"run": "experiment=gan_mnist dataset.val_size=0"}, check_digits,
+        "three quarters of the samples, each digit at least once in a hundred: real images are at 0.97 and 0.09",
+        "cpu",
+        15,
+        {"run": "experiment=gan_mnist dataset.val_size=0"},
+        check_digits,
     ),
     "iwae_full": Target(
         "the one-layer models of the IWAE paper, 3,280 epochs: 86.76, 85.54 and 84.78",
-        BURDA, "0.6 nats: a cosine in place of eight stages; replications differ from the paper by 0.4",
-        "gpu", 900,
+        BURDA,
+        "0.6 nats: a cosine in place of eight stages; replications differ from the paper by 0.4",
+        "gpu",
+        900,
         {
             "vae_1": f"{IWAE} dataset.batch_size=20 trainer.max_epochs=3280",
             "iwae_5": f"{IWAE} dataset.batch_size=20 trainer.max_epochs=3280 objective=iwae objective.samples=5",
@@ -267,18 +299,24 @@ TARGETS = {
         "MIWAE with 8 groups of 8 has a negative log-likelihood of about 85.0 on dynamically binarized MNIST",
         "Rainforth et al. 2018, table 1: 84.97",
         "0.6 nats: a cosine in place of eight stages",
-        "gpu", 900,
-        {"run": f"{IWAE} dataset.batch_size=20 trainer.max_epochs=3280 objective=miwae objective.groups=8 objective.samples=8"},
+        "gpu",
+        900,
+        {
+            "run": f"{IWAE} dataset.batch_size=20 trainer.max_epochs=3280 "
+            "objective=miwae objective.groups=8 objective.samples=8"
+        },
         nll_check(5000, {"run": (84.37, 85.57)}),
     ),
     "hierarchical": Target(
         "two layers of latents reach 85.33 on dynamically binarized MNIST",
         f"{BURDA}, two stochastic layers",
         "1 nat: the paper infers from the bottom up with two networks, here inference is from the top down",
-        "gpu", 600,
+        "gpu",
+        600,
         {
             "run": f"{IWAE} dataset.batch_size=20 latent_dim=150 posterior=hierarchical prior=hierarchical "
-            "posterior.top_dim=50 prior.top_dim=50 posterior.hidden_dim=100 prior.hidden_dim=100 trainer.max_epochs=3280"
+            "posterior.top_dim=50 prior.top_dim=50 posterior.hidden_dim=100 prior.hidden_dim=100 "
+            "trainer.max_epochs=3280"
         },
         nll_check(5000, {"run": (84.33, 86.33)}),
     ),
@@ -286,7 +324,8 @@ TARGETS = {
         "a VQ-VAE on CIFAR-10 has 4.67 bits for each dimension",
         "van den Oord et al. 2017, section 4.1",
         "0.25 bits: the paper does not say what the likelihood of its decoder is",
-        "gpu", 120,
+        "gpu",
+        120,
         {"run": "experiment=vq_vae_cifar dataset=cifar10 loss=discretized_logistic trainer.max_epochs=250"},
         lambda runs: [
             Check("bits_per_dim, test images", runs["run"].measured("test", "all")["bits_per_dim"], 4.42, 4.92)
@@ -296,10 +335,11 @@ TARGETS = {
         "the mutual information gap on sprites of 64x64 pixels after 300,000 steps of 64 images rises with the weight",
         "Chen et al. 2018, figure 4; the budget of Locatello et al. 2019, appendix H",
         "by 0.05 at least, the mean over three seeds: seeds differ as much as weights do",
-        "gpu", 900,
+        "gpu",
+        900,
         {
-            f"beta_{beta}_seed_{seed}": "dataset=sprites dataset.val_size=0 dataset.batch_size=64 latent_dim=10 model=conv "
-            f"model.channels=[32,32,64,64] model.kernel_sizes=[4,4,4,4] model.strides=[2,2,2,2] model.norm=null "
+            f"beta_{beta}_seed_{seed}": "dataset=sprites dataset.val_size=0 dataset.batch_size=64 "
+            "latent_dim=10 model=conv model.channels=[32,32,64,64] model.kernel_sizes=[4,4,4,4] model.strides=[2,2,2,2] model.norm=null "
             f"optimizer.lr=1e-4 objective=beta_tc objective.beta={beta} seed={seed} trainer.max_steps=300000 "
             "trainer.max_epochs=-1"
             for beta in (1, 6)
@@ -307,4 +347,4 @@ TARGETS = {
         },
         check_mig,
     ),
-}  # fmt: skip
+}

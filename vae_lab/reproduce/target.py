@@ -123,7 +123,8 @@ class Trained:
     def history(self, key: str) -> dict[int, float]:
         """The values of a metric in training, by their step."""
         events = read_events(self.folder / "metrics.jsonl", f'"{key}"')
-        return {int(event["step"]): float(event[key]) for event in events if event.get(key) is not None}
+        found = ((event["step"], event.get(key)) for event in events)
+        return {int(step): float(value) for step, value in found if step is not None and value is not None}
 
 
 def train_runs(name: str, target: Target, out: Path, data_root: str) -> dict[str, Trained]:
