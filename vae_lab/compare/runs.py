@@ -18,7 +18,7 @@ import numpy as np
 from vae_lab.config.defaults import complete, defaults_of
 from vae_lab.config.nested import ABSENT, leaves, resolved
 from vae_lab.config.saved import read_plain, saved_config
-from vae_lab.errors import RunError
+from vae_lab.errors import RunError, printable
 from vae_lab.runs.files import read_json, read_values
 from vae_lab.runs.metrics_file import read_events
 from vae_lab.runs.states import SWEEP, run_folders, state_of
@@ -208,9 +208,7 @@ def visible(value: Any) -> Any:
         return {visible(key): visible(child) for key, child in value.items()}
     if isinstance(value, list | tuple):
         return [visible(child) for child in value]
-    if not isinstance(value, str) or value.isprintable():
-        return value
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in value)
+    return printable(value) if isinstance(value, str) else value
 
 
 def history_of(rows: Iterable[dict]) -> tuple[int | None, History]:

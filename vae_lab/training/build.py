@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from vae_lab.config.check import check_settings
+from vae_lab.config.check import arguments, check_settings
 from vae_lab.config.instantiate import build_vae, check_target, instantiate
 from vae_lab.config.secrets import redact
 from vae_lab.data.batches import Batch, ImageData
@@ -40,7 +40,6 @@ from vae_lab.training.module import LitVAE, example_labels
 log = logging.getLogger(__name__)
 # Arguments of the Trainer that Lightning refuses where it does not optimize by itself: `LitVAE` does what they say.
 OURS = {"accumulate_grad_batches": 1, "gradient_clip_val": None, "gradient_clip_algorithm": None}
-ONLY_OURS = ("steps_per_execution", "cuda_graph")  # under trainer., but no argument of the Trainer
 TRAINED = {  # the parts of a model, and what to choose where an objective does not train one
     "encoder": "choose posterior=none, which has none",
     "posterior": "choose posterior=gaussian",
@@ -94,7 +93,8 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         settings["strategy"] = "ddp_find_unused_parameters_true"
     metrics = MetricsFile(cfg.run_dir)
     stopwatch = Stopwatch(metrics)
-    of_lightning = OmegaConf.masked_copy(cfg.trainer, [key for key in cfg.trainer if key not in ONLY_OURS])
+    known = ("_target_", *arguments(Trainer)[0])  # the others under trainer. are ours
+    of_lightning = OmegaConf.masked_copy(cfg.trainer, [key for key in cfg.trainer if key in known])
     trainer = instantiate(
         OmegaConf.merge(of_lightning, settings),
         "trainer",
