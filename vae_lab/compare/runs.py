@@ -49,7 +49,7 @@ class Entry:
     source: str  # the folder on the command line below which it was found, or the W&B project
     location: str  # its folder, or its address
     state: str  # one of `vae_lab.runs.states`
-    reason: str = ""  # why it is not completed
+    reason: str = ""  # why it is not completed, or what it warned of
     settings: dict[str, Any] = field(default_factory=dict)  # leaves of the config by dotted key
     choices: dict[str, str] = field(default_factory=dict)  # the option of every group; empty where no file says
     metrics: dict[str, float] = field(default_factory=dict)  # of result.json; unfinished: of the last validation
@@ -157,7 +157,10 @@ def read_run(folder: Path, source: str) -> Entry:
         entry.trial = trial_of(entry.settings)
         path = folder / "metrics.jsonl"
         entry.epoch, entry.history = history_of(read_events(path, '"step"') if path.is_file() else [])
-        entry.metrics = numbers(read_json(folder / "result.json")) if entry.is_done else entry.history.last
+        result = read_json(folder / "result.json") if entry.is_done else {}
+        entry.metrics = numbers(result) if entry.is_done else entry.history.last
+        if isinstance(told := result.get("warnings"), list):
+            entry.reason = "; ".join(map(str, told))
     except (RunError, ValueError, OSError) as error:
         entry.state, entry.reason, entry.metrics = "failed", str(error), {}
     entry.reason = visible(" ".join(entry.reason.split()))

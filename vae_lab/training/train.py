@@ -25,6 +25,7 @@ from vae_lab.runs.trained import initialize, split_checkpoint
 from vae_lab.training.build import OURS, READERS, Experiment, build
 from vae_lab.training.devices import check_trainer
 from vae_lab.training.diagnosis import diagnosed
+from vae_lab.training.health import Health
 from vae_lab.training.result import next_commands, print_result
 
 log = logging.getLogger(__name__)
@@ -170,6 +171,8 @@ def collect_result(experiment: Experiment) -> dict:
     if best:
         result |= {"best_value": best["value"], "best_step": best["step"], "best_epoch": best["epoch"]}
     metrics = best.get("metrics") or {key: float(value) for key, value in trainer.callback_metrics.items()}
+    told = [text for c in trainer.callbacks if isinstance(c, Health) for text in c.warnings.values()]
+    result |= {"warnings": told} if told else {}
     return {**metrics, **result, "lr": experiment.lit.lr, "skipped_files": experiment.data.num_skipped}
 
 
