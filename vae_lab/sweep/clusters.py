@@ -5,6 +5,7 @@ that is lost is a preempted job: what is left of its processes saves and stops, 
 elsewhere, where it continues; at the latest the same command does.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -87,11 +88,10 @@ class RayPool:
         self.n_jobs, self.jobs_per_device, self.cpus = n_jobs, jobs_per_device, cpus_per_task
         self.running: dict[Any, Job] = {}
         try:
-            self.ray.init(address, log_to_driver=False)
+            self.ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise RunError(
-                f"hydra.launcher.init: Ray does not answer ({one_line(error)}); start it: ray start"
-            ) from error
+            said = f"no Ray cluster answers at hydra.launcher.address={address}: {one_line(error)}"
+            raise RunError(f"{said}; start one with: ray start --head") from error
 
     def gpus(self, trainer: DictConfig) -> float:
         """How many GPUs a job takes; a part of one where several share it."""
