@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 from vae_lab.__main__ import CONF
 from vae_lab.errors import RunError
 from vae_lab.runs.folder import Run
+from vae_lab.sweep.clusters import RayPool
 from vae_lab.sweep.command_line import config_flags, sweep_arguments
 from vae_lab.sweep.job import JOURNAL, Job, append_event, identity, job_folder, read_journal
 from vae_lab.sweep.processes import Machine, Slot
@@ -360,3 +362,68 @@ def test_a_sweep_goes_on_to_more_epochs_in_its_folders(tmp_path):
         assert job.is_done() == is_done, settings
         assert job.state == state
         assert job.reason.startswith(reason)
+
+
+class Ray:
+    """As much of Ray as a sweep needs, with one worker that is lost."""
+
+    class exceptions:  # noqa: N801
+        class RayError(Exception):
+            pass
+
+    def __init__(self, **resources: float):
+        self.resources, self.options_given = resources, []
+
+    def init(self, address, **options):
+        if address != "here":
+            raise ConnectionError("nobody is there")
+
+    def cluster_resources(self):
+        return self.resources
+
+    def remote(self, function):
+        return self
+
+    def options(self, **options):
+        self.options_given.append(options)
+        return type("Task", (), {"remote": staticmethod(lambda call, place, environment: call.config)})
+
+    def wait(self, tasks, timeout):
+        return tasks[:1], tasks[1:]
+
+    def get(self, task):
+        if task == "lost":
+            raise self.exceptions.RayError
+        return 3
+
+
+def test_jobs_on_ray_get_their_share_and_a_lost_worker_is_a_preempted_job(tmp_path, monkeypatch):
+    ray = Ray(CPU=8, GPU=2)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(RunError, match="no Ray cluster answers at hydra.launcher.address=there"):
+        RayPool(None, 1, 2, "there")
+    pool = RayPool(None, 4, 2, "here")
+    gpu, two, cpu = trainer(accelerator="gpu"), trainer(2, "auto"), trainer()
+    assert [pool.gpus(one) for one in (gpu, two, cpu)] == [0.25, 2, 0]
+    assert [pool.most(one) for one in (gpu, two, cpu)] == [4, 1, 4]
+    ray.resources["GPU"] = 0
+    assert pool.gpus(gpu) == 0
+    assert RayPool(3, 1, 2, "here").most(cpu) == 3
+
+    jobs = [make_job(tmp_path, number) for number in range(2)]
+    monkeypatch.setattr("vae_lab.sweep.clusters.JobProcess", lambda *_: type("Call", (), {"config": next(tasks)}))
+    tasks = iter(("lost", "ends"))
+    for job in jobs:
+        pool.start(job, pool.room(cpu))
+    assert {(o["num_cpus"], o["num_gpus"], o["max_retries"]) for o in ray.options_given} == {(2, 0, 3)}
+    assert pool.ended(0) == [(jobs[0], 143)]
+    assert pool.ended(0) == [(jobs[1], 3)]
+    assert pool.ended(0) == []
+    jobs[0].end(143)
+    assert jobs[0].state == "preempted"
+
+
+def test_a_cluster_that_is_not_installed_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"needs the package ray: pip install 'vae_lab\[ray\]'"):
+        RayPool(None, 1, 1, "auto")

@@ -1,4 +1,8 @@
-"""Hydra's launcher `local`: the loop over the jobs of a sweep, each in a process of its own, and nothing lost."""
+"""Our launcher for Hydra: the loop over the jobs of a sweep, each in a process of its own, and nothing lost.
+
+Where the processes run, is the business of a pool: `Pool` on this machine, `RayPool` and `SubmititPool` on others. It
+tells for which job there is room, starts it, stops all, and tells how they ended.
+"""
 
 import shlex
 import signal
@@ -8,6 +12,7 @@ from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -21,42 +26,49 @@ from vae_lab.runs.files import locked
 from vae_lab.runs.signals import heeded
 from vae_lab.sweep.command_line import study_of
 from vae_lab.sweep.job import Job, append_event, job_folder, read_journal
-from vae_lab.sweep.processes import Machine, Pool
+from vae_lab.sweep.processes import Pool
 from vae_lab.sweep.table import REFRESH_SECONDS, SweepTable
 
+ENGINES = ("local", "ray", "slurm", "slurm_local")
 
-class LocalLauncher(Launcher):
-    """Runs the jobs of a sweep on this machine.
+
+class SweepLauncher(Launcher):
+    """Runs the jobs of a sweep, on this machine or a cluster.
 
     Args:
         n_jobs: how many at a time, >= 1; None is as many as there is room for, see `Machine`.
         jobs_per_device: how many share a GPU, >= 1.
         on_failure: "continue" with the other jobs, or "stop": start no more.
+        engine: where the jobs run: "local", "ray", "slurm" or "slurm_local".
+        settings: of the engine, see `vae_lab.sweep.clusters`.
 
     Raises:
         ValueError: if one of these is something else.
     """
 
-    def __init__(self, n_jobs: int | None, jobs_per_device: int, on_failure: str):
+    def __init__(self, n_jobs: int | None, jobs_per_device: int, on_failure: str, engine: str = "local", **settings):
         for key, value in (("n_jobs", n_jobs), ("jobs_per_device", jobs_per_device)):
             if value is not None and not (type(value) is int and value >= 1):
                 raise ValueError(f"sweep.{key} must be a whole number >= 1, got {value!r}")
         if on_failure not in ("continue", "stop"):
             raise ValueError(f"sweep.on_failure must be continue or stop, got {on_failure!r}")
-        self.machine, self.on_failure = Machine(n_jobs, jobs_per_device), on_failure
+        if engine not in ENGINES:
+            raise ValueError(f"hydra.launcher.engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+        self.engine, self.settings = engine, {key: plain(value) for key, value in settings.items()}
+        self.n_jobs, self.jobs_per_device, self.on_failure = n_jobs, jobs_per_device, on_failure
         self.jobs: list[Job] = []  # of all launches: a search has several
         self.numbers: Sequence[int] = ()  # of the jobs of the next launch, where a search knows better than Hydra
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives, and share out the machine."""
         if config.hydra.sweeper.get("max_batch_size") is not None:
-            raise ValueError("hydra.sweeper.max_batch_size has no meaning with hydra/launcher=local; use sweep.n_jobs")
+            raise ValueError("hydra.sweeper.max_batch_size has no meaning with this hydra/launcher; use sweep.n_jobs")
         refuse_written_secrets(OmegaConf.to_container(config))  # before the sweep's own files would hold them
         self.config = config
         self.folder = Path(config.hydra.sweep.dir).resolve()
         self.is_grid = config.hydra.sweeper._target_.endswith(".BasicSweeper")  # else a search, of several launches
-        self.pool = Pool()
-        self.room = len(self.machine.slots(config.trainer))  # how many jobs of a search run at the same time
+        self.pool = self._open_pool()
+        self.room = self.pool.most(config.trainer)  # how many jobs of a search run at the same time
         sweeper = config.hydra.sweeper
         self.table = SweepTable(self.folder, self.jobs, sweeper.get("n_trials"), not sweeper.get("metrics"))
         # Hydra's sweeper composes every job to check it, a tenth of a second each: once is enough.
@@ -64,6 +76,19 @@ class LocalLauncher(Launcher):
         compose = loader.load_sweep_config
         self.compose = cache(lambda *overrides: compose(config, list(overrides)))
         loader.load_sweep_config = lambda master_config, sweep_overrides: self.compose(*sweep_overrides)
+
+    def _open_pool(self) -> Any:
+        n_jobs, jobs_per_device = self.n_jobs, self.jobs_per_device
+        try:
+            if self.engine == "local":
+                return Pool(n_jobs, jobs_per_device, **self.settings)
+            from vae_lab.sweep.clusters import RayPool, SubmititPool
+
+            if self.engine == "ray":
+                return RayPool(n_jobs, jobs_per_device, **self.settings)
+            return SubmititPool(self.engine.removeprefix("slurm_"), self.folder, n_jobs, self.settings)
+        except TypeError as error:  # of an argument that there is none
+            raise ValueError(f"hydra.launcher: {error}") from error
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs; completed ones are skipped, interrupted ones continue.
@@ -121,9 +146,7 @@ class LocalLauncher(Launcher):
         while pending or self.pool.running:
             if asked or (self.on_failure == "stop" and any(job.state == "failed" for job in jobs)):
                 pending.clear()
-            free = (
-                (job, slot) for job in pending if (slot := self.machine.room(job.config.trainer, self.pool.at_work))
-            )
+            free = ((job, slot) for job in pending if (slot := self.pool.room(job.config.trainer)))
             job, slot = next(free, (None, None))  # the first one that there is room for now
             if job and slot:
                 pending.remove(job)
@@ -162,6 +185,11 @@ class LocalLauncher(Launcher):
             job.config.hydra.job.id = job.config.hydra.job.num = job.number
             job.folder = self.folder / job_folder(job.distinctive, _root_=job.config)
             job.config.hydra.run.dir = job.config.hydra.runtime.output_dir = str(job.folder)
+
+
+def plain(value: Any) -> Any:
+    """A setting as Python has it."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def returned(job: Job) -> JobReturn:

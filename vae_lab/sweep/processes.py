@@ -122,9 +122,15 @@ def visible_gpus() -> list[str]:
 
 
 class Pool:
-    """Starts jobs, and tells how they ended."""
+    """Starts jobs on this machine, and tells how they ended.
 
-    def __init__(self) -> None:
+    Args:
+        n_jobs: how many at a time, >= 1; None is as many as there is room for.
+        jobs_per_device: how many share a GPU, >= 1.
+    """
+
+    def __init__(self, n_jobs: int | None, jobs_per_device: int):
+        self.machine = Machine(n_jobs, jobs_per_device)
         self.running: dict[Any, tuple[Job, Slot, Connection]] = {}
         self.context: Any = multiprocessing.get_context("forkserver" if HAS_FORK_SERVER else "spawn")
         if HAS_FORK_SERVER:  # it starts at once, to import while the jobs are composed
@@ -135,16 +141,18 @@ class Pool:
             with signals_wait():  # for ever: the server tells how the jobs end, and must outlive them
                 forkserver.ensure_running()
 
-    @property
-    def at_work(self) -> list[tuple[DictConfig, Slot]]:
-        """The trainers of the jobs that run, and their slots."""
-        return [(job.config.trainer, slot) for job, slot, _ in self.running.values()]
+    def most(self, trainer: DictConfig) -> int:
+        """How many jobs with that trainer run at the same time."""
+        return len(self.machine.slots(trainer))
+
+    def room(self, trainer: DictConfig) -> Slot | None:
+        """The slot for one more job; None while it has to wait."""
+        return self.machine.room(trainer, [(job.config.trainer, slot) for job, slot, _ in self.running.values()])
 
     def start(self, job: Job, slot: Slot) -> None:
         """Start a job."""
-        arguments = [sys.argv[0], *config_flags(sys.argv[1:]), *job.overrides, "resume=auto"]
         asked, ask = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=work, args=(job.config, arguments, slot, asked))
+        process = self.context.Process(target=work, args=(job.config, arguments_of(job), slot, asked))
         job.begin()
         self.running[process] = job, slot, ask  # first, so that no signal misses it
         with signals_wait():
@@ -178,6 +186,11 @@ class Pool:
         for _, _, ask in self.running.values():
             with suppress(OSError):  # it has just ended
                 ask.send(number)
+
+
+def arguments_of(job: Job) -> list[str]:
+    """The command line of the same run alone, for the further processes of a run on several devices."""
+    return [sys.argv[0], *config_flags(sys.argv[1:]), *job.overrides, "resume=auto"]
 
 
 def tell_metrics(config: DictConfig, answer: Connection) -> None:

@@ -160,8 +160,8 @@ class OptunaSweeper(Sweeper):
             better = {"lower": "minimize", "higher": "maximize"}.get(str(find(metric).better), direction)
             if better != direction:
                 raise ValueError(f"hydra.sweeper.direction must be {better} for {metric}, got {direction}")
-        pool = getattr(self.launcher, "pool", None)
-        known = pool.names_of_metrics(self.config) if self.metrics and pool else set()
+        ask = getattr(getattr(self.launcher, "pool", None), "names_of_metrics", None)  # which only this machine's has
+        known = ask(self.config) if self.metrics and ask else set()
         facts = [
             m for m in self.metrics or () if "/" not in m and (m.startswith("best_") or find(m).comparable == "always")
         ]
