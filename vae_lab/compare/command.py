@@ -61,10 +61,7 @@ ALLOWED = {"spread": ("sd", "ci"), "max_images": range(1, 10**6)}
 
 
 def compare_runs(arguments: list[str]) -> None:
-    """Compare the runs named on the command line.
-
-    Args:
-        arguments: folders and settings; see `USAGE`.
+    """Compare the runs named on the command line, see `USAGE`.
 
     Raises:
         ValueError: if a setting is wrong.
@@ -91,13 +88,9 @@ def compare_runs(arguments: list[str]) -> None:
 
     out = Path(settings["out"]) if settings["out"] else default_out(folders, online)
     path = out / "report.html"
-    files = {
-        "report.csv": runs_csv(comparison),
-        "report.md": markdown(comparison),
-        path.name: page(comparison, home=out),
-    }
-    for name, text in files.items():
-        write(out / name, text)
+    write(path.with_suffix(".csv"), runs_csv(comparison))
+    write(path.with_suffix(".md"), markdown(comparison))
+    write(path, page(comparison, home=out))
     print(f"report    {path}")
     if settings["images"] and any(group.first_run for group in comparison.groups):
         from vae_lab.compare.images import draw_groups  # imports torch, and takes longer than all the rest

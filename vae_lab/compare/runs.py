@@ -57,10 +57,16 @@ class Entry:
     epoch: int | None = None  # that it is in or ended with, from 1
     folder: Path | None = None  # where its files are; None for an online run
     images: str = ""  # the fingerprint of its images; empty where it has not read them
-    trial: int | None = None  # its number in a search
-    seconds: float = math.nan  # from start to end, of all its starts
+    seconds: float | None = None  # from start to end, of all its starts
     commit: str = ""  # of the code of its last start
     command: str = ""  # of its first start
+    job: int | None = None  # its number, where the journal of a search says it
+
+    @property
+    def trial(self) -> int | None:
+        """Its number in a search; with a pruner the config says it too."""
+        number = self.settings.get("callbacks.pruning.trial") if self.job is None else self.job
+        return number if type(number) is int else None
 
     @property
     def seed(self) -> Any:
@@ -105,7 +111,7 @@ def find_runs(folders: list[Path]) -> tuple[list[Entry], list[str]]:
     trials = {folder: number for sweep in dict.fromkeys(sweeps) for folder, number in trials_of(sweep).items()}
     entries = [read_run(run, names[top]) for top, run in found.values()]
     for path, entry in zip(found, entries, strict=True):
-        entry.trial = trials.get(path, entry.trial)
+        entry.job = trials.get(path)
     going = [run for run, entry in zip(found, entries, strict=True) if entry.state not in ("completed", "failed")]
     notes = [
         f"The sweep {visible(sweep.name)} is not at its end: jobs that have not started are not counted."
@@ -148,13 +154,17 @@ def read_run(folder: Path, source: str) -> Entry:
         status = read_json(folder / "status.json")
         entry.state, entry.reason = state_of(folder, status)
         entry.images = visible(str(status.get("images", "")))
-        read_starts(entry, status)
+        starts = [start for start in status.get("times") or () if isinstance(start, dict)] or [{}]
+        entry.command = visible(str(starts[0].get("command") or ""))
+        entry.commit = visible(str(starts[-1].get("commit") or ""))
+        with suppress(KeyError, ValueError, TypeError):  # the end of a start is not known
+            times = [[datetime.fromisoformat(start[key]) for key in ("started", "ended")] for start in starts]
+            entry.seconds = sum((end - begin).total_seconds() for begin, end in times)
         path = saved_config(folder)
         if path.is_file():  # else it ended before that was written
             entry.settings = settings_of(read_plain(path))
         path = path.with_name("choices.yaml")
         entry.choices = own_choices(read_plain(path)) if path.is_file() else {}
-        entry.trial = trial_of(entry.settings)
         path = folder / "metrics.jsonl"
         entry.epoch, entry.history = history_of(read_events(path, '"step"') if path.is_file() else [])
         result = read_json(folder / "result.json") if entry.is_done else {}
@@ -165,16 +175,6 @@ def read_run(folder: Path, source: str) -> Entry:
         entry.state, entry.reason, entry.metrics = "failed", str(error), {}
     entry.reason = visible(" ".join(entry.reason.split()))
     return entry
-
-
-def read_starts(entry: Entry, status: dict) -> None:
-    """Read from `status.json` how a run was started, and for how long it went on in all."""
-    starts = [start for start in status.get("times") or () if isinstance(start, dict)] or [{}]
-    entry.command = visible(str(starts[0].get("command") or ""))
-    entry.commit = visible(str(starts[-1].get("commit") or ""))
-    with suppress(KeyError, ValueError, TypeError):  # the end of a start is not known
-        times = [[datetime.fromisoformat(start[key]) for key in ("started", "ended")] for start in starts]
-        entry.seconds = sum((end - begin).total_seconds() for begin, end in times)
 
 
 def image_values(entry: Entry) -> dict[str, np.ndarray]:
@@ -188,12 +188,6 @@ def image_values(entry: Entry) -> dict[str, np.ndarray]:
 def settings_of(config: dict) -> dict[str, Any]:
     """The leaves of a config with references followed, as W&B is told them; sections without any are left out."""
     return visible(resolved({key: value for key, value in leaves(config).items() if value != {}}))
-
-
-def trial_of(settings: dict[str, Any]) -> int | None:
-    """The number of a trial in a search with a pruner, whose config says it."""
-    number = settings.get("callbacks.pruning.trial")
-    return number if type(number) is int else None
 
 
 def own_choices(chosen: dict) -> dict[str, str]:
@@ -247,14 +241,11 @@ def fill_in(entries: list[Entry]) -> None:
     So a key that is new in `conf/` splits no group.
     """
 
-    def chosen(entry: Entry, key: str) -> tuple[str, str]:
-        part = max((part for part in entry.choices if key.startswith(f"{part}.")), key=len, default="")
-        return part, entry.choices.get(part, "")
-
     found: dict[tuple[str, str], set[str]] = {}
     for entry in entries:
         for key in entry.settings:
-            found.setdefault(chosen(entry, key), set()).add(key)
+            part = max((part for part in entry.choices if key.startswith(f"{part}.")), key=len, default="")
+            found.setdefault((part, entry.choices.get(part, "")), set()).add(key)
     for entry in entries:
         own = found.keys() & {("", ""), *entry.choices.items()}
         lacking = set().union(*(found[option] for option in own)) - entry.settings.keys()

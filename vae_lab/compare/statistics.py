@@ -36,13 +36,7 @@ def spread(values: list[float]) -> Spread:
     if n < 2:
         return Spread(n, values[0] if values else math.nan, math.nan, math.nan)
     sd = float(np.std(values, ddof=1))
-    return Spread(n, float(np.mean(values)), sd, quantile(n - 1) * sd / math.sqrt(n))
-
-
-@cache
-def quantile(freedom: int) -> float:
-    """Student's t that leaves 2.5 % on each side."""
-    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+    return Spread(n, float(np.mean(values)), sd, float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n))
 
 
 def seed_means(values: Values) -> list[float]:
@@ -55,11 +49,9 @@ def seed_means(values: Values) -> list[float]:
 
 def are_alike(first: Values, second: Values) -> bool:
     """Whether every seed of both pools the same settings, so that their means can be compared."""
-    found: dict[tuple[bool, Hashable], set[Unit]] = {}
-    for is_first, values in ((True, first), (False, second)):
-        for seed, *settings in values:
-            found.setdefault((is_first, seed), set()).add(tuple(settings))
-    return len(set(map(frozenset, found.values()))) == 1
+    pooled = {frozenset(unit[1:] for unit in values if unit[0] == seed) for values in (first, second)
+              for seed, *_ in values}  # fmt: skip
+    return len(pooled) == 1
 
 
 @dataclass(frozen=True)
