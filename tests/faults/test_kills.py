@@ -22,6 +22,7 @@ from vae_lab.runs.checkpoints import Checkpoints, DurableCheckpointIO, load_chec
 from vae_lab.runs.files import is_alive
 from vae_lab.runs.signals import SAME_REQUEST
 from vae_lab.training.module import LitVAE
+from vae_lab.training.steps import Steps
 from vae_lab.training.train import train
 
 pytestmark = pytest.mark.fault
@@ -97,18 +98,26 @@ def test_c3_a_kill_at_any_moment_changes_nothing(moment, config, undisturbed):
     assert resume(cfg) == undisturbed
 
 
+MORE = {  # state besides the model's weights: an adversary with its optimizer, a book with its running means
+    "two players": ["objective=vae_gan", "objective.adversary.channels=[4]", "objective.adversarial_start=5"],
+    "a book": ["posterior=vq", "posterior.num_codes=8", "posterior.code_dim=1", "loss.warmup_steps=0"],
+}
+MORE_MOMENTS = {
+    "between two descents": (Steps, "_descend", 23),
+    "while a checkpoint is put together": (LitVAE, "on_save_checkpoint", 5),
+    "after a validation": (Checkpoints, "on_validation_end", 1),
+}
+
+
 @pytest.mark.slow
-def test_c3_a_kill_of_two_players_changes_nothing(config):
-    players = [*EVERYTHING, "objective=vae_gan", "objective.adversary.channels=[4]", "objective.adversarial_start=5"]
-    whole = config(tiny=players, run_dir="whole")
+@pytest.mark.parametrize("name", MORE)
+def test_c3_a_kill_changes_nothing_either_with(name, config):
+    settings = [*EVERYTHING, *MORE[name]]
+    whole = config(tiny=settings, run_dir="whole")
     train(whole)
-    moments = {
-        "between their steps": (LitVAE, "_backward", 23),
-        "while a checkpoint is put together": (LitVAE, "on_save_checkpoint", 5),
-        "after a validation": (Checkpoints, "on_validation_end", 1),
-    }
-    for number, (owner, hook, call) in enumerate(moments.values()):
-        cfg = config(tiny=players, run_dir=f"killed_{number}")
+    for number, moment in enumerate(MORE_MOMENTS.values()):
+        cfg = config(tiny=settings, run_dir=f"killed_{number}")
+        owner, hook, call = moment
         prepare = lambda owner=owner, hook=hook, call=call: at_call(owner, hook, call, send(signal.SIGKILL))  # noqa: E731
         assert train_in_fork(cfg, prepare) == -signal.SIGKILL
         assert resume(cfg) == record(Path(whole.run_dir))

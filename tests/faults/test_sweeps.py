@@ -200,8 +200,15 @@ def test_d3_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(tmp_path, undist
 
 
 def test_a_grown_grid_keeps_what_is_there_and_leaves_others_their_runs(tmp_path, sweep, command):
-    """Also a job written twice is trained once."""
-    settings = ["-m", "optimizer.lr=1e-3,0.001", *SMALL, "trainer.max_epochs=1", "sweep.name=mine"]
+    """Also a job written twice, or in two ways, is trained once."""
+    settings = [
+        "-m",
+        "optimizer.lr=1e-3,0.001",
+        "loss.KLD_weight=1,1.0",
+        *SMALL,
+        "trainer.max_epochs=1",
+        "sweep.name=mine",
+    ]
     folder = tmp_path / "outputs" / "sweeps" / "mine"
     assert sweep(*settings, "seed=0") == 0
     assert "1 completed" in command.printed
@@ -225,6 +232,27 @@ def test_a_grown_grid_keeps_what_is_there_and_leaves_others_their_runs(tmp_path,
     assert sweep(f"resume={run}", "trainer.max_epochs=2") == 0
     assert sweep(*settings, "seed=0") == 6
     assert "was continued to other limits of training; use another sweep.name" in command.printed
+
+
+def test_a_sweep_goes_on_to_more_epochs_and_ends_as_if_it_had_them_from_the_start(tmp_path, sweep, command):
+    """And it is told where a folder holds another study, too."""
+    grid = ["-m", "seed=0,1", *SMALL, "latent_dim=2", "trainer.limit_train_batches=3"]
+    sweeps = tmp_path / "outputs" / "sweeps"
+    assert sweep(*grid, "trainer.max_epochs=3", "sweep.name=short") == 0
+    assert sweep(*grid, "trainer.max_epochs=6", "sweep.name=long") == 0
+    names = set(folders(sweeps / "short"))
+    assert sweep(f"resume_sweep={sweeps / 'short'}", "trainer.max_epochs=6") == 0
+    assert set(folders(sweeps / "short")) == names
+    grown, whole = ([record(path) for path in folders(sweeps / name).values()] for name in ("short", "long"))
+    assert grown == whole
+    assert "another study" not in command.printed
+
+    assert sweep(f"resume_sweep={sweeps / 'short'}", "trainer.max_epochs=5") == 6
+    assert "trainer.max_epochs must be >= 6, where it is already, got 5" in command.printed
+    assert {status(path)["state"] for path in folders(sweeps / "short").values()} == {"completed"}
+    assert sweep(*grid, "trainer.max_epochs=1", "loss=mse", "seed=0", "sweep.name=short") == 0
+    assert "short also holds another study, vae-lab --multirun" in command.printed
+    assert "2 jobs, which stay" in command.printed
 
 
 @pytest.mark.parametrize("moment", ["before", "as they come and go"])
@@ -269,22 +297,31 @@ def test_two_processes_train_a_job_together(tmp_path, sweep):
     assert [status(path)["state"] for path in folders(only_sweep(tmp_path)).values()] == ["completed"]
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_other_launchers_find_their_jobs_again(tmp_path, launcher, sweep):
-    pytest.importorskip({"basic": "hydra"}.get(launcher, "hydra_plugins.hydra_joblib_launcher"))
-    settings = ["-m", f"hydra/launcher={launcher}", "seed=0,1", *SMALL, "trainer.max_epochs=1"]
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "slurm_local"])
+def test_other_launchers_find_their_jobs_again(tmp_path, launcher, sweep, command):
+    pytest.importorskip({"basic": "hydra", "joblib": "hydra_plugins.hydra_joblib_launcher"}.get(
+        launcher, "hydra_plugins.hydra_submitit_launcher"))  # fmt: skip
+    settings = ["-m", f"hydra/launcher={launcher}", "seed=0,1", *SMALL, "trainer.max_epochs=1", "sweep.name=mine"]
     assert sweep(*settings) == 0
     runs = folders(only_sweep(tmp_path))
     times = [(path / "status.json").stat().st_mtime_ns for path in runs.values()]
     assert len(runs) == 2
     assert sweep(*settings) == 0
     assert [(path / "status.json").stat().st_mtime_ns for path in runs.values()] == times
+    if launcher == "slurm_local":  # one of ours: with its record, and failures by themselves
+        assert sweep(*settings, "loss.KLD_weight=-1") == 6
+        assert "loss.KLD_weight must be >= 0" in command.printed
+        assert "2 of 2 jobs did not complete" in command.printed
+        assert [event["event"] for event in read_journal(only_sweep(tmp_path))][:3] == ["sweep", "start", "start"]
 
 
-def test_a_job_that_submitit_preempts_is_started_again_ends_the_same_and_is_found_again(tmp_path, undisturbed, sweep):
+@pytest.mark.parametrize("launcher", ["slurm_local"])
+def test_a_job_that_submitit_preempts_is_started_again_ends_the_same_and_is_found_again(
+    tmp_path, undisturbed, launcher, sweep
+):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     one = ["-m", "loss=bce", "latent_dim=2", *SMALL, EPOCHS]
-    slower = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "dataset.num_workers=2"]
+    slower = [f"hydra/launcher={launcher}", "hydra.launcher.timeout_min=5", "dataset.num_workers=2"]
     process = start(*one, *slower, cwd=tmp_path)
     sweeps = tmp_path / "outputs" / "sweeps"
     wait_until(lambda: list(sweeps.glob("*/*/metrics.jsonl")), process, 120)

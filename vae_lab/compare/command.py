@@ -9,11 +9,21 @@ from pathlib import Path
 from rich.console import Console
 
 from vae_lab.compare.comparison import Comparison, compare, conclusion
-from vae_lab.compare.runs import SWEEP, find_runs
-from vae_lab.compare.table import groups_table, plain, runs_csv, runs_table, to_markdown, to_terminal
+from vae_lab.compare.runs import find_runs
+from vae_lab.compare.table import (
+    IMAGES,
+    groups_table,
+    images_table,
+    plain,
+    runs_csv,
+    runs_table,
+    to_markdown,
+    to_terminal,
+)
 from vae_lab.config.arguments import read_arguments
 from vae_lab.metrics.catalogue import find
 from vae_lab.runs.files import durable_open
+from vae_lab.runs.states import SWEEP
 
 MAX_ROWS = 40  # groups in the terminal
 USAGE = """vae-lab-compare: which settings are better, over seeds; a table here, and a report to open in a browser.
@@ -51,10 +61,7 @@ ALLOWED = {"spread": ("sd", "ci"), "max_images": range(1, 10**6)}
 
 
 def compare_runs(arguments: list[str]) -> None:
-    """Compare the runs named on the command line.
-
-    Args:
-        arguments: folders and settings; see `USAGE`.
+    """Compare the runs named on the command line, see `USAGE`.
 
     Raises:
         ValueError: if a setting is wrong.
@@ -81,13 +88,9 @@ def compare_runs(arguments: list[str]) -> None:
 
     out = Path(settings["out"]) if settings["out"] else default_out(folders, online)
     path = out / "report.html"
-    files = {
-        "report.csv": runs_csv(comparison),
-        "report.md": markdown(comparison),
-        path.name: page(comparison, home=out),
-    }
-    for name, text in files.items():
-        write(out / name, text)
+    write(path.with_suffix(".csv"), runs_csv(comparison))
+    write(path.with_suffix(".md"), markdown(comparison))
+    write(path, page(comparison, home=out))
     print(f"report    {path}")
     if settings["images"] and any(group.first_run for group in comparison.groups):
         from vae_lab.compare.images import draw_groups  # imports torch, and takes longer than all the rest
@@ -121,6 +124,9 @@ def print_comparison(comparison: Comparison) -> None:
     more = [f"{len(comparison.groups) - MAX_ROWS} more groups"] if len(comparison.groups) > MAX_ROWS else []
     if more or left:
         console.print(f"in the report: {', '.join([*more, *left])}", style="dim")
+    if (paired := images_table(comparison)).rows:
+        console.print(IMAGES, style="dim")
+        console.print(to_terminal(paired, console, MAX_ROWS)[0])
     if comparison.unfinished:
         unfinished = len(comparison.unfinished)
         if unfinished > MAX_ROWS:
@@ -136,6 +142,8 @@ def markdown(comparison: Comparison) -> str:
     lines += to_markdown(groups_table(comparison))
     units = ", ".join(f"`{metric}` {find(metric).unit}" for metric in comparison.shown if find(metric).unit)
     lines += ["", f"Units: {units}.", "", comparison.method, "", *(f"- {plain(note)}" for note in comparison.notes)]
+    if (paired := images_table(comparison)).rows:
+        lines += ["", "## Image by image", "", IMAGES, "", *to_markdown(paired)]
     if comparison.unfinished:
         lines += ["", "## Not completed", "", *to_markdown(runs_table(comparison, comparison.unfinished))]
     return "\n".join(lines) + "\n"

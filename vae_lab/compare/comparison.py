@@ -16,17 +16,16 @@ from vae_lab.compare.groups import (
     entangled,
     find_name,
     group_runs,
-    identify_images,
     rank,
     weights_of,
 )
 from vae_lab.compare.runs import Entry
 from vae_lab.compare.statistics import MIN_SEEDS
-from vae_lab.metrics.catalogue import find, key_of
+from vae_lab.metrics.catalogue import find, key_of, name_of
 
 # Shown unless metrics are named, where they were measured; the first that all groups can be compared in decides.
-METRICS = ("elbo", "nll", "mse", "reconstruction", "kl", "active_units")
-DECIDING = ("val/nll", "val/elbo", "val/mse", "val/loss")
+METRICS = ("elbo", "nll_isS", "mse", "reconstruction", "kl", "active_units")
+DECIDING = ("val/nll_isS", "val/elbo", "val/mse", "val/loss")
 BOUND = "val/elbo"
 COSTS = ("images_per_second", "train_seconds")
 MAX_CLASSES = 3  # of groups that can be compared, in the conclusion
@@ -72,14 +71,19 @@ class Comparison:
     @property
     def counts(self) -> str:
         """How many runs there are, in which states."""
-        runs, groups = len(self.entries), len(self.groups)
-        counted = f"{runs} run{'s' * (runs != 1)} in {groups} group{'s' * (groups != 1)}"
-        return f"{counted}: {count_states(self.entries)}"
+        runs, groups = (f"{len(of)} {what}{'s' * (len(of) != 1)}"
+                        for of, what in ((self.entries, "run"), (self.groups, "group")))  # fmt: skip
+        return f"{runs} in {groups}: {count_states(self.entries)}"
 
     @property
     def method(self) -> str:
         """How values and verdicts came about."""
         return METHOD.format(spread=SPREADS[self.spread], sort=self.sort)
+
+    def title_of(self, metric: str, among: Sequence[str] = ()) -> str:
+        """A metric, without its stage where all that are shown have the same one."""
+        stages = {other.rpartition("/")[0] for other in among or self.metrics}
+        return metric if len(stages) > 1 else key_of(metric)
 
     def has(self, metric: str) -> bool:
         """Whether a completed run measured it."""
@@ -110,7 +114,6 @@ def compare(
     Raises:
         ValueError: if a setting names what no run has.
     """
-    identify_images(entries)
     table = columns(entries)
     differ = differing(entries, table)
     grouped_by = [find_name(name, table, "setting") for name in by] or differ
@@ -121,13 +124,17 @@ def compare(
         group.hidden = set(grouped_by) - set(keys)
     ordered = sorted(entries, key=lambda entry: not entry.is_done)
     known = list(dict.fromkeys(key for entry in ordered for key in entry.metrics))
-    usual = [f"{stage}/{name}" for stage in ("val", "test") for name in METRICS if f"{stage}/{name}" in known]
+
+    def of_kind(*names: str) -> list[str]:
+        return [metric for name in names for metric in known if f"{metric.partition('/')[0]}/{name_of(metric)}" == name]
+
+    usual = of_kind(*(f"{stage}/{name}" for stage in ("val", "test") for name in METRICS))
     shown = [find_name(name, known, "metric", "/") for name in metrics] or usual
     name = (sort or "").removeprefix("-")
     if name:
         name = find_name(name, known, "metric", "/")
     else:
-        name = deciding(groups, [metric for metric in dict.fromkeys((*DECIDING, *shown)) if metric in known])
+        name = deciding(groups, list(dict.fromkeys([*of_kind(*DECIDING), *shown])))
     if name and name not in shown:
         shown = [name, *shown]
     groups = rank(groups, name, True if (sort or "").startswith("-") else None)
@@ -166,16 +173,14 @@ def conclusion(comparison: Comparison) -> str:
         return "All runs are of one group; there is nothing to compare it with."
     told = []
     for first, *rivals in list(kinds.values())[:MAX_CLASSES]:
-        untested, unclear = [], []
-        for group in rivals:
-            if not (group.difference and group.difference.is_tested):
-                untested.append(str(group.number))
-            elif not group.difference.is_distinct:
-                unclear.append(str(group.number))
         found = f"{first.label} has the {'best' if find(metric).better else 'first'} mean {metric}"
         found += " of those that can be compared with it" if len(kinds) > 1 else ""
-        clauses = [f"it is not distinguishable from {some_of(unclear, rivals)}"] if unclear else []
-        clauses += [f"it was not tested against {some_of(untested, rivals)}"] if untested else []
+        tested = [group for group in rivals if group.difference and group.difference.is_tested]
+        unclear = [group for group in tested if not group.difference.is_distinct]
+        untested, clauses = [group for group in rivals if group not in tested], []
+        for those, what in ((unclear, "is not distinguishable from"), (untested, "was not tested against")):
+            numbers = first_of([str(group.number) for group in those], 8)
+            clauses += [f"it {what} {len(those)} of {len(rivals)} others ({numbers})"] if those else []
         if not rivals and len(kinds) > 1:
             told.append(f"{first.label} can be compared with no other.")
         elif not rivals:
@@ -185,11 +190,6 @@ def conclusion(comparison: Comparison) -> str:
         else:
             told.append(f"{found}; {', and '.join(clauses) or 'it is different from all others'}.")
     return " ".join([*told, *(["..."] if len(kinds) > MAX_CLASSES else [])]) or "No run has been completed yet."
-
-
-def some_of(numbers: list[str], rivals: list[Group]) -> str:
-    """How many of the other groups, and which."""
-    return f"{len(numbers)} of {len(rivals)} others ({first_of(numbers, 8)})"
 
 
 def first_of(words: list[str], most: int) -> str:

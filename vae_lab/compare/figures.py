@@ -67,10 +67,8 @@ def colour_modes(comparison: Comparison) -> dict[str, Mode]:
         if 1 < len(members) <= MAX_VALUES:
             shades = [RAMP[round(i / (len(members) - 1) * (len(RAMP) - 1))] for i in range(len(members))]
             colours = shades if is_scale else [*COLOURS, *[GREY] * len(members)]
+            names = [own[0].settings[key] if are_numbers([value]) else value for value, own in members.items()]
             numbers = [[group.number for group in own] for own in members.values()]
-            names = [
-                own[0].settings[key] if isinstance(value, int | float) else value for value, own in members.items()
-            ]
             modes[key] = list(zip(names, numbers, colours, strict=False))
     first = list(modes)[1 if rest and len(modes) > 1 else 0]
     return {first: modes[first], **modes}
@@ -85,12 +83,9 @@ def colours_of(comparison: Comparison) -> Mode:
 
 
 def curves(comparison: Comparison, metric: str, groups: list[Group] | None = None) -> go.Figure:
-    """Learning curves: the mean over a group's runs, their range and every run; the mean in training is dotted.
+    """Learning curves of `val/elbo` or the like: the mean over a group's runs, their range, every run.
 
-    Args:
-        comparison: of the runs.
-        metric: of the validation, such as `val/elbo`; the one of the training is drawn beside it.
-        groups: of which the first ones are drawn.
+    The mean in training is dotted.
     """
     groups = (groups or comparable(comparison, metric))[:MAX_LINES]
     colours = {number: colour for _, members, colour in colours_of(comparison) for number in members}
@@ -139,9 +134,8 @@ def curves(comparison: Comparison, metric: str, groups: list[Group] | None = Non
     menus = [menu(units), scales(True, all(y > 0 for trace in figure.data for y in trace.y))]
     if len(set(stages)) > 1:
         is_crowded = len(groups) > len(COLOURS)
-        choices = (("val", "train"), ("val",), ("train",))
-        buttons: list[Button] = [(" + ".join(own), {"visible": [s in own for s in stages]}, {}) for own in choices]
-        menus.append(menu(buttons, active=int(is_crowded)))
+        choices = ("val + train", "val", "train")
+        menus.append(menu(((own, {"visible": [s in own for s in stages]}, {}) for own in choices), int(is_crowded)))
         for trace, stage in zip(figure.data, stages, strict=True):
             trace.visible = stage == "val" or not is_crowded
     begin = BEGIN * max((step for x in axes for step in x["step"]), default=0)
@@ -150,13 +144,9 @@ def curves(comparison: Comparison, metric: str, groups: list[Group] | None = Non
 
 
 def plane(comparison: Comparison, y: str, groups: list[Group] | None = None, x: str = "") -> go.Figure:
-    """One metric against another; no group is better in both than one of the front.
+    """One metric, such as a distortion, against another, by default the rate, the KL of the same stage.
 
-    Args:
-        comparison: of the runs.
-        y: the metric upwards, such as `val/reconstruction` or `val/mse`, a distortion.
-        groups: to draw.
-        x: that to the right, such as `train_seconds`; empty for the rate, the KL of the same stage.
+    No group is better in both than one of the front.
     """
     rate, distortion = x or f"{y.rpartition('/')[0]}/kl", y
     groups = [g for g in groups or comparable(comparison, distortion) if g.values(rate) and g.values(distortion)]
@@ -193,14 +183,7 @@ def plane(comparison: Comparison, y: str, groups: list[Group] | None = None, x: 
 
 
 def effect(comparison: Comparison, key: str, metric: str, groups: list[Group] | None = None) -> go.Figure:
-    """What a setting changes; thin lines join groups that differ in nothing else.
-
-    Args:
-        comparison: of the runs.
-        key: the setting; one that is always a number has an axis of numbers.
-        metric: that is read.
-        groups: to draw.
-    """
+    """What a setting changes; thin lines join groups that differ in nothing else. Numbers have an axis of numbers."""
     groups = [group for group in groups or comparable(comparison, metric) if group.values(metric)]
     members = by_value(key, groups)
     is_number = are_numbers(members)
@@ -225,7 +208,6 @@ def effect(comparison: Comparison, key: str, metric: str, groups: list[Group] | 
         hovertemplate="%{text}<br>%{y:.5g}<extra></extra>", name="mean over groups",
     )  # fmt: skip
     add_marks(figure, comparison, groups, metric, lambda group: place[group.setting(key)])
-    is_positive = is_number and min(members) > 0
     is_log = is_number and is_wide(members)
     figure.update_xaxes(type="log" if is_log else "linear")
     if not is_number or len(members) <= MAX_TICKS:
@@ -234,7 +216,8 @@ def effect(comparison: Comparison, key: str, metric: str, groups: list[Group] | 
         figure.update_xaxes(tickvals=[place[value] for value in shown], ticktext=texts)
     if not is_number:
         figure.update_xaxes(range=(-0.5, len(members) - 0.5))
-    menus = [scales(is_positive, is_above_zero(groups, metric), is_log)]
+    is_positive = all(value > 0 for group in groups for value in group.values(metric).values())
+    menus = [scales(is_number and min(members) > 0, is_positive, is_log)]
     return finish(figure, titled(comparison, metric, groups), safe(key), axis_title(metric), menus)
 
 
@@ -254,13 +237,13 @@ def parallel(comparison: Comparison) -> go.Figure:
         members = by_value(key, groups)
         if len(members) < 2:
             continue
-        is_number = are_numbers(members)
-        place: Callable[[Any], float] = math.log10 if is_number and is_wide(members) else float
-        if not is_number:
-            place = {value: i for i, value in enumerate(members)}.__getitem__
-        at = [place(group.setting(key)) for group in groups]
-        if not is_number:  # apart, so that all lines show
-            at = [x + (i / (n - 1) - 0.5) * SHIFT for i, x in enumerate(at)]
+        place: Callable[[Any], float]
+        if is_number := are_numbers(members):
+            place = math.log10 if is_wide(members) else float
+        else:
+            place = list(members).index
+        shift = 0 if is_number else SHIFT / (n - 1)  # apart, so that all lines show
+        at = [place(group.setting(key)) + (i - (n - 1) / 2) * shift for i, group in enumerate(groups)]
         shown = ticks(members, place)
         texts = [safe(members[value][0].settings[key], 16) for value in shown]
         axes.append({"label": safe(name(key), 20), "values": at, "tickvals": [*map(place, shown)], "ticktext": texts})
@@ -276,11 +259,9 @@ def parallel(comparison: Comparison) -> go.Figure:
     scale = [(i / (n - 1), colours[number]) for i, number in enumerate(numbers)]
     line = {"color": list(range(n)), "colorscale": scale, "cmin": 0, "cmax": n - 1}
     unselected = {"line": {"color": GREY, "opacity": 0.12}}
-    figure = go.Figure(
-        go.Parcoords(
-            dimensions=axes, line=line, unselected=unselected, rangefont={"color": CLEAR}, meta={"groups": numbers}
-        )
-    )
+    figure = go.Figure()
+    figure.add_parcoords(dimensions=axes, line=line, unselected=unselected, rangefont={"color": CLEAR},
+                         meta={"groups": numbers})  # fmt: skip
     figure.update_layout(margin={"l": 40, "r": 60, "t": 60, "b": 24}, height=420)
     return finish(figure, "", "", "", [])
 
@@ -327,10 +308,9 @@ def distortions(comparison: Comparison) -> list[str]:
 
 def by_value(key: str, groups: list[Group]) -> dict[Any, list[Group]]:
     """The groups of each value of a setting: numbers in their order, then others in the order in which they come."""
-    found: dict[Any, list[Group]] = {}
-    for group in groups:
-        found.setdefault(group.setting(key), []).append(group)
-    return dict(sorted(found.items(), key=lambda item: (0, item[0]) if are_numbers(item[:1]) else (1, 0)))
+    values = dict.fromkeys(group.setting(key) for group in groups)
+    ordered = sorted(values, key=lambda value: (0, value) if are_numbers([value]) else (1, 0))
+    return {value: [group for group in groups if group.setting(key) == value] for value in ordered}
 
 
 def are_numbers(values: Iterable[Any]) -> bool:
@@ -345,11 +325,10 @@ def is_wide(values: Iterable[float]) -> bool:
 
 def ticks(values: Iterable[Any], place: Callable[[Any], float]) -> list[Any]:
     """Those of some values, in their order on an axis, whose names have room beside each other there."""
-    shown: list[Any] = []
-    ordered = list(values)
-    room = abs(place(ordered[-1]) - place(ordered[0])) / MAX_TICKS
-    for value in ordered:
-        if not shown or place(value) - place(shown[-1]) >= room:
+    first, *others = values
+    shown, room = [first], (place([first, *others][-1]) - place(first)) / MAX_TICKS
+    for value in others:
+        if place(value) - place(shown[-1]) >= room:
             shown.append(value)
     return shown
 
@@ -363,11 +342,6 @@ def ranges(members: dict[Any, list[Group]]) -> dict[Any, list[Group]]:
         found.setdefault(min(int((place(value) - low) / (high - low) * len(RAMP)), len(RAMP) - 1), {})[value] = own
     names = {i: list(dict.fromkeys(f"{end(part):.3g}" for end in (min, max))) for i, part in found.items()}
     return {" to ".join(names[i]): [group for own in found[i].values() for group in own] for i in sorted(found)}
-
-
-def is_above_zero(groups: list[Group], metric: str) -> bool:
-    """Whether an axis of a metric can be logarithmic."""
-    return all(value > 0 for group in groups for value in group.values(metric).values())
 
 
 def pareto(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -495,11 +469,11 @@ def menu(buttons: Iterable[Button], active: int = 0) -> dict:
 def scales(has_x: bool, has_y: bool, is_log: bool = False) -> dict:
     """The menu of the axes' scales, of those that can be logarithmic; `is_log` is the one of x at first."""
     buttons: list[Button] = []
-    for label, kinds in (("linear", (0, 0)), ("log x", (1, 0)), ("log y", (0, 1)), ("log x, y", (1, 1))):
+    for label, x, y in (("linear", 0, 0), ("log x", 1, 0), ("log y", 0, 1), ("log x, y", 1, 1)):
         changes: dict[str, Any] = {"xaxis.autorange": True, "yaxis.autorange": True}
-        for axis, is_able, kind in zip(("xaxis", "yaxis"), (has_x, has_y), kinds, strict=True):
-            changes |= {f"{axis}.type": "log" if kind else "linear"} if is_able else {}
-        if kinds[0] <= has_x and kinds[1] <= has_y:
+        changes |= {"xaxis.type": ("linear", "log")[x]} if has_x else {}
+        changes |= {"yaxis.type": ("linear", "log")[y]} if has_y else {}
+        if x <= has_x and y <= has_y:
             buttons.append((label, {}, changes))
     return menu(buttons, active=int(is_log))
 

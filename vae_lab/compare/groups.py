@@ -6,9 +6,10 @@ own only where it differs within one option. Values are comparable where the yar
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from vae_lab.compare.runs import Entry
@@ -52,8 +53,6 @@ class Group:
     verdict: str = ""  # of the comparison with the best one, in words
     difference: Difference | None = None  # from the best one
     hidden: set[str] = field(default_factory=set)  # columns that follow from others, and are left out of its name
-    _measured: dict[str, tuple[Values, Spread]] = field(default_factory=dict)
-    _yardsticks: dict[str, Yardstick | None] = field(default_factory=dict)
 
     @cached_property
     def completed(self) -> list[Entry]:
@@ -82,33 +81,26 @@ class Group:
         """The value of a column: a number where that is what it is, else text."""
         return self.numbers.get(key, self.settings[key])
 
+    @cache  # noqa: B019
     def yardstick(self, metric: str) -> Yardstick | None:
         """That of its runs; None if they have several, so that no mean can be taken."""
-        needs = find(metric).comparable
-        if needs not in self._yardsticks:
-            found = {yardstick(run, metric) for run in (self.completed or self.runs)}
-            self._yardsticks[needs] = found.pop() if len(found) == 1 else None
-        return self._yardsticks[needs]
+        found = {yardstick(run, metric) for run in (self.completed or self.runs)}
+        return found.pop() if len(found) == 1 else None
 
+    @cache  # noqa: B019 (groups live as long as the command)
     def values(self, metric: str) -> Values:
         """The finite values of completed runs; runs with the same unit, which are repeats, count as one, their mean."""
-        return self.measured(metric)[0]
+        found: dict[Unit, list[float]] = {}
+        for run, unit in zip(self.runs, self.units, strict=True):
+            if run.is_done and math.isfinite(run.value(metric)):
+                found.setdefault(unit, []).append(run.value(metric))
+        is_one = self.yardstick(metric) is not None
+        return {unit: sum(own) / len(own) for unit, own in found.items()} if is_one else {}
 
+    @cache  # noqa: B019
     def spread(self, metric: str) -> Spread:
         """Mean and deviation over seeds; where settings are pooled, a seed counts with the mean of its runs."""
-        return self.measured(metric)[1]
-
-    def measured(self, metric: str) -> tuple[Values, Spread]:
-        """Both, which are computed once."""
-        if metric not in self._measured:
-            found: dict[Unit, list[float]] = {}
-            for run, unit in zip(self.runs, self.units, strict=True):
-                if run.is_done and math.isfinite(run.value(metric)):
-                    found.setdefault(unit, []).append(run.value(metric))
-            is_one = self.yardstick(metric) is not None
-            values = {unit: sum(own) / len(own) for unit, own in found.items()} if is_one else {}
-            self._measured[metric] = values, spread(seed_means(values))
-        return self._measured[metric]
+        return spread(seed_means(self.values(metric)))
 
     def unfinished(self, metric: str) -> Spread:
         """The same of the last values of runs that are not at their end."""
@@ -119,19 +111,16 @@ class Group:
 # columns
 
 
-def identify_images(entries: list[Entry]) -> None:
-    """Give runs that have not read their images, or do not say which, those of runs with the same dataset settings."""
-
-    def of_dataset(entry: Entry) -> str:
-        return as_text({k: v for k, v in entry.settings.items() if roles.is_of_images(k) or k == "dataset.root"})
-
-    known = {of_dataset(entry): entry.images for entry in entries if entry.images}
-    for entry in entries:
-        entry.images = entry.images or known.get(text := of_dataset(entry), text)
-
-
 def columns(entries: list[Entry]) -> Columns:
-    """Every chosen option and every setting, a value for each run; options first, where every run names its own."""
+    """Every chosen option and every setting, a value for each run; options first, where every run names its own.
+
+    Runs that have not read their images, or do not say which, are given those of runs with the same dataset settings.
+    """
+    datasets = [as_text({k: v for k, v in entry.settings.items() if roles.is_of_images(k) or k == "dataset.root"})
+                for entry in entries]  # fmt: skip
+    images = {dataset: entry.images for dataset, entry in zip(datasets, entries, strict=True) if entry.images}
+    for dataset, entry in zip(datasets, entries, strict=True):
+        entry.images = entry.images or images.get(dataset, dataset)
     known = [entry for entry in entries if entry.settings]
     names = {key for entry in known for key in entry.settings}
     sections = {key.rpartition(".")[0] for key in names}
@@ -238,8 +227,7 @@ def shorten(keys: list[str]) -> Callable[[str], str]:
 
 def count_states(entries: list[Entry]) -> str:
     """How many runs there are in each state."""
-    states = sorted(entry.state for entry in entries)
-    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return ", ".join(f"{n} {state}" for state, n in sorted(Counter(entry.state for entry in entries).items()))
 
 
 # what can be compared
@@ -317,18 +305,13 @@ def group_runs(entries: list[Entry], by: list[str], differing: list[str], table:
 
 
 def rank(groups: list[Group], metric: str, descending: bool | None = None) -> list[Group]:
-    """Sort groups by a metric, best first, and set their numbers and verdicts.
+    """Sort groups by a metric, best first unless `descending` says how, and set their numbers and verdicts.
 
     Groups that cannot be compared stay apart: first all that share the yardstick of the first one, and so on. Groups
     without a completed run come last.
-
-    Args:
-        groups: in any order.
-        metric: that decides.
-        descending: whether the largest value comes first; None is where higher is better.
     """
-    better = find(metric).better
-    is_reversed = better == "higher" if descending is None else descending
+    better = find(metric).better if descending is None else None
+    is_reversed = find(metric).better == "higher" if descending is None else descending
     ranked = [group for group in groups if group.values(metric)]
     rest = sorted((group for group in groups if not group.values(metric)), key=lambda group: not group.completed)
     kinds: dict[Yardstick | None, list[Group]] = {group.yardstick(metric): [] for group in ranked}
@@ -338,7 +321,7 @@ def rank(groups: list[Group], metric: str, descending: bool | None = None) -> li
     for number, group in enumerate(ordered, 1):
         group.number = number
     for those in kinds.values():
-        judge(those, metric, better if descending is None else None, is_reversed, len(kinds) > 1)
+        judge(those, metric, better, is_reversed, len(kinds) > 1)
     for group in rest:
         if not group.completed:
             group.verdict = count_states(group.runs)

@@ -26,7 +26,7 @@ from vae_lab.models.vae import VAE
 from vae_lab.runs.trained import load_run
 from vae_lab.training.build import build_data
 
-SIZES = {32: 18, 64: 14, 1024: 8}  # images in a strip, by the largest height
+SIZES = {32: 18, 64: 14, 1024: 8}  # images in a strip, by the largest height; 6 of larger ones
 MAX_SIZE = 128  # pixels; larger images are shrunk to it
 NUM_CODES = 500  # validation images that tell which latents vary
 NUM_LATENTS = 3  # of which are walked through
@@ -78,10 +78,7 @@ class Gallery:
 def draw_groups(groups: list[Group], max_groups: int, data_root: str | None) -> Gallery:
     """Draw the first groups that have a completed run with a model; what cannot be drawn is said in the notes.
 
-    Args:
-        groups: best first.
-        max_groups: how many are drawn, >= 1.
-        data_root: where the images are now; None is where the runs found them. Nothing is downloaded.
+    Without a `data_root` the images are where the runs found them. Nothing is downloaded.
     """
     gallery, inputs = Gallery(), {}
     drawable = [(group, run, run.folder) for group in groups if (run := group.first_run) and run.folder]

@@ -19,7 +19,15 @@ from plotly.offline import get_plotlyjs
 from vae_lab.compare import figures, search
 from vae_lab.compare.comparison import Comparison, conclusion
 from vae_lab.compare.groups import as_text, classes
-from vae_lab.compare.table import MAX_SIDE_BY_SIDE, groups_table, runs_table, settings_table, to_html
+from vae_lab.compare.table import (
+    IMAGES,
+    MAX_SIDE_BY_SIDE,
+    groups_table,
+    images_table,
+    runs_table,
+    settings_table,
+    to_html,
+)
 
 HERE = Path(__file__).parent
 MAX_KEYS = 12  # settings with figures of their own
@@ -44,6 +52,7 @@ SEARCH = (
     "Drawn by Optuna. Trials have the numbers of the search, as in the tables. An importance is the share of the "
     "metric's variance that a setting accounts for, alone and together with others (fANOVA)."
 )
+SETTINGS = "What differs between the groups, without the seed, the machine and the loggers."
 COSTS = "Measured while training, without validation and pictures. What else the machine did then is in it."
 HINT = (
     "Point at a mark for its run and values, drag to zoom, double-click to zoom out. Click groups above or in the "
@@ -52,13 +61,7 @@ HINT = (
 
 
 def page(comparison: Comparison, gallery=None, home: Path = Path()) -> str:
-    """The whole report as HTML.
-
-    Args:
-        comparison: what it shows.
-        gallery: images of the models, see `vae_lab.compare.images`, or None.
-        home: the folder in which it will be, from which links lead.
-    """
+    """The whole report as HTML, for a folder from which links lead; images are those of `vae_lab.compare.images`."""
     scripts = [get_plotlyjs(), (HERE / "report.js").read_text()]
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
     policy = f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-eval' {hashes}"
@@ -91,7 +94,6 @@ def sections(comparison: Comparison, gallery, drawn: list[go.Figure], home: Path
     groups, sort, keys = comparison.groups, comparison.sort, comparison.keys
 
     def panels(made: Iterable[go.Figure], text: str, css: str = "") -> str:
-        """Figures side by side, below a line that says how to read them."""
         divs = ""
         for figure in made:
             if figure.data:
@@ -101,7 +103,6 @@ def sections(comparison: Comparison, gallery, drawn: list[go.Figure], home: Path
         return f'<p>{escape(text)}</p><div class="panels {css}">{divs}</div>' if divs else ""
 
     def first(of: int, most: int, what: str = "groups", how: str = "drawn") -> str:
-        """That not all are drawn, where that is so."""
         return f" Only the first {most} of {of} {what} are {how}." if of > most else ""
 
     notes = "".join(f"<li>{escape(note)}</li>" for note in comparison.notes)
@@ -109,11 +110,12 @@ def sections(comparison: Comparison, gallery, drawn: list[go.Figure], home: Path
     below = f'{listed}<p class="sub">{escape(comparison.method)}</p>'
     yield "table", "Groups", to_html(groups_table(comparison), "sortable") + below
 
+    paired = images_table(comparison)
+    yield "paired", "Image by image", f"<p>{IMAGES}</p>{to_html(paired, 'sortable')}" if paired.rows else ""
+
     done = [entry for entry in comparison.entries if entry.is_done]
     runs = [*comparison.unfinished, *sorted(done, key=lambda run: -1 if run.trial is None else run.trial)]
-    told = RUNS + (
-        first(len(runs), MAX_LISTED, "runs", "listed") + " All are in report.csv." * (len(runs) > MAX_LISTED)
-    )
+    told = RUNS + first(len(runs), MAX_LISTED, "runs", "listed; all are in report.csv")
     listed = to_html(runs_table(comparison, runs[:MAX_LISTED]), "sortable", home)
     yield "runs", "Runs", f"<p>{told}</p>{listed}"
 
@@ -158,8 +160,7 @@ def sections(comparison: Comparison, gallery, drawn: list[go.Figure], home: Path
         if "." in key and "_target_" not in key
         if len(texts := set(map(as_text, values))) == 1 and "${" not in (text := texts.pop())
     ]
-    intro = "What differs between the groups, without the seed, the machine and the loggers."
-    intro += first(len(groups), MAX_SIDE_BY_SIDE, how="shown")
+    intro = f"{SETTINGS}{first(len(groups), MAX_SIDE_BY_SIDE, how='shown')}"
     differ = f"<p>{intro}</p>{to_html(table)}" if table.rows else "<p>The runs have the same settings.</p>"
     same = f"<summary>{len(shared)} settings are the same in all runs</summary>"
     yield "config", "Settings", f'{differ}<details>{same}<ul class="code columns">{"".join(shared)}</ul></details>'

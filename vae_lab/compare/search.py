@@ -25,10 +25,7 @@ MAX_SETTINGS = 12
 
 
 def figures(comparison: Comparison) -> tuple[list[go.Figure], str]:
-    """The figures, and a sentence for each that is left out.
-
-    Of a search, which numbers its trials, there is the history; of any comparison with enough runs the importances.
-    """
+    """The history of a search, the importances of any comparison with enough runs; a sentence for what is left out."""
     trials = [run for group in comparable(comparison, comparison.sort) for run in group.completed]
     trials = [run for run in trials if math.isfinite(run.value(comparison.sort))]
     numbers = {run.trial for run in trials if run.trial is not None}
@@ -51,9 +48,7 @@ def figures(comparison: Comparison) -> tuple[list[go.Figure], str]:
     if has_many:
         try:
             importances = visualization.plot_param_importances(study)
-            importances.update_yaxes(
-                ticks="outside", tickcolor="rgba(0, 0, 0, 0)"
-            )  # so that names do not touch the bars
+            importances.update_yaxes(ticks="outside", tickcolor="rgba(0, 0, 0, 0)")  # names do not touch the bars
             drawn.append(finish(importances, f"{title}: importance of each setting", "share of the variance", "", []))
         except (ValueError, RuntimeError) as error:  # where all values are equal
             left += f" No importances: {error}."
@@ -77,15 +72,14 @@ def study_of(comparison: Comparison, runs: list[Entry], is_search: bool) -> "Stu
             space[key] = FloatDistribution(min(values), max(values), log=is_wide(values))
         else:
             space[key] = CategoricalDistribution(sorted(set(map(as_text, values))))
-    by_number = (
-        {run.trial: run for run in runs if run.trial is not None} if is_search else dict(enumerate(runs[:MAX_TRIALS]))
-    )
+    by_number = {run.trial: run for run in runs} if is_search else dict(enumerate(runs[:MAX_TRIALS]))
     study = optuna.create_study(direction="maximize" if find(comparison.sort).better == "higher" else "minimize")
     for number in range(max(by_number) + 1):
         if run := by_number.get(number):
-            raw = {key: comparison.table[key][place[id(run)]] for key in space}
-            is_number = {key: isinstance(kind, FloatDistribution) for key, kind in space.items()}
-            params: dict[str, Any] = {key: float(v) if is_number[key] else as_text(v) for key, v in raw.items()}
+            params: dict[str, Any] = {}
+            for key, kind in space.items():
+                value = comparison.table[key][place[id(run)]]
+                params[key] = float(value) if isinstance(kind, FloatDistribution) else as_text(value)
             study.add_trial(create_trial(params=params, distributions=space, value=run.value(comparison.sort)))
         else:
             study.add_trial(create_trial(state=TrialState.FAIL))

@@ -36,13 +36,7 @@ def spread(values: list[float]) -> Spread:
     if n < 2:
         return Spread(n, values[0] if values else math.nan, math.nan, math.nan)
     sd = float(np.std(values, ddof=1))
-    return Spread(n, float(np.mean(values)), sd, quantile(n - 1) * sd / math.sqrt(n))
-
-
-@cache
-def quantile(freedom: int) -> float:
-    """Student's t that leaves 2.5 % on each side."""
-    return float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+    return Spread(n, float(np.mean(values)), sd, float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n))
 
 
 def seed_means(values: Values) -> list[float]:
@@ -55,11 +49,9 @@ def seed_means(values: Values) -> list[float]:
 
 def are_alike(first: Values, second: Values) -> bool:
     """Whether every seed of both pools the same settings, so that their means can be compared."""
-    found: dict[tuple[bool, Hashable], set[Unit]] = {}
-    for is_first, values in ((True, first), (False, second)):
-        for seed, *settings in values:
-            found.setdefault((is_first, seed), set()).add(tuple(settings))
-    return len(set(map(frozenset, found.values()))) == 1
+    pooled = {frozenset(unit[1:] for unit in values if unit[0] == seed) for values in (first, second)
+              for seed, *_ in values}  # fmt: skip
+    return len(pooled) == 1
 
 
 @dataclass(frozen=True)
@@ -153,3 +145,13 @@ def compare_with_first(groups: list[Values]) -> list[Difference]:
     tested = [raw for raw in found if not math.isnan(raw.p)]
     p_values = iter(adjust([raw.p for raw in tested], max((raw.n for raw in tested), default=0)))
     return [raw if math.isnan(raw.p) else replace(raw, p=next(p_values)) for raw in found]
+
+
+def image_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """The mean over images of what a run's values exceed another's by, (N,) each, and the standard error of that mean.
+
+    The images are the same, so that what makes one of them hard for both cancels. The error is that of these images,
+    not of seeds: it says which of two models is better, not which setting.
+    """
+    differences = first.astype(float) - second
+    return float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(len(differences))

@@ -7,26 +7,34 @@ import io
 import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from html import escape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from vae_lab.compare.comparison import Comparison, first_of
-from vae_lab.compare.groups import Group, as_text, short_texts, shorten
-from vae_lab.compare.runs import Entry
+from vae_lab.compare.groups import Group, as_text, short_texts, shorten, yardstick
+from vae_lab.compare.runs import Entry, image_values
+from vae_lab.compare.statistics import image_difference
 from vae_lab.metrics.catalogue import find, key_of
 
 RECORD = ("trial", "seconds", "commit", "command", "images")  # of a run, in the CSV
 ALWAYS = ("state", "run", "epoch")  # of a run; other columns are left out where no run has them
 MAX_SIDE_BY_SIDE = 40  # groups in the table of settings
+IMAGES = (
+    "One run of each group, image by image. The error is that of these images, not of seeds: it says which of two "
+    "models is better, not which setting."
+)
 STYLES = {"best": "bold", "none": "dim", "failed": "red", "running": "cyan", "preempted": "yellow",
           "interrupted": "yellow"}  # fmt: skip
 
@@ -75,53 +83,60 @@ class Table(NamedTuple):
     rows: list[Row]
 
 
-# what the tables hold
+# what the tables hold: of each column, what it is and how its cells are made
 
 
 def groups_table(comparison: Comparison) -> Table:
     """The groups in their order: settings, seeds, the deciding metric, the comparison with the best, other metrics."""
-    groups, keys, sort = comparison.groups, comparison.keys, comparison.sort
-    name, several = shorten(keys), len({metric.rpartition("/")[0] for metric in comparison.metrics}) > 1
-    measured = []
-    for metric in comparison.shown:
-        known, digits = find(metric), decimals(groups, metric)
-        title = (metric if several else key_of(metric)).replace("_", " ") + " †" * (metric in comparison.apart)
-        unit = "" if known.unit == title else known.unit
-        below = ({"higher": "↑ ", "lower": "↓ ", None: ""}[known.better] + unit).strip()
-        column = Column(title, below, "metric", known.better == "higher", metric == sort)
-        kinds = {stick: i for i, stick in enumerate(dict.fromkeys(group.yardstick(metric) for group in groups))}
-        cells = []
-        for group in groups:
-            found, going = group.spread(metric), group.unfinished(metric)
-            if not found.n:
-                cells.append(Cell(f"({format_number(going.mean, digits)} so far)" if going.n else "–"))
-                continue
-            tip = f"{key_of(metric)}: n={found.n}, mean {found.mean:.6g} {known.unit}".rstrip()
-            if found.n > 1:
-                tip += f"\nsd {found.sd:.3g}, 95 % interval of the mean ±{found.ci:.3g}"
-            half = found.ci if comparison.spread == "ci" else found.sd
-            below = "" if math.isnan(half) else f"± {format_number(half, digits)}"
-            kind = kinds[group.yardstick(metric)] if metric in comparison.apart else 0
-            cells.append(Cell(format_number(found.mean, digits), below, tip, found.mean, apart=kind))
-        measured.append((column, cells))
-    settings = [Column(name(key), "" if name(key) == key else key.rpartition(".")[0], "setting") for key in keys]
-    first, others = measured[:1], measured[1:]  # the first stands before the settings, and so stays in view
-    verdict = Column("against the best", "difference ± 95 %", "verdict")
-    trials = [Column("trial", kind="count")] * any(run.trial is not None for run in comparison.entries)
-    columns = [Column("#", kind="place"), *(column for column, _ in first), verdict, *trials, *settings]
-    columns += [Column("n", "seeds", "count"), *(column for column, _ in others)]
-    rows, digits = [], decimals(groups, sort)
-    for i, group in enumerate(groups):
-        n, seeds = group.spread(sort).n, len({seed for seed, *_ in group.units})
-        told = [Cell(str(group.number), value=group.number), *(cells[i] for _, cells in first)]
-        told.append(verdict_cell(group, digits))
-        if trials:
-            numbers = sorted(run.trial for run in group.runs if run.trial is not None)
-            told.append(Cell(first_of([str(number) for number in numbers], 3), value=min(numbers, default=None)))
-        told += [Cell(group.settings[key], value=group.setting(key)) for key in keys]
-        told += [Cell(str(n) if n == seeds else f"{n} of {seeds}", value=n), *(cells[i] for _, cells in others)]
-        rows.append(Row(told, group, "best" if group.is_best else "" if group.values(sort) else "none"))
-    return Table(columns, rows)
+    groups, sort = comparison.groups, comparison.sort
+    name, digits = shorten(comparison.keys), decimals(groups, sort)
+    measured = [metric_column(comparison, metric) for metric in comparison.shown]
+
+    def trial(group: Group) -> Cell:
+        numbers = sorted(run.trial for run in group.runs if run.trial is not None)
+        return Cell(first_of([str(number) for number in numbers], 3), value=min(numbers, default=None))
+
+    def seeds(group: Group) -> Cell:
+        n, started = group.spread(sort).n, len({seed for seed, *_ in group.units})
+        return Cell(str(n) if n == started else f"{n} of {started}", value=n)
+
+    described: list[tuple[Column, Callable[[Group], Cell]]] = [
+        (Column("#", kind="place"), lambda group: Cell(str(group.number), value=group.number)),
+        *measured[:1],  # stands before the settings, and so stays in view
+        (Column("against the best", "difference ± 95 %", "verdict"), lambda group: verdict_cell(group, digits)),
+    ]
+    if any(run.trial is not None for run in comparison.entries):
+        described.append((Column("trial", kind="count"), trial))
+    for key in comparison.keys:
+        column = Column(name(key), "" if name(key) == key else key.rpartition(".")[0], "setting")
+        described.append((column, lambda group, key=key: Cell(group.settings[key], value=group.setting(key))))
+    described += [(Column("n", "seeds", "count"), seeds), *measured[1:]]
+    marks = ["best" if group.is_best else "" if group.values(sort) else "none" for group in groups]
+    rows = [Row([make(g) for _, make in described], g, mark) for g, mark in zip(groups, marks, strict=True)]
+    return Table([column for column, _ in described], rows)
+
+
+def metric_column(comparison: Comparison, metric: str) -> tuple[Column, Callable[[Group], Cell]]:
+    """The means of the groups in a metric, with their deviations."""
+    groups, known, digits = comparison.groups, find(metric), decimals(comparison.groups, metric)
+    title = comparison.title_of(metric).replace("_", " ") + " †" * (metric in comparison.apart)
+    arrow, unit = {"higher": "↑ ", "lower": "↓ ", None: ""}[known.better], "" if known.unit == title else known.unit
+    column = Column(title, f"{arrow}{unit}".strip(), "metric", known.better == "higher", metric == comparison.sort)
+    kinds = list(dict.fromkeys(group.yardstick(metric) for group in groups))
+
+    def make(group: Group) -> Cell:
+        found, going = group.spread(metric), group.unfinished(metric)
+        if not found.n:
+            return Cell(f"({format_number(going.mean, digits)} so far)" if going.n else "–")
+        tip = f"{key_of(metric)}: n={found.n}, mean {found.mean:.6g} {known.unit}".rstrip()
+        if found.n > 1:
+            tip += f"\nsd {found.sd:.3g}, 95 % interval of the mean ±{found.ci:.3g}"
+        half = found.ci if comparison.spread == "ci" else found.sd
+        below = "" if math.isnan(half) else f"± {format_number(half, digits)}"
+        kind = kinds.index(group.yardstick(metric)) if metric in comparison.apart else 0
+        return Cell(format_number(found.mean, digits), below, tip, found.mean, apart=kind)
+
+    return column, make
 
 
 def verdict_cell(group: Group, digits: int) -> Cell:
@@ -132,52 +147,85 @@ def verdict_cell(group: Group, digits: int) -> Cell:
         return Cell(group.verdict, mark=mark)
     below = f"{'+' if found.mean > 0 else ''}{format_number(found.mean, digits)} ± {format_number(found.ci, digits)}"
     pairs = f"{found.n} shared seeds" if found.is_paired else "fewer than 3 shared seeds: means compared"
-    tip = f"{pairs}\np = {found.p:.2g}, adjusted for the choice of the best"
-    return Cell(group.verdict, below, tip, mark=mark)
+    return Cell(group.verdict, below, f"{pairs}\np = {found.p:.2g}, adjusted for the choice of the best", mark=mark)
 
 
 def runs_table(comparison: Comparison, entries: list[Entry]) -> Table:
     """Single runs: how each is going or ended, its values, what it cost, what it was started with and its files."""
-    known = [metric for metric in comparison.metrics if any(metric in entry.metrics for entry in entries)]
-    digits = [decimals(comparison.groups, metric) for metric in known]
-    several = len({metric.rpartition("/")[0] for metric in known}) > 1
-    metrics = [Column(m if several else key_of(m), find(m).unit, "metric", is_wide=i > 1) for i, m in enumerate(known)]
-    short = [Column(title, kind="count", is_wide=True) for title in ("group", "seed", "trial")]
-    cost = [Column(title, kind="count", is_wide=True) for title in ("time", "parameters")]
-    long = [Column(title, is_wide=True) for title in ("pictures", "log", "settings", "commit", "command")]
-    columns = [Column("state"), Column("run"), *short, Column("epoch", kind="count"), *metrics, Column("reason"), *cost]
-    columns += long
     groups = {id(run): group for group in comparison.groups for run in group.runs}
-    rows = []
-    for entry in entries:
-        group, folder, seconds = groups.get(id(entry)), entry.folder, entry.seconds
-        files = [folder / name if folder and (folder / name).exists() else "" for name in ("pictures", "train.log")]
-        values = zip([*(entry.value(metric) for metric in known), entry.value("parameters")], [*digits, 0], strict=True)
-        *measured, size = (Cell(format_number(v, n), value=None if math.isnan(v) else v) for v, n in values)
-        time = str(timedelta(seconds=round(seconds))) if math.isfinite(seconds) else "–"
-        cells = [Cell(entry.state, mark=entry.state), Cell(entry.name, link=folder or entry.location)]
-        for value in (group.number if group else None, entry.seed, entry.trial, entry.epoch):
-            cells.append(Cell("–" if value is None else as_text(value), value=value))
-        cells += [*measured, Cell(entry.reason or "–"), Cell(time, value=None if time == "–" else seconds), size]
-        cells += [Cell(name if file else "", link=file) for name, file in zip(("pictures", "log"), files, strict=True)]
-        commit = entry.commit[:9] + "-dirty" * entry.commit.endswith("-dirty")
-        told = ((group.label if group else "",) * 2, (commit, entry.commit), (entry.command,) * 2)
-        cells += [Cell(text, tip=whole) for text, whole in told]
-        rows.append(Row(cells, group))
-    empty = {i for i in range(len(columns)) if all(row.cells[i].text in ("", "–") for row in rows)}
-    return without(Table(columns, rows), {i for i in empty if columns[i].title not in ALWAYS})
+    known = [metric for metric in comparison.metrics if any(metric in entry.metrics for entry in entries)]
+    wide, count = partial(Column, is_wide=True), partial(Column, kind="count", is_wide=True)
+
+    def number(metric: str, digits: int, run: Entry) -> Cell:
+        value = run.value(metric)
+        return Cell(format_number(value, digits), value=None if math.isnan(value) else value)
+
+    def fact(value: Any, write: Callable[[Any], str] = as_text) -> Cell:
+        return Cell("–" if value is None else write(value), value=value)
+
+    def file(run: Entry, text: str, name: str) -> Cell:
+        return Cell(text, link=run.folder / name) if run.folder and (run.folder / name).exists() else Cell("")
+
+    described: list[tuple[Column, Callable[[Entry], Cell]]] = [
+        (Column("state"), lambda run: Cell(run.state, mark=run.state)),
+        (Column("run"), lambda run: Cell(run.name, link=run.folder or run.location)),
+        (count("group"), lambda run: fact(groups[id(run)].number if id(run) in groups else None)),
+        (count("seed"), lambda run: fact(run.seed)),
+        (count("trial"), lambda run: fact(run.trial)),
+        (Column("epoch", kind="count"), lambda run: fact(run.epoch)),
+        *((Column(comparison.title_of(metric, known), find(metric).unit, "metric", is_wide=i > 1),
+           partial(number, metric, decimals(comparison.groups, metric))) for i, metric in enumerate(known)),
+        (Column("reason"), lambda run: Cell(run.reason or "–")),
+        (count("time"), lambda run: fact(run.seconds, lambda value: str(timedelta(seconds=round(value))))),
+        (count("parameters"), partial(number, "parameters", 0)),
+        (wide("pictures"), lambda run: file(run, "pictures", "pictures")),
+        (wide("log"), lambda run: file(run, "log", "train.log")),
+        (wide("settings"), lambda run: Cell(label := groups[id(run)].label if id(run) in groups else "", tip=label)),
+        (wide("commit"), lambda run: Cell(run.commit[:9] + "-dirty" * run.commit.endswith("-dirty"), tip=run.commit)),
+        (wide("command"), lambda run: Cell(run.command, tip=run.command)),
+    ]  # fmt: skip
+    rows = [Row([make(run) for _, make in described], groups.get(id(run))) for run in entries]
+    kept = [i for i, (column, _) in enumerate(described)
+            if column.title in ALWAYS or any(row.cells[i].text not in ("", "–") for row in rows)]  # fmt: skip
+    return some_columns(Table([column for column, _ in described], rows), kept)
 
 
-def without(table: Table, left: set[int]) -> Table:
-    """A table without the columns with these numbers."""
-    kept = [i for i in range(len(table.columns)) if i not in left]
+def images_table(comparison: Comparison) -> Table:
+    """Groups image by image, by the first run of each that has values of images: the difference from the first group.
+
+    Only groups that can be compared in a metric, and have as many images.
+    """
+    rows: list[Row] = []
+    read: dict[Group, tuple[Entry | None, dict[str, np.ndarray]]] = {}
+    for group in comparison.groups:
+        runs = sorted(group.completed, key=lambda run: run.seed if isinstance(run.seed, int) else math.inf)
+        read[group] = next(((run, found) for run in runs if (found := image_values(run))), (None, {}))
+    for metric in sorted({metric for _, found in read.values() for metric in found}):
+        kinds: dict[tuple, list[Group]] = {}
+        for group, (run, found) in read.items():
+            if run and metric in found and np.isfinite(found[metric]).all():
+                kinds.setdefault((yardstick(run, metric), len(found[metric])), []).append(group)
+        for first, *others in kinds.values():
+            for group in others:
+                mean, error = image_difference(read[group][1][metric], read[first][1][metric])
+                digits = max(1 - math.floor(math.log10(error)), 0) if error > 0 else 6
+                text = f"{'+' if mean > 0 else ''}{format_number(mean, digits)}"
+                cells = [Cell(metric), *(Cell(f"{own.number}: {read[own][0].name}") for own in (group, first))]
+                cells += [Cell(text, f"± {format_number(error, digits)}", value=mean)]
+                rows.append(Row([*cells, Cell(f"{len(read[group][1][metric]):,}")], group))
+    heads = [Column("metric"), Column("run"), Column("minus"), Column("difference", "± standard error", "metric")]
+    return Table([*heads, Column("images", kind="count")], rows)
+
+
+def some_columns(table: Table, kept: list[int]) -> Table:
+    """A table of the columns with these numbers."""
     rows = [row._replace(cells=[row.cells[i] for i in kept]) for row in table.rows]
     return Table([table.columns[i] for i in kept], rows)
 
 
 def narrow(table: Table) -> Table:
     """A table without the columns that there is no room for in a terminal."""
-    return without(table, {i for i, column in enumerate(table.columns) if column.is_wide})
+    return some_columns(table, [i for i, column in enumerate(table.columns) if not column.is_wide])
 
 
 def settings_table(comparison: Comparison) -> Table:
@@ -219,31 +267,25 @@ def to_terminal(table: Table, console: Console, max_rows: int) -> tuple[RichTabl
     Other metrics than the first are left out from the right. Where that is not enough, the settings of a row become one
     text of several lines, so that the metric and the verdict stay in view.
     """
-    table = narrow(table)
-    spare = [column for column in table.columns if column.kind == "metric"][1:]
-    left: list[Column] = []
-    is_narrow, unlimited = False, console.options.update(width=10_000)
-    while True:
-        drawn = rich_table(table, left, max_rows, is_narrow)
-        if is_narrow or console.measure(drawn, options=unlimited).maximum <= console.width:
-            return drawn, [column.title for column in reversed(left)]
-        if spare:
-            left.append(spare.pop())
-        else:
-            is_narrow = True
+    table, left, unlimited = narrow(table), list[str](), console.options.update(width=10_000)
+    while console.measure(drawn := rich_table(table, max_rows), options=unlimited).maximum > console.width:
+        metrics = [i for i, column in enumerate(table.columns) if column.kind == "metric"]
+        if len(metrics) < 2:
+            return rich_table(table, max_rows, is_narrow=True), left
+        left.insert(0, table.columns[metrics[-1]].title)
+        table = some_columns(table, [i for i in range(len(table.columns)) if i != metrics[-1]])
+    return drawn, left
 
 
-def rich_table(table: Table, left: list[Column], max_rows: int, is_narrow: bool) -> RichTable:
-    """A table without some columns."""
+def rich_table(table: Table, max_rows: int, is_narrow: bool = False) -> RichTable:
+    """A table as it is, or with the settings in one column."""
     drawn = RichTable(header_style="bold", pad_edge=False, box=box.SIMPLE_HEAD)
-    shown = [(i, column) for i, column in enumerate(table.columns) if column not in left]
-    settings = [i for i, column in shown if column.kind == "setting"] if is_narrow else []
-    shown = [(i, column) for i, column in shown if i not in settings[1:]]
+    settings = [i for i, column in enumerate(table.columns) if column.kind == "setting"] if is_narrow else []
+    shown = [(i, column) for i, column in enumerate(table.columns) if i not in settings[1:]]
     for i, column in shown:
         title = "settings" if i in settings else "" if column.kind == "place" else column.title
-        wraps = is_narrow and not column.is_number
-        drawn.add_column(Text(title), justify="right" if column.is_number else "left", no_wrap=not wraps,
-                         overflow="fold")  # fmt: skip
+        justify, is_whole = "right" if column.is_number else "left", column.is_number or not is_narrow
+        drawn.add_column(Text(title), justify=justify, no_wrap=is_whole, overflow="fold")
     for row in table.rows[:max_rows]:
         cells = []
         for i, column in shown:
@@ -323,17 +365,19 @@ def runs_csv(comparison: Comparison) -> str:
     metrics = list(dict.fromkeys(key for entry in comparison.entries for key in entry.metrics))
     keys = list(dict.fromkeys([*comparison.keys, *comparison.differing]))
     number = {id(run): group.number for group in comparison.groups for run in group.runs}
-    rows: list[list] = [["group", "run", "state", "reason", "epoch", "seed", *keys, *metrics, *RECORD, "location"]]
-    for i, entry in enumerate(comparison.entries):
-        own = [number.get(id(entry), ""), entry.name, entry.state, entry.reason, entry.epoch or ""]
-        own += ["" if entry.seed is None else as_text(entry.seed), *(as_text(comparison.table[key][i]) for key in keys)]
-        own += [repr(entry.metrics[m]) if m in entry.metrics else "" for m in metrics]
-        record = (getattr(entry, name) for name in RECORD)
-        rows.append(
-            [*own, *("" if value in (None, "") or value != value else value for value in record), entry.location]
-        )
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([harmless(str(text)) for text in row] for row in rows)
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = ["group", "run", "state", "reason", "epoch", "seed", *keys, *metrics, *RECORD, "location"]
+    writer.writerow(map(harmless, names))
+    for i, run in enumerate(comparison.entries):
+        values = [number.get(id(run)), run.name, run.state, run.reason, run.epoch or None]
+        values += [
+            None if run.seed is None else as_text(run.seed),
+            *(as_text(comparison.table[key][i]) for key in keys),
+        ]
+        values += [repr(run.metrics[metric]) if metric in run.metrics else None for metric in metrics]
+        values += [*(getattr(run, name) for name in RECORD), run.location]
+        writer.writerow("" if value is None else harmless(str(value)) for value in values)
     return buffer.getvalue()
 
 

@@ -5,14 +5,13 @@ lines of `metrics.jsonl` as the history.
 """
 
 import json
-import math
 from importlib.util import find_spec
 from typing import Any
 
 from vae_lab.compare.comparison import Comparison
 from vae_lab.compare.figures import distortions
 from vae_lab.compare.groups import as_text
-from vae_lab.compare.runs import Entry, history_of, numbers, own_choices, settings_of, trial_of, visible
+from vae_lab.compare.runs import Entry, history_of, numbers, own_choices, settings_of, visible
 from vae_lab.config.secrets import redact
 from vae_lab.errors import RunError, one_line
 from vae_lab.metrics.catalogue import key_of
@@ -23,11 +22,7 @@ REASONS = {"crashed": "W&B has not heard of it for some time", "killed": "it was
 
 
 def online_runs(place: str, api: Any = None) -> list[Entry]:
-    """Read the runs of a project.
-
-    Args:
-        place: ENTITY/PROJECT, or ENTITY/PROJECT/GROUP for one group of them.
-        api: a `wandb.Api`; None makes one, which needs an API key.
+    """Read the runs of ENTITY/PROJECT or ENTITY/PROJECT/GROUP; without an `api` one is made, which needs an API key.
 
     Raises:
         ValueError: if the place is none.
@@ -35,10 +30,8 @@ def online_runs(place: str, api: Any = None) -> list[Entry]:
     """
     entity, project, group = split_place("wandb", place)
     try:
-        if api is None:
-            api = connect()
-        filters = {"group": group} if group else {}
-        entries = [read_online(run, place) for run in api.runs(f"{entity}/{project}", filters=filters)]
+        runs = (api or connect()).runs(f"{entity}/{project}", filters={"group": group} if group else {})
+        entries = [read_online(run, place) for run in runs]
     except Exception as error:  # W&B raises all kinds
         raise RunError(f"cannot read {place} from W&B: {visible(redact(one_line(error)))}") from error
     if not entries:
@@ -75,27 +68,19 @@ def read_online(run: Any, source: str) -> Entry:
     return Entry(
         *(visible(str(run.name)), source, visible(str(run.url)), state),
         reason="" if state == "completed" else REASONS.get(run.state, ""),
-        settings=(settings := settings_of({key: value for key, value in config.items() if not key.startswith("_")})),
+        settings=settings_of({key: value for key, value in config.items() if not key.startswith("_")}),
         metrics={key: value for key, value in metrics.items() if not key.startswith("_")},
         history=history,
         epoch=epoch,
         choices=own_choices(choices) if isinstance(choices, dict) else {},
         images=visible(str(images)),
-        trial=trial_of(settings),
-        seconds=numbers(dict(run.summary)).get("_runtime", math.nan),
+        seconds=numbers(dict(run.summary)).get("_runtime"),
     )
 
 
 def save_view(comparison: Comparison, place: str) -> str:
-    """Save a new view: the settings that differ as columns beside the metrics, parallel coordinates, the planes of the
-    report and learning curves. W&B draws them itself, from runs as they come.
-
-    Args:
-        comparison: what it shows.
-        place: ENTITY/PROJECT, or ENTITY/PROJECT/GROUP to show the runs of one group.
-
-    Returns:
-        Its address.
+    """Save a new view and return its address: the settings that differ as columns beside the metrics, parallel
+    coordinates, the planes of the report and learning curves. W&B draws them itself, from runs as they come.
 
     Raises:
         ValueError: if the place is none.
@@ -114,9 +99,8 @@ def save_view(comparison: Comparison, place: str) -> str:
         axes = [panels.ParallelCoordinatesPlotColumn(axis) for axis in axes]
         drawn = [panels.ParallelCoordinatesPlot(title="Settings and metrics", columns=axes)]
         for y in distortions(comparison):
-            rate = panels.SummaryMetric(f"{y.rpartition('/')[0]}/kl")
-            title = f"{key_of(y)} against kl"
-            drawn.append(panels.ScatterPlot(title=title, x=rate, y=panels.SummaryMetric(y)))
+            rate, distortion = panels.SummaryMetric(f"{y.rpartition('/')[0]}/kl"), panels.SummaryMetric(y)
+            drawn.append(panels.ScatterPlot(title=f"{key_of(y)} against kl", x=rate, y=distortion))
         curves = [panels.LinePlot(title=metric, x="step", y=[metric]) for metric in metrics]
         parts = {"Comparison": drawn, "Learning curves": curves}
         names = [(key.partition(".")[0], key.partition(".")[2]) for key in settings]

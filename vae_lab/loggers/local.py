@@ -41,18 +41,15 @@ class CsvLogger(Logger):
         if row.keys() <= set(self.columns):
             with open(self.path, "a", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow(row)
-        else:
-            self._rewrite()
-
-    def _rewrite(self) -> None:
+            return
         rows = read_events(self.source)
         columns = list(dict.fromkeys(key for row in rows for key in row if key != "time"))
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
         with durable_open(self.path) as file:
-            file.write(text.getvalue().encode())
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+            writer = csv.DictWriter(text, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+            text.detach()
         self.columns = columns
 
 
@@ -78,9 +75,8 @@ class TensorBoardLogger(Logger):
             import tensorboard.summary.writer.record_writer  # noqa: F401
             from tensorboard.compat.proto import event_pb2, summary_pb2  # noqa: F401
         except ImportError as error:
-            raise ValueError(
-                f"logger.tensorboard needs the package tensorboard ({error}): pip install tensorboard"
-            ) from error
+            reason = f"logger.tensorboard needs the package tensorboard ({error}): pip install tensorboard"
+            raise ValueError(reason) from error
         self.folder = Path(save_dir) / "tensorboard"
         self.path: Path | None = None
 

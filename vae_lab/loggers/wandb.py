@@ -19,6 +19,7 @@ from vae_lab.loggers.wandb_process import WandbProcess, obstacle
 log = logging.getLogger(__name__)
 
 MODES = ("auto", "online", "offline", "disabled")
+MAX_TAG = 64  # characters that W&B takes
 
 
 class WandbLogger(Logger):
@@ -73,7 +74,15 @@ class WandbLogger(Logger):
         name = name or home.name
         if (home.parent / "multirun.yaml").exists():  # which Hydra writes for a sweep
             home = home.parent
-            group, tags = group or home.name, tags or tags_of(self._folder)
+            path = self._folder / ".hydra" / "overrides.yaml"
+            overrides = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
+            group, tags = (
+                group or home.name,
+                tags
+                or [
+                    override[:MAX_TAG] for override in overrides if is_identity(override.lstrip("+~").partition("=")[0])
+                ],
+            )
         labels = {"project": project, "entity": entity, "group": group, "job_type": job_type, "tags": list(tags)}
         self._settings: dict[str, Any] = {"folder": str(home), "mode": mode, "init_timeout": float(init_timeout)}
         self._settings |= redact({"name": name, "labels": labels})
@@ -126,11 +135,7 @@ class WandbLogger(Logger):
 
     @rank_zero_only
     def finish(self, exit_code: int) -> None:
-        """End the run; further calls do nothing.
-
-        Args:
-            exit_code: 0 if the run was completed, else W&B marks it as failed.
-        """
+        """End the run, which W&B marks as failed if the code is not 0; further calls do nothing."""
         self._is_over = True
         if self._process is not None:
             self._process.finish(exit_code)
@@ -150,8 +155,15 @@ class WandbLogger(Logger):
         mode = self._settings["mode"] if self._settings["mode"] != "auto" else mode_of_environment()
         if mode == "disabled":
             return None
-        settings = {**self._settings, "mode": mode, "run_id": self.version or self._new_id()}
-        settings["upload_timeout"] = wandb_process.UPLOAD_TIMEOUT
+        run_id = self.version
+        if run_id is None:
+            # The agent of a W&B sweep has chosen one, by which the sweep will find the run.
+            chosen = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+            run_id = chosen or uuid.uuid4().hex[:8]
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / "wandb_id").write_text(run_id + "\n")
+        upload_timeout = wandb_process.UPLOAD_TIMEOUT
+        settings = {**self._settings, "mode": mode, "run_id": run_id, "upload_timeout": upload_timeout}
         try:
             process = WandbProcess()
         except (OSError, AssertionError, RuntimeError) as error:  # as where a process may not have any of its own
@@ -159,21 +171,6 @@ class WandbLogger(Logger):
             return None
         process.begin("start", settings, settings["init_timeout"])
         return process
-
-    def _new_id(self) -> str:
-        # The agent of a W&B sweep has chosen one, by which the sweep will find the run.
-        chosen = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
-        run_id = chosen or uuid.uuid4().hex[:8]
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / "wandb_id").write_text(run_id + "\n")
-        return run_id
-
-
-def tags_of(job: Path) -> list[str]:
-    """The overrides of a job that make it what it is, as W&B takes them: at most 64 characters each."""
-    path = job / ".hydra" / "overrides.yaml"
-    overrides = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else []
-    return [override[:64] for override in overrides if is_identity(override.lstrip("+~").partition("=")[0])]
 
 
 def mode_of_environment() -> str:

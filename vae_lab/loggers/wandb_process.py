@@ -26,11 +26,7 @@ UPLOAD_TIMEOUT = 8  # of them for what was not uploaded yet
 
 
 def obstacle(timeout: float) -> str | None:
-    """What keeps a run from being online, such as no API key; no connection is made.
-
-    Args:
-        timeout: seconds, after which there is no answer, > 0.
-    """
+    """What keeps a run from being online, such as no API key, if that is known in so many seconds."""
     process = WandbProcess()
     process.begin("check", None, timeout)
     reason = next((text for _, text in process.reports(timeout)), None)
@@ -58,19 +54,13 @@ class WandbProcess:
         atexit.register(self.close)  # else multiprocessing would wait for it there
 
     def begin(self, order: str, value: Any, patience: float) -> None:
-        """Give the first order of a run, "start", or of none, "check".
-
-        Args:
-            order: "start" or "check".
-            value: of "start", see `vae_lab.loggers.wandb_worker.Worker`.
-            patience: seconds until W&B should have started, > 0.
-        """
+        """Give the first order of a run, "start", or of none, "check"; W&B should start in `patience` seconds."""
         self.is_over = self._has_started = False
         self._start_deadline = time.monotonic() + patience
         self.send(order, value)
 
     def send(self, order: str, value: Any) -> None:
-        """Give a further order, see `vae_lab.loggers.wandb_worker.carry_out`, and log what there is to report."""
+        """Give a further order, see `vae_lab.loggers.wandb_worker`, and log what there is to report."""
         self._orders.put(json.dumps([order, value], default=str).encode())
         self._log_reports(0)
 

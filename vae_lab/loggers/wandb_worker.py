@@ -154,10 +154,10 @@ class Worker:
             self._report((logging.WARNING, f"W&B does not start, this run is not tracked: {failures[0]}"))
             return None
         place = run.url if is_online else f"offline, upload with: wandb sync {run.settings.sync_dir}"
-        if failures:
-            self._report((logging.WARNING, f"W&B: {failures[0]}; tracking {place}"))
-        else:
-            self._report((logging.INFO, f"W&B: {place}"))
+        told = (
+            (logging.WARNING, f"W&B: {failures[0]}; tracking {place}") if failures else (logging.INFO, f"W&B: {place}")
+        )
+        self._report(told)
         if not is_online:
             self.problems.clear()
         return run
@@ -199,45 +199,38 @@ class Worker:
 
     def _fill(self, run: Any) -> None:
         """Store what comes until the order "finish"; what fails is the last of it, but the run is still finished."""
+        import wandb
+
         has_failed = has_reported = False
         order, value = "begun", None
         while order != "finish":
             order, value = self.orders.get()
             try:
-                if order == "finish":
-                    run.finish(exit_code=value)
-                elif not has_failed:
-                    carry_out(run, order, value)
+                match order if order == "finish" or not has_failed else None, value:
+                    case "config", values:
+                        run.config.update(values, allow_val_change=True)
+                    case "metrics", values:
+                        run.log(values)
+                    case "picture", (key, path, step):
+                        gif = path.endswith(".gif")
+                        run.log({key: wandb.Video(path, format="gif") if gif else wandb.Image(path), "step": step})
+                    case "summary", values:
+                        run.summary.update(values)
+                    case "finish", code:
+                        run.finish(exit_code=code)
             except Exception as error:
                 has_failed = True
                 ends = "" if order == "finish" else "tracking ends here, the run goes on: "
                 self.problems.append(ends + reason(error))
-            path = Path(run.settings.log_internal)
-            if order == "finish" and path.is_file():
+            log = Path(run.settings.log_internal)
+            if order == "finish" and log.is_file():
                 # Some errors W&B tells nobody but its log: a full disk, a server that answers with something else.
-                text = path.read_text(errors="replace")
+                text = log.read_text(errors="replace")
                 self.problems += re.findall(r'"level":"ERROR","msg":"(?!monitor)((?:[^"\\]|\\.)*)"', text)
             if self.problems and not has_reported:
                 has_reported = True
                 rest = f"upload the rest with: wandb sync {run.settings.sync_dir}"
                 self._report((logging.WARNING, f"W&B: {self.problems[0].rstrip('.')}; {rest}"))
-
-
-def carry_out(run: Any, order: str, value: Any) -> None:
-    """Store a config, values of a step, a PNG or GIF file or final values."""
-    import wandb
-
-    match order:
-        case "config":
-            run.config.update(value, allow_val_change=True)
-        case "metrics":
-            run.log(value)
-        case "picture":
-            key, path, step = value
-            picture = wandb.Video(path, format="gif") if path.endswith(".gif") else wandb.Image(path)
-            run.log({key: picture, "step": step})
-        case "summary":
-            run.summary.update(value)
 
 
 def variables() -> list[str]:
