@@ -82,6 +82,8 @@ def evaluate_runs(arguments: list[str]) -> None:
     folders, settings = read_arguments(arguments, DEFAULTS, USAGE, allowed)
     if not folders:
         raise ValueError("no run folder given; usage: vae-lab-eval RUN_DIR... [key=value], or --help")
+    if settings["sampler"] != "prior" and not settings["samples"]:
+        raise ValueError(f"sampler={settings['sampler']} has no effect without samples=N")
     quiet_lightning()
     for folder in folders:
         try:
