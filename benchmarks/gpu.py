@@ -112,7 +112,7 @@ def sweep(trial: Trial, jobs: int) -> str:
         raise Failed(f"{done.ending}: {done.reason}")
     folders = [path.parent for path in trial.run.rglob("result.json")]
     times = [json.loads((folder / "status.json").read_text())["times"][-1] for folder in folders]
-    most = max(sum(a["started"] <= b["started"] <= a["ended"] for a in times) for b in times)
+    most = max(sum(a["started"] <= b["started"] < a["ended"] for a in times) for b in times)
     if len(folders) != jobs or ON_GPU and most < 2:
         raise Failed(f"{len(folders)} of {jobs} jobs have a result, at most {most} at a time")
     return f"{jobs} jobs, up to {most} at a time{warned(done)}"

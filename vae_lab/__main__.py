@@ -126,12 +126,30 @@ def export() -> None:
     export_run(sys.argv[1:])
 
 
+@one_line_errors()
+def reproduce() -> None:
+    """Run `vae-lab-reproduce`."""
+    from vae_lab.reproduce.command import reproduce_targets
+
+    reproduce_targets(sys.argv[1:])
+
+
+@one_line_errors()
+def list_() -> None:
+    """Run `vae-lab-ls`."""
+    from vae_lab.sweep.listing import list_runs
+
+    list_runs(sys.argv[1:])
+
+
 HELP = {"--help", "-h"}
 # The words of `vae-lab`: what they run, what they take, what they do.
 COMMANDS = {
     "eval": (evaluate, "RUN_DIR... [key=value]", "metrics on the test split"),
     "compare": (compare, "DIR... [key=value]", "runs and sweeps as a table and a report"),
     "export": (export, "RUN_DIR [key=value]", "the model as two files to share"),
+    "reproduce": (reproduce, "NAME... [key=value]", "published numbers: train, measure, PASS or FAIL"),
+    "ls": (list_, "[DIR...] [key=value]", "runs and sweeps: their states, best values, places"),
 }
 
 

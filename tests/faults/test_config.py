@@ -30,8 +30,8 @@ def line_of(command, tmp_path, monkeypatch):
 
 
 A1 = {
-    "model=cnv": "there is no model=cnv; did you mean conv? (options of model: conv, mlp, resnet)",
-    "model=": "there is no model= (options of model: conv, mlp, resnet)",
+    "model=cnv": "there is no model=cnv; did you mean conv? (options of model: conv, linear, mlp, resnet, unpadded)",
+    "model=": "there is no model= (options of model: conv, linear, mlp, resnet, unpadded)",
     "dataset=MNIST": "there is no dataset=MNIST; did you mean mnist?",
     "optimizer/schedule=cosin": "there is no optimizer/schedule=cosin; did you mean cosine? (options of",
     "experiment=flax_vae": "there is no experiment=flax_vae; did you mean flax_vae_mnist?",

@@ -15,6 +15,7 @@ from vae_lab.models.priors import StandardNormal
 from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.checkpoints import load_checkpoint
 from vae_lab.training.module import LitVAE
+from vae_lab.training.steps import Steps
 from vae_lab.training.train import train
 
 pytestmark = pytest.mark.fault
@@ -36,7 +37,7 @@ def test_f1_a_loss_that_is_not_finite_stops_within_the_step_and_names_the_term(t
 
     monkeypatch.setattr(ELBO, "forward", breaking)
     cfg = config()
-    broken = rf"train loss became {value} at step 4 of epoch 1 .*{term}={value}.*lr=0.001"
+    broken = rf"train loss became {value} at step 4 of epoch 2 .*{term}={value}.*lr=0.001"
     with pytest.raises(NumericsError, match=broken):
         train(cfg)
     assert last_step(cfg) == 3
@@ -125,15 +126,15 @@ OUT_OF_MEMORY = {
 
 @pytest.mark.parametrize("kind", OUT_OF_MEMORY)
 def test_f5_out_of_memory_names_the_batch_size_to_try(kind, config, monkeypatch):
-    original, calls = LitVAE.training_step, []
+    original, calls = Steps.__call__, []
 
-    def greedy(lit, batch, batch_idx):
-        calls.append(batch_idx)
+    def greedy(steps, *args):
+        calls.append(args)
         if len(calls) == 5:
             raise OUT_OF_MEMORY[kind]
-        return original(lit, batch, batch_idx)
+        return original(steps, *args)
 
-    monkeypatch.setattr(LitVAE, "training_step", greedy)
+    monkeypatch.setattr(Steps, "__call__", greedy)
     cfg = config()
     advice = r"^out of memory \(.*\): in a new run try dataset.batch_size=8 trainer.accumulate_grad_batches=2"
     with pytest.raises(OutOfMemoryError, match=advice) as caught:

@@ -47,34 +47,34 @@ def test_the_position_has_the_form_of_lightnings_own():
     assert batches.state_dict() == loop["epoch_loop.batch_progress"]
 
 
-def trainer(num_batches=10, accumulate=1, val_check_batch=10, every_n_epoch=1, total_batch_idx=0):
+def trainer(batch_idx=0, num_batches=10, accumulate=1, val_check_batch=10, every_n_epoch=1, total_batch_idx=0):
     return SimpleNamespace(
         num_training_batches=num_batches,
         lightning_module=SimpleNamespace(accumulate=accumulate),
         val_check_batch=val_check_batch,
         check_val_every_n_epoch=every_n_epoch,
-        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=total_batch_idx)),
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_idx=batch_idx, total_batch_idx=total_batch_idx)),
     )
 
 
 @pytest.mark.parametrize(
-    ("fake", "safe"),
+    ("settings", "safe"),
     [
-        (trainer(), [0, 1, 2, 3, 4, 5, 6, 7, 8]),  # not the last batch: the end of the epoch is still to come
-        (trainer(accumulate=3), [2, 5, 8]),  # only where a gradient has been applied
-        (trainer(val_check_batch=4), [0, 1, 2, 4, 5, 6, 8]),  # not where a validation is still to come
-        (trainer(val_check_batch=4, accumulate=2), [1, 5]),
-        (trainer(val_check_batch=float("inf")), [0, 1, 2, 3, 4, 5, 6, 7, 8]),  # no validation at all
+        ({}, [0, 1, 2, 3, 4, 5, 6, 7, 8]),  # not the last batch: the end of the epoch is still to come
+        ({"accumulate": 3}, [2, 5, 8]),  # only where a gradient has been applied
+        ({"val_check_batch": 4}, [0, 1, 2, 4, 5, 6, 8]),  # not where a validation is still to come
+        ({"val_check_batch": 4, "accumulate": 2}, [1, 5]),
+        ({"val_check_batch": float("inf")}, [0, 1, 2, 3, 4, 5, 6, 7, 8]),  # no validation at all
     ],
 )
-def test_safe_points(fake, safe):
-    assert [i for i in range(10) if is_safe_point(fake, i)] == safe
+def test_safe_points(settings, safe):
+    assert [i for i in range(10) if is_safe_point(trainer(i, **settings))] == safe
 
 
 def test_validations_may_be_counted_across_epochs():
     # check_val_every_n_epoch=null: every 4th batch of the run, and this epoch began after 10 of them.
-    fakes = [trainer(val_check_batch=4, every_n_epoch=None, total_batch_idx=10 + i) for i in range(10)]
-    assert [i for i, fake in enumerate(fakes) if is_safe_point(fake, i)] == [0, 2, 3, 4, 6, 7, 8]
+    fakes = [trainer(i, val_check_batch=4, every_n_epoch=None, total_batch_idx=10 + i) for i in range(10)]
+    assert [i for i, fake in enumerate(fakes) if is_safe_point(fake)] == [0, 2, 3, 4, 6, 7, 8]
 
 
 # The callback
@@ -95,7 +95,7 @@ class FakeTrainer(SimpleNamespace):
 
 @pytest.fixture
 def fit(tmp_path):
-    lit = SimpleNamespace(batches_seen=10, state_dict=lambda: {"w": torch.ones(2)})
+    lit = SimpleNamespace(batches_seen=10, epochs_begun=1, state_dict=lambda: {"w": torch.ones(2)})
     fake = FakeTrainer(
         default_root_dir=tmp_path,
         is_global_zero=True,

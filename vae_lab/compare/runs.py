@@ -6,9 +6,6 @@ in the files may be a stranger's, or half written: a run that cannot be read is 
 
 import json
 import math
-import os
-import socket
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,17 +13,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vae_lab.config.defaults import complete, defaults_of
 from vae_lab.config.nested import ABSENT, leaves, resolved
 from vae_lab.config.saved import read_plain, saved_config
 from vae_lab.errors import RunError, printable
-from vae_lab.runs.files import is_alive, read_json
+from vae_lab.runs.files import read_json, read_values
 from vae_lab.runs.metrics_file import read_events
+from vae_lab.runs.states import SWEEP, run_folders, state_of
 
-STATES = ("completed", "running", "preempted", "interrupted", "failed")
-SWEEP = "multirun.yaml"  # which Hydra writes into the folder of every sweep
 JOURNAL = "sweep.jsonl"  # in which a sweep says which job is in which folder
-QUIET_SECONDS = 600  # after which a run that should be running is said to be silent
 LOGGED = ("val/", "train/", "step", "epoch", "time")  # what is read of log events
 
 
@@ -51,7 +48,7 @@ class Entry:
     name: str  # of its folder, or of the W&B run
     source: str  # the folder on the command line below which it was found, or the W&B project
     location: str  # its folder, or its address
-    state: str  # one of STATES
+    state: str  # one of `vae_lab.runs.states`
     reason: str = ""  # why it is not completed
     settings: dict[str, Any] = field(default_factory=dict)  # leaves of the config by dotted key
     choices: dict[str, str] = field(default_factory=dict)  # the option of every group; empty where no file says
@@ -129,20 +126,6 @@ def find_runs(folders: list[Path]) -> tuple[list[Entry], list[str]]:
     return entries, notes
 
 
-def run_folders(top: Path) -> tuple[list[Path], list[Path]]:
-    """The run folders at and below a folder, and the folders of sweeps; links are not followed."""
-    runs, sweeps = [], []
-    for parent, folders, files in os.walk(top):
-        here = Path(parent)
-        if "status.json" in files or (".hydra" in folders and saved_config(here).is_file()):
-            runs.append(here)
-            folders.clear()
-        elif SWEEP in files:
-            sweeps.append(here)
-        folders.sort()
-    return runs, sweeps
-
-
 def trials_of(sweep: Path) -> dict[Path, int]:
     """The number of the trial in each folder of a search; none of another sweep."""
     path = sweep / JOURNAL
@@ -191,21 +174,12 @@ def read_starts(entry: Entry, status: dict) -> None:
         entry.seconds = sum((end - begin).total_seconds() for begin, end in times)
 
 
-def state_of(folder: Path, status: dict) -> tuple[str, str]:
-    """The state and its reason; a run that says it is running may have been killed since."""
-    state, reason = str(status.get("state", "interrupted")), str(status.get("reason", ""))
-    if state not in STATES:
-        return "failed", f"its status.json says {state!r}"
-    if not status:
-        return "interrupted", "there is no status.json"
-    if state != "running":
-        return state, "" if state == "completed" else reason
-    lock = folder / ".lock"
-    owner = lock.read_bytes()[:200].decode(errors="replace").split() if lock.is_file() else []  # process PID on HOST
-    if owner[1:2] and owner[1].isdigit() and owner[3:] == [socket.gethostname()] and not is_alive(int(owner[1])):
-        return "interrupted", f"process {owner[1]} has ended without a word"
-    quiet = time.time() - max((p.stat().st_mtime for p in folder.glob("*.json*")), default=time.time())
-    return "running", f"no sign of it for {quiet / 3600:.1f} hours" if quiet > QUIET_SECONDS else ""
+def image_values(entry: Entry) -> dict[str, np.ndarray]:
+    """Metrics of each test image, `test/KEY` -> (N,), where they are of the weights that the test metrics are of."""
+    found = read_values(entry.folder / "images_test.npz") if entry.folder else {}
+    if found.get("step", math.nan) != entry.value("test/step"):
+        return {}
+    return {f"test/{key}": v for key, v in found.items() if v.ndim == 1 and v.dtype.kind == "f" and len(v) > 1}
 
 
 def settings_of(config: dict) -> dict[str, Any]:

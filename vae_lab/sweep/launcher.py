@@ -1,8 +1,8 @@
 """Hydra's launcher `local`: the loop over the jobs of a sweep, each in a process of its own, and nothing lost."""
 
+import shlex
 import signal
 import sys
-from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
@@ -14,12 +14,14 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from vae_lab.config.help import CONF
 from vae_lab.config.secrets import refuse_written_secrets
 from vae_lab.errors import Preempted, SweepError
 from vae_lab.runs.files import locked
 from vae_lab.runs.signals import heeded
-from vae_lab.sweep.job import Job, append_event, job_folder
-from vae_lab.sweep.processes import Pool, share_out
+from vae_lab.sweep.command_line import study_of
+from vae_lab.sweep.job import Job, append_event, job_folder, read_journal
+from vae_lab.sweep.processes import Machine, Pool
 from vae_lab.sweep.table import REFRESH_SECONDS, SweepTable
 
 
@@ -27,7 +29,7 @@ class LocalLauncher(Launcher):
     """Runs the jobs of a sweep on this machine.
 
     Args:
-        n_jobs: how many at a time, >= 1; None is as many as there are slots, see `share_out`.
+        n_jobs: how many at a time, >= 1; None is as many as there is room for, see `Machine`.
         jobs_per_device: how many share a GPU, >= 1.
         on_failure: "continue" with the other jobs, or "stop": start no more.
 
@@ -41,7 +43,7 @@ class LocalLauncher(Launcher):
                 raise ValueError(f"sweep.{key} must be a whole number >= 1, got {value!r}")
         if on_failure not in ("continue", "stop"):
             raise ValueError(f"sweep.on_failure must be continue or stop, got {on_failure!r}")
-        self.n_jobs, self.jobs_per_device, self.on_failure = n_jobs, jobs_per_device, on_failure
+        self.machine, self.on_failure = Machine(n_jobs, jobs_per_device), on_failure
         self.jobs: list[Job] = []  # of all launches: a search has several
         self.numbers: Sequence[int] = ()  # of the jobs of the next launch, where a search knows better than Hydra
 
@@ -53,8 +55,8 @@ class LocalLauncher(Launcher):
         self.config = config
         self.folder = Path(config.hydra.sweep.dir).resolve()
         self.is_grid = config.hydra.sweeper._target_.endswith(".BasicSweeper")  # else a search, of several launches
-        self.pool = Pool(share_out(config.trainer, self.n_jobs, self.jobs_per_device))
-        self.room = len(self.pool.free)  # how many jobs run at the same time
+        self.pool = Pool()
+        self.room = len(self.machine.slots(config.trainer))  # how many jobs of a search run at the same time
         sweeper = config.hydra.sweeper
         self.table = SweepTable(self.folder, self.jobs, sweeper.get("n_trials"), not sweeper.get("metrics"))
         # Hydra's sweeper composes every job to check it, a tenth of a second each: once is enough.
@@ -97,6 +99,7 @@ class LocalLauncher(Launcher):
         with locked(self.folder / ".lock"):
             previous = {number: signal.signal(number, hear) for number in heeded()}
             try:
+                self._tell_of_others(jobs)
                 append_event(self.folder, "sweep", arguments=sys.argv[1:], jobs=len(jobs))
                 with self.table if self.is_grid else nullcontext():  # that of a search is open until its end
                     self._run(jobs, asked)
@@ -114,22 +117,37 @@ class LocalLauncher(Launcher):
         return [returned(job) for job in order]
 
     def _run(self, jobs: list[Job], asked: list[int]) -> None:
-        pending = deque(jobs)
+        pending = list(jobs)
         while pending or self.pool.running:
             if asked or (self.on_failure == "stop" and any(job.state == "failed" for job in jobs)):
                 pending.clear()
-            if pending and self.pool.free:
-                job = pending.popleft()
+            free = (
+                (job, slot) for job in pending if (slot := self.machine.room(job.config.trainer, self.pool.at_work))
+            )
+            job, slot = next(free, (None, None))  # the first one that there is room for now
+            if job and slot:
+                pending.remove(job)
                 if not job.is_done():  # else it is skipped
                     append_event(self.folder, "start", job=job.number, folder=job.folder.name, overrides=job.overrides)
-                    self.pool.start(job)
+                    self.pool.start(job, slot)
                 self.table.tell(job)
-            for job, exit_code in self.pool.ended(0 if pending and self.pool.free else REFRESH_SECONDS):
-                job.end(exit_code)
-                ended = {"state": job.state, "reason": job.reason, "seconds": round(job.seconds, 3)}
-                append_event(self.folder, "end", job=job.number, folder=job.folder.name, exit_code=exit_code, **ended)
-                self.table.tell(job)
+            for ended, exit_code in self.pool.ended(0 if job else REFRESH_SECONDS):
+                ended.end(exit_code)
+                said = {"state": ended.state, "reason": ended.reason, "seconds": round(ended.seconds, 3)}
+                where = {"job": ended.number, "folder": ended.folder.name, "exit_code": exit_code}
+                append_event(self.folder, "end", **where, **said)
+                self.table.tell(ended)
             self.table.update()
+
+    def _tell_of_others(self, jobs: list[Job]) -> None:
+        """Say it if the folder also holds the jobs of another study, which stay."""
+        before = [event["arguments"] for event in read_journal(self.folder) if event["event"] == "sweep"][-1:]
+        if not before or self.config.sweep.longer or study_of(before[0], CONF) == study_of(sys.argv[1:], CONF):
+            return
+        known = {job.folder for job in self.jobs}
+        if others := [path for path in self.folder.glob("*/status.json") if path.parent not in known]:
+            given = shlex.join(a for a in before[0] if not a.startswith("sweep.default_name="))
+            self.table.say(f"{self.folder} also holds another study, vae-lab {given}: {len(others)} jobs, which stay")
 
     def _place(self, job: Job) -> None:
         """Compose a job's config, which says where its folder is; `ValueError` if it wants another sweep."""

@@ -110,6 +110,10 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Search with the overrides of the command; `SweepError` if too many trials failed, or none was completed."""
+        if self.config.sweep.longer:
+            raise ValueError(
+                "a search cannot go on to other limits of training: its study holds what its trials came to"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
         given = self.parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])

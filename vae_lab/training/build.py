@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from vae_lab.data.batches import Batch, ImageData
 from vae_lab.errors import one_line
 from vae_lab.loggers.guarded import GuardedLogger
 from vae_lab.loggers.wandb import WandbLogger
+from vae_lab.models.networks.conditional import ConditionalEncoder
 from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context, Stage
@@ -39,6 +41,13 @@ from vae_lab.training.module import LitVAE, example_labels
 log = logging.getLogger(__name__)
 # Arguments of the Trainer that Lightning refuses where it does not optimize by itself: `LitVAE` does what they say.
 OURS = {"accumulate_grad_batches": 1, "gradient_clip_val": None, "gradient_clip_algorithm": None}
+TRAINED = {  # the parts of a model, and what to choose where an objective does not train one
+    "encoder": "choose posterior=none, which has none",
+    "posterior": "choose posterior=gaussian",
+    "prior": "choose prior=standard_normal, which learns nothing",
+    "decoder": "choose another objective",
+    "likelihood": "choose a loss that learns nothing, such as loss=mse",
+}
 READERS = {"dataset": ImageData}  # whose keys are arguments of these classes, see `check_settings`
 
 
@@ -74,6 +83,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         if folder is not None and not Path(folder).resolve().is_relative_to(Path(cfg.run_dir).resolve()):
             raise ValueError(f"logger.{name} must write into the run folder, got {folder}; leave save_dir=${{run_dir}}")
     check_callbacks(cfg, callbacks, lit)
+    check_trained(lit)
     for name, logger in loggers.items():
         if isinstance(logger, WandbLogger):
             logger.check()  # and it sees to it itself that it cannot fail the run
@@ -170,6 +180,9 @@ def check_weights(cfg: DictConfig, vae: VAE) -> None:
             )
         if vae.prior is None:
             log.warning("loss.%s=%s has no effect: a deterministic posterior has no KL", key, cfg.loss[key])
+        elif hasattr(vae.posterior, "num_codes"):
+            words = "loss.%s=%s has no effect: the KL of codes is a constant, log K for each"
+            log.warning(words, key, cfg.loss[key])
 
 
 def build_objective(cfg: DictConfig, vae: VAE) -> nn.Module:
@@ -183,9 +196,15 @@ def build_objective(cfg: DictConfig, vae: VAE) -> nn.Module:
     if "adversary" in settings:
         judges = getattr(check_target("objective", cfg.objective._target_), "judges", "images")
         image_shape = vae.image_shape if judges == "images" else (math.prod(vae.latent_shape), 1, 1)
-        given = {"image_shape": image_shape, "out_features": 1}
+        sees_labels = bool(vae.num_classes) and judges == "images"  # then they are one more channel
+        given = {"image_shape": (image_shape[0] + sees_labels, *image_shape[1:]), "out_features": 1}
         adversary = OmegaConf.create(settings.pop("adversary"))
-        networks["adversary"] = instantiate(adversary, "objective.adversary", **given)
+        try:
+            networks["adversary"] = instantiate(adversary, "objective.adversary", **given)
+        except ValueError as error:  # networks are used to be the model's
+            raise ValueError(re.sub(r"^model\.", "objective.adversary.", str(error))) from error
+        if sees_labels:
+            networks["adversary"] = ConditionalEncoder(networks["adversary"], vae.num_classes, image_shape[1:])
     objective = instantiate(OmegaConf.create(settings), "objective", **networks)
     if not isinstance(objective, nn.Module):
         raise ValueError(f"objective must be a torch.nn.Module, got {type(objective).__name__}")
@@ -200,8 +219,9 @@ def check_needs(key: str, part: object, vae: VAE) -> None:
         ValueError: naming the part and what is missing.
     """
     has_density = getattr(vae.posterior, "has_density", False)
+    differ = has_density and not hasattr(vae.posterior, "num_codes")
     kinds = {  # of q, and how a message calls them
-        "density": (has_density, "a posterior with a density"),
+        "density": (differ, "a posterior with a density, whose samples differ"),
         "diagonal": (getattr(vae.posterior, "diagonal", False), "a posterior that is a diagonal Gaussian"),
         "point": (not has_density, "a posterior that is a point, such as deterministic"),
     }
@@ -318,6 +338,30 @@ def tried(lit: LitVAE, failed: str) -> Iterator[None]:
         parts = (lit.objective, lit.vae.posterior, lit.vae.likelihood, lit.vae.encoder, lit.vae.decoder)
         names = ", ".join(type(part).__name__ for part in parts if part is not None)
         raise ValueError(f"the model of {names} {failed}: {one_line(error)}") from error
+
+
+def check_trained(lit: LitVAE) -> None:
+    """Refuse a part of which the objective trains no parameter, found by the gradient at two black images.
+
+    Raises:
+        ValueError: naming the part, and what to choose instead.
+    """
+    vae, objective, name = lit.vae, lit.objective, type(lit.objective).__name__
+    batch = Batch(torch.zeros(2, *vae.image_shape), *example_labels(vae))
+    named = {key: parameter for key, parameter in vae.named_parameters() if parameter.requires_grad}
+    before = [(buffer, buffer.clone()) for buffer in lit.buffers()]
+    with torch.random.fork_rng(devices=[]):
+        loss = objective(vae, batch, Context(0, 1, "train"))["loss"]
+    gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True) if loss.requires_grad else ()
+    for buffer, value in before:  # of running statistics
+        buffer.copy_(value)
+    trained = [key for key, gradient in zip(named, gradients, strict=False) if gradient is not None]
+    for part, remedy in TRAINED.items():
+        if not any(key.startswith(f"{part}.") for key in trained) and any(key.startswith(f"{part}.") for key in named):
+            kind = type(getattr(vae, part)).__name__
+            raise ValueError(f"objective: {name} never trains the {part}, {kind}; {remedy}")
+    if untrained := sorted(named.keys() - trained):
+        log.info("%s never trains %s", name, ", ".join(untrained))
 
 
 def check_callbacks(cfg: DictConfig, callbacks: dict[str, Callback], lit: LitVAE) -> None:

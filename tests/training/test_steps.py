@@ -1,0 +1,128 @@
+"""Several optimizer steps in one execution: nothing that a run computes or records depends on their number."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command import record
+from lightning.pytorch import Callback
+
+from vae_lab.runs.signals import Preemption
+from vae_lab.training.build import build
+from vae_lab.training.steps import Steps, why_eager
+from vae_lab.training.train import fit, quiet_lightning, train
+
+LONG = ["trainer.limit_train_batches=11", "trainer.log_every_n_steps=2", "trainer.limit_val_batches=1"]
+RUNS = {
+    "plain": ["dataset.binarize=dynamic", "dataset.flip=true"],
+    "accumulated": ["trainer.accumulate_grad_batches=3", "optimizer/schedule=cosine", "trainer.gradient_clip_val=0.1"],
+    "validated within": ["trainer.val_check_interval=4", "trainer.max_steps=17"],
+    "validated across": ["trainer.val_check_interval=7", "trainer.check_val_every_n_epoch=null"],
+    "stopped early": ["callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optimizer.lr=1",
+                      "trainer.max_epochs=5", "callbacks.gallery=null", "callbacks.summary=null"],
+    "bf16": ["trainer.precision=bf16-mixed"],
+    "adversarial": ["objective=gan", "posterior=none"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_nothing_depends_on_the_steps_in_an_execution(run, config):
+    records = []
+    for steps in (1, 5, "auto"):
+        cfg = config(*LONG, *RUNS[run], f"trainer.steps_per_execution={steps}", run_dir=f"run_{steps}")
+        train(cfg)
+        records.append(record(Path(cfg.run_dir)))
+    assert records[0] == records[1] == records[2]
+
+
+def test_a_run_continues_within_what_was_an_execution(config):
+    undisturbed = config(*LONG, run_dir="whole")
+    train(undisturbed)
+    cfg = config(*LONG, "trainer.steps_per_execution=4", "trainer.max_steps=7", run_dir="parts")
+    train(cfg)
+    cfg.trainer.max_steps, cfg.trainer.steps_per_execution, cfg.resume = -1, 3, cfg.run_dir
+    train(cfg)
+    hashes = [
+        json.loads((Path(c.run_dir) / "result.json").read_text())["parameters_sha256"] for c in (undisturbed, cfg)
+    ]
+    assert hashes[0] == hashes[1]
+
+
+class Listener(Callback):
+    """Counts what Lightning calls within a step of its own."""
+
+    def __init__(self):
+        self.norms, self.calls = [], 0
+
+    def on_before_optimizer_step(self, trainer, lit, optimizer):
+        self.norms.append(float(torch.stack([p.grad.norm() for p in lit.vae.parameters()]).norm()))
+
+    def on_before_zero_grad(self, trainer, lit, optimizer):
+        self.calls += 1
+
+    def on_after_backward(self, trainer, lit):
+        self.calls += 100
+
+
+class Observer(Callback):
+    """Looks at every batch."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def on_train_batch_end(self, trainer, lit, outputs, batch, batch_idx):
+        self.sizes.append(len(batch.x))
+
+
+def run_with(callback: Callback, cfg) -> Callback:
+    quiet_lightning()
+    with Preemption() as preemption:
+        experiment = build(cfg, preemption)
+        experiment.trainer.callbacks.append(callback)
+        fit(cfg, experiment, None)
+    return callback
+
+
+def test_callbacks_hear_of_every_step(config):
+    listener = run_with(Listener(), config("trainer.steps_per_execution=4", "trainer.limit_train_batches=8"))
+    assert listener.calls == 16 * 101
+    assert len(set(listener.norms)) == 16
+    observer = run_with(Observer(), config("trainer.steps_per_execution=4", run_dir="observed"))
+    assert observer.sizes == [16] * 6  # one batch at a time for a callback that looks at batches
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "all", True])
+def test_a_wrong_number_is_refused(value, config):
+    with pytest.raises(ValueError, match=r"trainer\.steps_per_execution must be "):
+        train(config(f"trainer.steps_per_execution={value}"))
+
+
+def test_a_step_that_cannot_be_a_graph_says_why(config, caplog):
+    caplog.set_level("INFO")
+    train(config("trainer.cuda_graph=true"))
+    assert "no CUDA graph: it needs a GPU" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        ([], None),
+        (["trainer.accumulate_grad_batches=2"], "accumulate_grad_batches=1"),
+        (["optimizer._target_=torch.optim.Adagrad", "~optimizer.betas", "~optimizer.eps", "optimizer.fused=false"],
+         "Adagrad cannot be captured"),
+        (["objective=gan", "posterior=none"], "GAN does not say until when it varies with the step"),
+    ],
+)  # fmt: skip
+def test_what_a_graph_needs(overrides, reason, config):
+    with Preemption() as preemption:
+        experiment = build(config(*overrides), preemption)
+    lit = experiment.lit
+    lit.trainer = experiment.trainer
+    steps = Steps(lit, lit.new_optimizers(), None, lit.accumulate, None, "norm")
+    type(lit).device, before = torch.device("cuda"), type(lit).device  # where it would be
+    try:
+        found = why_eager(steps)
+    finally:
+        type(lit).device = before
+    assert found is None if reason is None else reason in found
