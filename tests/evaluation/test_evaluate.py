@@ -114,7 +114,7 @@ def test_pictures_and_samples_on_demand(run_dir, monkeypatch):
         *("split=all", "split=", "checkpoint=first", "batch_size=0", "batch_size=1e3", "batch_size=true", "samples=-1"),
         *("batch_size=1000000000000000000000000", "samples=1000000000000"),
         *("samples=[1", "pictures=perhaps", "pictures=1", "data_root=", "batch_size=!!python/name:os.system"),
-        *("accelerator=tpu", "accelerator=[1]"),
+        *("accelerator=tpu", "accelerator=[1]", "sampler=flow"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(override):

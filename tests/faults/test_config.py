@@ -186,6 +186,7 @@ COMBINED = {
     "callbacks=early_stopping callbacks.early_stopping.patience=-1": "callbacks.early_stopping.patience must be >= 0",
     "callbacks.checkpoints.monitor=val/los": "callbacks.checkpoints.monitor must be one of ",
     "posterior=deterministic callbacks.checkpoints.monitor=val/elbo": "callbacks.checkpoints.monitor must be one of ",
+    "posterior=deterministic prior=mixture": "prior: vae_lab.models.priors.Mixture has no effect",
     "trainer.max_epochs=-1": "nothing ends the training, got trainer.max_epochs=-1 and trainer.max_steps=-1; set one",
     "trainer.max_epochs=null": "nothing ends the training, got trainer.max_epochs=None and trainer.max_steps=-1; set",
     "trainer.max_epochs=-1 trainer.max_time=00:00:01:00 optimizer/schedule=cosine": "optimizer/schedule=cosine needs",

@@ -166,6 +166,9 @@ def test_an_export_is_written_anew_but_over_no_other_files(make_run, tmp_path):
         with pytest.raises(RunError, match="choose another folder with out=DIR"):
             export_run([str(run_dir), f"out={other}"])
         assert [path.read_text() for path in other.iterdir()] == ['{"architectures": ["Other"]}']
+    with pytest.raises(RunError, match="is a run folder; choose another folder with out=DIR"):
+        export_run([str(run_dir), f"out={run_dir}"])
+    assert (run_dir / "result.json").is_file()
 
 
 def test_an_export_that_was_interrupted_between_its_files_is_not_read(make_run, monkeypatch):

@@ -54,6 +54,7 @@ def test_parts_that_do_not_fit_each_other_are_named():
         names_of_metrics(make_module(Gaussian(), decoded=6))
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("stage", "returned", "message"),
     [

@@ -110,6 +110,8 @@ def evaluate_runs(arguments: list[str]) -> None:
             settings.setdefault("members", []).append(f"{key}={value}")
     if not folders:
         raise ValueError("no run folder given; usage: vae-lab-eval RUN_DIR... [key=value], or --help")
+    if settings["sampler"] != "prior" and not settings["samples"] and "samples_file" not in settings:
+        raise ValueError(f"sampler={settings['sampler']} has no effect without samples=N")
     for key in ("latents", "samples_file"):
         if settings.get(key) and len(folders) > 1:
             raise ValueError(

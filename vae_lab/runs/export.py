@@ -116,6 +116,8 @@ def numbers(result: dict[str, Any], stored: Stored) -> dict[str, float]:
 
 def write_export(folder: Path, facts: dict[str, Any], weights: dict[str, Tensor]) -> None:
     """Write both files, each whole or not at all; between the two, the old and the new do not fit and are not read."""
+    if (folder / ".hydra").exists():  # its result.json is not that of an export
+        raise RunError(f"{folder} is a run folder; choose another folder with out=DIR")
     if (folder / CONFIG).exists() or (folder / WEIGHTS).exists():
         try:
             is_ours = read_json(folder / CONFIG).get("format") == FORMAT

@@ -26,6 +26,7 @@ from vae_lab.errors import one_line
 from vae_lab.loggers.guarded import GuardedLogger
 from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.models.networks.conditional import ConditionalEncoder
+from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context, Stage
 from vae_lab.runs.checkpoints import Checkpoints, DurableCheckpointIO, StopAtSignal
@@ -159,7 +160,14 @@ def check_seed(seed: Any) -> None:
 
 
 def check_weights(cfg: DictConfig, vae: VAE) -> None:
-    """Refuse a weight of the KL that the objective does not take, and say so if there is no KL to weigh."""
+    """Refuse a prior that the model has none of, or a weight of the KL that the objective does not take.
+
+    Where there is no KL to weigh, a warning says so.
+    """
+    name, is_new = cfg.prior._target_, cfg.resume in (None, "auto")
+    if vae.prior is None and is_new and check_target("prior", name) is not StandardNormal:
+        posterior = type(vae.posterior).__name__
+        raise ValueError(f"prior: {name} has no effect, because {posterior} has no prior; leave prior=standard_normal")
     taken = OmegaConf.to_yaml(cfg.objective)
     for key, neutral in (("KLD_weight", 1), ("warmup_steps", 0), ("free_bits", 0)):
         if cfg.loss.get(key, neutral) == neutral:
