@@ -250,6 +250,7 @@ def test_every_option_runs_and_is_stored(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_pair_runs_or_is_refused_in_one_line(monkeypatch):
     _, refused = walk(rows(), monkeypatch, round_trip=False)
     assert [reason for reason in refused.values() if len(reason) > 250 or "\n" in reason] == []
