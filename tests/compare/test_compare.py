@@ -36,6 +36,7 @@ from vae_lab.compare.table import (
     address_of,
     groups_table,
     harmless,
+    images_table,
     runs_csv,
     runs_table,
     to_html,
@@ -90,6 +91,24 @@ def test_runs_without_shared_seeds_are_compared_by_their_means():
     found, expected = difference(first, second), stats.ttest_ind([1, 2, 4], [6, 9, 8, 7], equal_var=False)
     assert not found.is_paired
     assert (found.p, found.ci) == pytest.approx((expected.pvalue, np.ptp(expected.confidence_interval(0.95)) / 2))
+
+
+def test_two_runs_are_compared_image_by_image(tmp_path):
+    """Two models whose values differ by 1 and 2 in turn, on images that differ much more, and one of other weights."""
+    hard = np.random.default_rng(0).normal(100, 30, 50)
+    for name, values, step in (("a", hard, 30), ("b", hard + np.tile([1, 2], 25), 30), ("c", hard, 20)):
+        folder = write_run(tmp_path / name, changes={"latent_dim": ord(name)}, elbo=-100.0 - ord(name))
+        np.savez(folder / "images_test.npz", nll_is5=values.astype(np.float32), step=step)
+        result = json.loads((folder / "result.json").read_text()) | {"test/nll_is5": values.mean(), "test/step": 30}
+        (folder / "result.json").write_text(json.dumps(result))
+    comparison = compare(*find_runs([tmp_path]))
+    (row,) = images_table(comparison).rows
+    # A mean of 50 differences of 1 and 2, whose deviation is 0.505.
+    assert [cell.text for cell in row.cells] == ["test/nll_is5", "2: b", "1: a", "+1.500", "50"]
+    assert row.cells[3].below == "± 0.071"
+    assert "Image by image" in page(comparison)
+    assert "+1.500 ± 0.071" in markdown(comparison)
+    assert "test/nll_is5" in comparison.metrics  # which is shown wherever it was measured
 
 
 def test_two_seeds_are_not_tested():

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from command import TINY
@@ -106,6 +107,48 @@ def test_pictures_and_samples_on_demand(run_dir, monkeypatch):
     (run_dir / "samples" / "mine.png").touch()
     evaluate_runs([str(run_dir), "samples=2"])  # those of before are not of this call
     assert {path.name for path in (run_dir / "samples").iterdir()} == {"000000.png", "000001.png", "mine.png"}
+
+
+def test_more_metrics_and_what_is_left_in_files(run_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("vae_lab.training.classifier.STEPS", 3)
+    before = read_result(run_dir)
+    files = [f"latents={tmp_path / 'codes.npz'}", f"samples={tmp_path / 'samples.npz'}", "num_samples=5"]
+    evaluate_runs([str(run_dir), "metrics=all", "metrics.nll.samples=20", *files, "decode=[[-1, 2.5], [0, 0]]"])
+    result = read_result(run_dir)
+    more = {key.removeprefix("test/") for key in set(result) - set(before) - KEYS}
+    assert {"nll_is20", "fid_digits-cnn_n180", "accuracy_digits-cnn", "psnr", "kl_z0"} <= more
+    assert result["test/nll_is20"] < -result["test/elbo"]  # a tighter bound
+    with np.load(run_dir / "images_test.npz") as values:
+        assert values["nll_is20"].mean() == pytest.approx(result["test/nll_is20"], rel=1e-5)
+        assert values["step"] == result["test/step"]
+    with np.load(tmp_path / "codes.npz") as found:
+        assert found["codes"].shape == (180, 2)
+        assert found["labels"].shape == (180, 1)
+        assert len(set(found["images"])) == 180
+        assert 0.1 < found["scale_factor"] < 10
+    with np.load(tmp_path / "samples.npz") as found:
+        assert found["arr_0"].shape == (5, 8, 8, 1)
+        assert found["arr_0"].dtype == np.uint8
+        assert found["latents"].shape == (5, 2)
+    assert (run_dir / "pictures" / "decoded.png").exists()
+    # The classifier is read again, not trained; options are named one by one; the values of earlier calls are kept.
+    monkeypatch.setattr("vae_lab.training.classifier.STEPS", None)
+    evaluate_runs([str(run_dir), "metrics=samples,nll", "metrics.nll.samples=3", "decode=4"])
+    again = read_result(run_dir)
+    assert again["test/fid_digits-cnn_n180"] == result["test/fid_digits-cnn_n180"]
+    with np.load(run_dir / "images_test.npz") as values:
+        assert {"nll_is20", "nll_is3"} <= set(values)
+    for wrong, message in (
+        ("metrics=fid", "metrics must be all or some of default, .*, got fid"),
+        ("metrics.nll.samples=5", "there is no metrics.nll.samples; the metrics are terms, "),
+        ("decode=[[1, 2, 3]]", "decode must be 1 to 1000 points of 2 finite numbers"),
+        ("decode=none.npz", "decode=none.npz cannot be read"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate_runs([str(run_dir), wrong])
+    with pytest.raises(ValueError, match="samples=s.npz is one file, for one run, got 2"):
+        evaluate_runs([str(run_dir), str(run_dir), "samples=s.npz"])
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def read_points(vae: VAE, data: ImageData, points: str) -> Tensor:
         z = torch.as_tensor(np.asarray(value, dtype=np.float32))
     except (TypeError, ValueError):
         z = torch.empty(0)
-    if z.ndim < 2 or z[0].numel() != math.prod(shape) or not 1 <= len(z) <= MAX_POINTS or not z.isfinite().all():
+    if z.ndim < 2 or not 1 <= len(z) <= MAX_POINTS or z[0].numel() != math.prod(shape) or not z.isfinite().all():
         size = " x ".join(map(str, shape))
         raise ValueError(
             f"decode must be 1 to {MAX_POINTS} points of {size} finite numbers, as [[0, 1], [2, 3]] are two, a .npy or "
