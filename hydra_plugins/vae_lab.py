@@ -3,7 +3,7 @@
 from vae_lab.sweep import launcher, search
 
 
-class LocalLauncher(launcher.LocalLauncher):
+class SweepLauncher(launcher.SweepLauncher):
     """Each job of a sweep in a process of its own."""
 
 

@@ -8,6 +8,7 @@ import torch
 from composed import composed
 
 torch.set_num_threads(1)  # the tests run side by side
+os.fsync = lambda descriptor: None  # milliseconds each, against the loss of power alone: kills lose no page
 REPOSITORY = Path(__file__).parent.parent
 
 # A tiny experiment: two epochs of three batches on the bundled digits, nothing on the side.

@@ -18,6 +18,7 @@ ROOMS = {  # each with the rooms it may import; it may import what those may, to
     "evaluation": ("training", "runs", "metrics"),
     "sweep": ("config", "runs", "training"),
     "compare": ("config", "runs", "metrics.catalogue"),
+    "reproduce": ("training", "evaluation"),
 }
 # A file that may import more: a strip of images is drawn by the model, so that torch comes with it.
 MORE = {"compare/images.py": ("data", "training", "evaluation")}

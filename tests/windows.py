@@ -1,4 +1,4 @@
-"""A machine without what only POSIX has, as our modules see it: `python -m windows main model=mlp ...`.
+"""A machine without what only POSIX has, as our modules see it: `python -m windows main seed=1 then main resume=X`.
 
 What our code imports lacks the modules, functions and signals that Windows has not, and processes are spawned, never
 forked. Other packages see the machine as it is: they have their own code for Windows. A spawned process imports this
@@ -36,10 +36,10 @@ FUNCTIONS = {
 }
 
 
-def on_windows(entry: str, *arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Run one of our commands to its end on such a machine; `entry` is its function in `vae_lab.__main__`."""
-    variables = {"PYTHONPATH": str(Path(__file__).parent)} | environment
-    return finish(start(entry, *arguments, cwd=cwd, module="windows", env=variables))
+def on_windows(*commands: list[str], cwd: Path) -> subprocess.CompletedProcess:
+    """Run some of our commands, one after the other, on such a machine; each begins with its function in `__main__`."""
+    arguments = [word for command in commands for word in (*command, "then")][:-1]
+    return finish(start(*arguments, cwd=cwd, module="windows", env={"PYTHONPATH": str(Path(__file__).parent)}))
 
 
 def open_file(path, flags, mode=0o777, **kwargs):
@@ -93,5 +93,9 @@ if __name__ in ("__main__", "__mp_main__"):
 if __name__ == "__main__":
     from vae_lab import __main__ as commands
 
-    entry = sys.argv.pop(1)
-    getattr(commands, entry)()
+    words = sys.argv[1:]
+    while words:
+        end = words.index("then") if "then" in words else len(words)
+        sys.argv[1:] = words[1:end]
+        getattr(commands, words[0])()
+        words = words[end + 1 :]

@@ -2,22 +2,29 @@
 
 Nothing here imports torch, so that `--help`, `--cfg` and completion answer at once.
 """
+# ruff: noqa: E402 - the imports are to be interrupted quietly
 
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import uuid
 from contextlib import nullcontext
 
 os.environ["MPLBACKEND"] = "agg"  # whatever a notebook hands on: torchmetrics imports matplotlib, which would refuse it
+# Ctrl-C while this file imports, which takes a second: nothing has begun, and a traceback would say nothing.
+on_interrupt = signal.getsignal(signal.SIGINT)
+is_ours = on_interrupt is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+if is_ours:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.config.arguments import expand_home
+from vae_lab.config.arguments import expand_home, flags_last
 from vae_lab.config.explain import refuse_flags
 from vae_lab.config.help import CONF, help_text
 from vae_lab.config.secrets import refuse_secrets
@@ -28,6 +35,8 @@ from vae_lab.runs.resume import continue_if_begun, resume_arguments
 from vae_lab.sweep.command_line import sweep_arguments
 from vae_lab.sweep.job import job_folder
 
+if is_ours:
+    signal.signal(signal.SIGINT, on_interrupt)
 # A suffix for folder names: two runs that start in the same second must not share one.
 OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
@@ -44,7 +53,8 @@ def run() -> None:
         return
     refuse_secrets(sys.argv[1:])
     refuse_flags(sys.argv[1:])
-    sys.argv[1:] = sweep_arguments(resume_arguments(list(map(expand_home, sys.argv[1:])), CONF), CONF)
+    arguments = flags_last([expand_home(argument) for argument in sys.argv[1:]])
+    sys.argv[1:] = sweep_arguments(resume_arguments(arguments, CONF), CONF)
     failures: list[Exception] = []  # of a single run, kept from Hydra, which would print a line of its own before ours
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -116,12 +126,30 @@ def export() -> None:
     export_run(sys.argv[1:])
 
 
+@one_line_errors()
+def reproduce() -> None:
+    """Run `vae-lab-reproduce`."""
+    from vae_lab.reproduce.command import reproduce_targets
+
+    reproduce_targets(sys.argv[1:])
+
+
+@one_line_errors()
+def list_() -> None:
+    """Run `vae-lab-ls`."""
+    from vae_lab.sweep.listing import list_runs
+
+    list_runs(sys.argv[1:])
+
+
 HELP = {"--help", "-h"}
 # The words of `vae-lab`: what they run, what they take, what they do.
 COMMANDS = {
     "eval": (evaluate, "RUN_DIR... [key=value]", "metrics on the test split"),
     "compare": (compare, "DIR... [key=value]", "runs and sweeps as a table and a report"),
     "export": (export, "RUN_DIR [key=value]", "the model as two files to share"),
+    "reproduce": (reproduce, "NAME... [key=value]", "published numbers: train, measure, PASS or FAIL"),
+    "ls": (list_, "[DIR...] [key=value]", "runs and sweeps: their states, best values, places"),
 }
 
 

@@ -44,6 +44,13 @@ class Preempted(SystemExit):
     code: int
 
 
+def printable(text: object) -> str:
+    """Text with what cannot be shown, such as a line break in the name of a file, as its escape."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(text))
+
+
 def one_line(error: BaseException) -> str:
-    """What an exception says, on one line; its name where it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """What an exception says, on one line; its name where it says nothing, or only a key."""
+    said = str(error).partition("\nOriginal Traceback")[0]  # which torch adds to what a worker raised
+    name, text = type(error).__name__, " ".join(said.split())
+    return f"{name}: {text}" if text and isinstance(error, LookupError) else text or name

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_lab.config.arguments import expand_home, read_arguments
+from vae_lab.config.arguments import expand_home, flags_last, read_arguments
 
 DEFAULTS = {"sort": None, "by": None, "open": False, "images": True, "most": 12, "kind": "sd"}
 ALLOWED = {"most": range(1, 100), "kind": ("sd", "ci")}
@@ -65,3 +65,17 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
         assert expand_home(argument) == argument.partition("~")[0] + "/home/me" + end
     for argument in ("~trainer.max_time", "data_root=/a~/b", "data_root=a~", "data_root=~other/pics"):
         assert expand_home(argument) == argument
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        ("seed=1 -m lr=1,2", "seed=1 lr=1,2 -m"),
+        ("-m --config-dir own model=mlp ~trainer.max_time", "model=mlp ~trainer.max_time -m --config-dir own"),
+        ("seed=1 --config-dir=own model=mlp", "seed=1 model=mlp --config-dir=own"),
+        ("--cfg job seed=1", "seed=1 --cfg job"),
+        ("-m word seed=1", "word seed=1 -m"),
+    ],
+)
+def test_flags_may_stand_between_settings(typed, given):
+    assert " ".join(flags_last(typed.split())) == given

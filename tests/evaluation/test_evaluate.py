@@ -13,6 +13,7 @@ from command import TINY
 from omegaconf import OmegaConf
 
 from vae_lab.__main__ import main
+from vae_lab.compare.runs import find_runs
 from vae_lab.errors import DataError, OutOfMemoryError, Preempted, RunError
 from vae_lab.evaluation.evaluate import DEFAULTS, evaluate, evaluate_runs
 from vae_lab.runs.trained import load_run
@@ -60,6 +61,17 @@ def test_test_metrics_are_added_to_the_result(run_dir, capsys):
     assert "test/elbo" in capsys.readouterr().out
 
 
+def test_values_of_the_last_weights_beside_those_of_the_best_are_told(run_dir, capsys):
+    told = "test/ is of the last weights"
+    evaluate_runs([str(run_dir), "checkpoint=last"])
+    assert told not in capsys.readouterr().out  # which are the best ones here
+    path, result = run_dir / "result.json", read_result(run_dir)
+    path.write_text(json.dumps({**result, "best_step": 1}))
+    assert find_runs([run_dir])[1] == ["test/ is of the last weights, val/ of the best ones: run."]
+    evaluate_runs([str(run_dir), "checkpoint=last"])
+    assert f"{told} (step 2), val/ of the best ones (step 1)" in capsys.readouterr().out
+
+
 def test_the_mse_is_that_of_the_posterior_mean_over_the_whole_split(run_dir):
     evaluate_runs([str(run_dir), "batch_size=7"])
     vae, cfg = load_run(run_dir)
@@ -91,6 +103,9 @@ def test_pictures_and_samples_on_demand(run_dir, monkeypatch):
     monkeypatch.setattr("vae_lab.evaluation.evaluate.CHUNK", 2)  # many are drawn in parts
     evaluate_runs([str(run_dir), "samples=5"])
     assert {path.name: path.read_bytes() for path in (run_dir / "samples").iterdir()} == before
+    (run_dir / "samples" / "mine.png").touch()
+    evaluate_runs([str(run_dir), "samples=2"])  # those of before are not of this call
+    assert {path.name for path in (run_dir / "samples").iterdir()} == {"000000.png", "000001.png", "mine.png"}
 
 
 @pytest.mark.parametrize(

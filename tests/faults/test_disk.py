@@ -24,6 +24,7 @@ from vae_lab.evaluation.pictures import write_png
 from vae_lab.runs.checkpoints import DurableCheckpointIO, load_checkpoint
 from vae_lab.runs.files import locked
 from vae_lab.runs.metrics_file import MetricsFile
+from vae_lab.runs.process import RANKS
 from vae_lab.training.module import LitVAE
 from vae_lab.training.train import train
 
@@ -251,9 +252,11 @@ def test_h5_leftovers_of_dead_processes_are_cleared_and_those_of_live_ones_stay(
 
 @pytest.mark.slow
 def test_d5_runs_that_start_in_the_same_instant_have_folders_of_their_own(tmp_path):
-    tiny = ["logger=none", "callbacks.gallery=null", "trainer=cpu", "trainer.max_steps=1", "model.hidden_dims=[4]"]
-    processes = [start(*tiny, cwd=tmp_path) for _ in range(2)]
+    """Whatever ranks a launcher gave them."""
+    ranks = dict.fromkeys(RANKS, "1") | {"LOCAL_RANK": "abc", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"}
+    processes = [start(*TINY, cwd=tmp_path, env=ranks | {"TORCHELASTIC_RUN_ID": "1"}) for _ in range(2)]
     assert [finish(process).returncode for process in processes] == [0] * 2
     folders = list(tmp_path.glob("outputs/*/*"))
     assert len(folders) == 2
+    assert all((folder / "result.json").exists() for folder in folders)
     assert {status(folder)["pid"] for folder in folders} == {process.pid for process in processes}

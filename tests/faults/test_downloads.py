@@ -115,7 +115,7 @@ def test_b2_the_next_mirror_is_tried(server, tmp_path):
 def test_b2_a_server_that_is_not_there(server, tmp_path):
     with serving() as gone:
         pass
-    with pytest.raises(DataError, match="URLError: .*refused"):
+    with pytest.raises(DataError, match="refused"):
         fetch(gone, tmp_path / "new" / "file", "good")
     assert files(tmp_path) == []
 

@@ -111,21 +111,14 @@ def read_all(descriptor: int, timeout: float) -> str:
     raise TimeoutError(content.decode())
 
 
-HOMES = {
-    "netrc": (".netrc", b"\x00\xffmachine machine password\n'"),
-    "settings": (".config/wandb/settings", b"[default\n\xff\x00 = [[ = base_url\nmode = 7"),
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [*HOMES, "home cannot be written"])
-def test_e1_a_damaged_home(tmp_path, monkeypatch, caplog, patient, how):
-    if how in HOMES:
-        path = tmp_path / "home" / HOMES[how][0]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(HOMES[how][1])
-    else:
-        monkeypatch.setenv("HOME", "/proc/nobody")
+@pytest.mark.parametrize("how", ["damaged", "not to be written"])
+def test_e1_a_home_that_is_of_no_use(tmp_path, monkeypatch, caplog, patient, how):
+    home = tmp_path / "home"
+    (home / ".netrc").write_bytes(b"\x00\xffmachine machine password\n'")
+    (home / ".config/wandb").mkdir(parents=True)
+    (home / ".config/wandb/settings").write_bytes(b"[default\n\xff\x00 = [[ = base_url\nmode = 7")
+    monkeypatch.setenv("HOME", str(home) if how == "damaged" else "/proc/nobody")
     log_two(tmp_path / "run")
     (line,) = said(caplog)
     assert "upload with: wandb sync" in line
@@ -137,7 +130,7 @@ def test_e1_a_damaged_home(tmp_path, monkeypatch, caplog, patient, how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["refused", "black hole", "hang", "unauthorized", "html"])
+@pytest.mark.parametrize("kind", ["refused", "black hole", "unauthorized", "html"])
 def test_e2_without_a_server_the_run_is_kept_offline(tmp_path, monkeypatch, caplog, patient, kind):
     with outage(kind) as url:
         go_online(monkeypatch, url)
@@ -150,7 +143,7 @@ def test_e2_without_a_server_the_run_is_kept_offline(tmp_path, monkeypatch, capl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["hang", "reset", "html"])
+@pytest.mark.parametrize("kind", ["hang", "reset"])
 def test_e2_after_the_server_dies_the_run_is_kept_on_disk(tmp_path, monkeypatch, caplog, patient, kind):
     with WandbServer(after_start=kind) as server:
         go_online(monkeypatch, server.url)
@@ -225,18 +218,18 @@ GARBAGE = {
         "WANDB_SERVICE": "3-1-tcp-localhost-1",
         "WANDB_DISABLED": "perhaps",
         "WANDB_TAGS": ",,",
+        **dict.fromkeys(
+            ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "TMPDIR", "NETRC", "WANDB_IDENTITY_TOKEN_FILE"),
+            "/proc/nowhere",
+        ),
     },
-    "folders": dict.fromkeys(
-        ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "TMPDIR", "NETRC", "WANDB_IDENTITY_TOKEN_FILE"),
-        "/proc/nowhere",
-    ),
     "places": {
         "WANDB_ENTITY": "an entity / with ? odd # characters",
         "WANDB_BASE_URL": "not-a-url",
         "HTTP_PROXY": "nonsense:::",
         "HTTPS_PROXY": "http://127.0.0.1:9",
+        "WANDB_API_KEY": "short\nand-broken",
     },
-    "key": {"WANDB_API_KEY": "short\nand-broken"},
     "timeout": {"WANDB_HTTP_TIMEOUT": "soon", "WANDB_API_KEY": KEY},
 }
 
@@ -498,17 +491,16 @@ def test_e4_without_tensorboard_the_run_does_not_start(tmp_path, monkeypatch, co
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ok", "offline"])
-def test_g4_no_secret_of_w_and_b_is_in_any_byte(tmp_path, monkeypatch, caplog, patient, kind):
+def test_g4_no_secret_of_w_and_b_is_in_any_byte(tmp_path, monkeypatch, caplog, patient):
     with WandbServer() as server:
         host = server.url.removeprefix("http://")
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://me:plantedpassword@{host}" if kind == "ok" else server.url)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://me:plantedpassword@{host}")
         monkeypatch.setenv("HTTP_PROXY", "http://me:plantedproxy@127.0.0.1:9")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         netrc = tmp_path / "home" / ".netrc"
         netrc.write_text(f"machine {host}\nlogin user\npassword planted{KEY}\n")
         netrc.chmod(0o600)
-        log_two(tmp_path / "run", init_timeout=2, mode="offline" if kind == "offline" else "auto")
+        log_two(tmp_path / "run", init_timeout=2)
     netrc.unlink()
     assert parts(tmp_path / "run")
     written = [path for path in tmp_path.rglob("*") if path.is_file()]

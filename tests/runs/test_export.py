@@ -187,8 +187,9 @@ def test_an_export_that_was_interrupted_between_its_files_is_not_read(make_run, 
 
 
 def test_the_places_of_an_export_are_the_defaults_of_the_config():
-    dataset = leaves({"dataset": OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / "image_folder.yaml"))})
-    places = {"data_root": OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))["data_root"], **dataset}
+    places = {"data_root": OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))["data_root"]}
+    for name in ("image_folder", "mnist"):  # the cache is of the first, the root of the second has a default
+        places |= leaves({"dataset": OmegaConf.to_container(OmegaConf.load(CONF / "dataset" / f"{name}.yaml"))})
     assert {key: places[key] for key in PLACES} == PLACES
 
 

@@ -1,24 +1,14 @@
-"""What a launcher left in the environment does not make a process one of many."""
+"""What a launcher left in the environment does not make a process one of many; see also `faults/test_disk.py`."""
 
 import os
 
 import pytest
-from command import TINY, status, vae_lab
 
 from vae_lab.__main__ import one_line_errors
 from vae_lab.errors import Preempted
-from vae_lab.runs.process import FIRST, RANKS, forget_ranks, is_first
+from vae_lab.runs.process import FIRST, forget_ranks, is_first
 
 pytestmark = pytest.mark.fault
-
-
-@pytest.mark.slow
-def test_the_ranks_of_a_launcher_change_nothing(tmp_path):
-    launcher = dict.fromkeys(RANKS, "1") | {"LOCAL_RANK": "abc", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"}
-    done = vae_lab(*TINY, "hydra.run.dir=run", cwd=tmp_path, **launcher, TORCHELASTIC_RUN_ID="1")
-    assert done.returncode == 0, done.stderr
-    assert status(tmp_path / "run")["state"] == "completed"
-    assert {".hydra", ".lock", "metrics.jsonl", "result.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
 def test_a_signal_ends_a_first_process_with_its_number_and_a_further_one_with_0(monkeypatch):

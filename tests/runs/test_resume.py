@@ -3,16 +3,17 @@
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from command import EVERYTHING, record, status, vae_lab
+from command import EVERYTHING, record, status
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from vae_lab.__main__ import CONF
+from vae_lab.__main__ import CONF, main
 from vae_lab.config.explain import quote
 from vae_lab.errors import RunError
 from vae_lab.objectives.elbo import ELBO
@@ -31,13 +32,10 @@ LONGER = [
     "optimizer.schedule.warmup_steps=5",
 ]
 VARIANTS = {
-    "workers": ["dataset.num_workers=2"],
-    "accumulate": ["trainer.accumulate_grad_batches=5"],
-    "validate_within_epochs": ["trainer.val_check_interval=5"],
-    "step_schedule": ["optimizer/schedule=step", "optimizer.schedule.step_size=7"],
-    "early_stopping": ["callbacks=early_stopping"],
-    "averaged_weights": ["callbacks=ema", "callbacks.ema.decay=0.9"],
-    "validate_every_other_epoch": ["trainer.check_val_every_n_epoch=2", "trainer.precision=bf16-mixed"],
+    "workers, step schedule": ["dataset.num_workers=2", "optimizer/schedule=step", "optimizer.schedule.step_size=7"],
+    "accumulated, averaged": ["trainer.accumulate_grad_batches=5", "callbacks=ema", "callbacks.ema.decay=0.9"],
+    "validated within epochs": ["trainer.val_check_interval=5", "callbacks=early_stopping"],
+    "validated every other epoch": ["trainer.check_val_every_n_epoch=2", "trainer.precision=bf16-mixed"],
 }
 
 
@@ -66,7 +64,7 @@ def test_kills_change_nothing(variant, config, monkeypatch):
     train(cfg)
     undisturbed = record(Run(cfg.run_dir).folder)
     # In the first batch; within an epoch; at an epoch's end; in validation; in the last epoch.
-    for evaluation in (0, 6, 11, 13, 33):
+    for evaluation in (0, 6, 11, 13, 25):
         folder = f"killed_at_{evaluation}"
         cfg = config(*overrides, tiny=LONGER, run_dir=folder)
         with monkeypatch.context() as context:
@@ -112,7 +110,7 @@ def test_a_run_cannot_go_back(config):
     cfg = config(tiny=LONGER)
     train(cfg)
     cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, 1
-    with pytest.raises(ValueError, match="trainer.max_epochs must be >= 3, where this run is already, got 1"):
+    with pytest.raises(ValueError, match="trainer.max_epochs must be >= 2, where this run is already, got 1"):
         train(cfg)
     assert Run(cfg.run_dir).status["state"] == "completed"
 
@@ -245,14 +243,14 @@ def test_a_damaged_config_or_status_is_named(config):
             resume_arguments([f"resume={folder}"], CONF)
 
 
-@pytest.mark.slow
-def test_a_folder_with_an_odd_name_is_resumed(config):
+def test_a_folder_with_an_odd_name_is_resumed(config, monkeypatch):
     cfg, name = config("trainer.max_epochs=1", tiny=LONGER), "it's a,b=größe"
     parent = Path(cfg.run_dir).parent
     cfg.run_dir = str(parent / name)
     train(cfg)
-    done = vae_lab(f"resume={name}", "trainer.max_epochs=2", "logger=csv", cwd=parent)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(parent)
+    monkeypatch.setattr(sys, "argv", ["vae-lab", f"resume={name}", "trainer.max_epochs=2", "logger=csv"])
+    main()
     assert (parent / name / "csv" / "metrics.csv").exists()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -14,9 +15,10 @@ from rich.console import Console
 from vae_lab.__main__ import CONF
 from vae_lab.errors import RunError
 from vae_lab.runs.folder import Run
+from vae_lab.sweep.clusters import RayPool
 from vae_lab.sweep.command_line import config_flags, sweep_arguments
 from vae_lab.sweep.job import JOURNAL, Job, append_event, identity, job_folder, read_journal
-from vae_lab.sweep.processes import Slot, share_out
+from vae_lab.sweep.processes import Machine, Slot
 from vae_lab.sweep.table import SweepTable
 from vae_lab.training.result import program
 
@@ -170,14 +172,14 @@ def machine(monkeypatch):
 
 def test_the_cores_are_shared_out(machine, monkeypatch):
     machine(8, [])
-    assert share_out(trainer(), None, 1) == [Slot(1, None)] * 8
-    assert share_out(trainer(), 2, 1) == [Slot(4, None)] * 2
-    assert share_out(trainer(), 16, 1) == [Slot(1, None)] * 16
-    assert share_out(trainer(devices=2), None, 1) == [Slot(1, None)] * 4
-    assert share_out(trainer(devices=2), 2, 1) == [Slot(2, None)] * 2
+    assert Machine(None, 1).slots(trainer()) == [Slot(1, None)] * 8
+    assert Machine(2, 1).slots(trainer()) == [Slot(4, None)] * 2
+    assert Machine(16, 1).slots(trainer()) == [Slot(1, None)] * 16
+    assert Machine(None, 1).slots(trainer(devices=2)) == [Slot(1, None)] * 4
+    assert Machine(2, 1).slots(trainer(devices=2)) == [Slot(2, None)] * 2
     for name, value, threads in (("OMP", "3", 3), ("OMP", "2,4", 2), ("OMP", "x", 4), ("MKL", "1", 1)):
         monkeypatch.setenv(f"{name}_NUM_THREADS", value)
-        assert share_out(trainer(), 2, 1) == [Slot(threads, None)] * 2
+        assert Machine(2, 1).slots(trainer()) == [Slot(threads, None)] * 2
 
 
 def test_the_gpus_are_shared_out(machine):
@@ -187,12 +189,38 @@ def test_the_gpus_are_shared_out(machine):
         trainer(devices=2, accelerator="auto"),
         trainer(devices="auto", accelerator="auto"),
     ]
-    assert [slot.device for slot in share_out(gpu[0], None, 1)] == ["0", "1", "3"]
-    assert share_out(gpu[0], None, 2) == [Slot(2, device) for device in ("0", "1", "3") * 2]
-    assert [slot.device for slot in share_out(gpu[0], 4, 1)] == ["0", "1", "3", "0"]
-    assert [slot.device for slot in share_out(gpu[1], None, 1)] == ["0,1"]
-    assert [slot.device for slot in share_out(gpu[2], None, 1)] == ["0,1,3"]
-    assert share_out(trainer(), None, 1) == [Slot(1, None)] * 16
+    assert [slot.device for slot in Machine(None, 1).slots(gpu[0])] == ["0", "1", "3"]
+    assert Machine(None, 2).slots(gpu[0]) == [Slot(2, device) for device in ("0", "1", "3") * 2]
+    assert [slot.device for slot in Machine(4, 1).slots(gpu[0])] == ["0", "1", "3", "0"]
+    assert [slot.device for slot in Machine(None, 1).slots(gpu[1])] == ["0,1"]
+    assert [slot.device for slot in Machine(None, 1).slots(gpu[2])] == ["0,1,3"]
+    assert Machine(None, 1).slots(trainer()) == [Slot(1, None)] * 16
+
+
+def test_a_job_gets_what_its_own_trainer_wants(machine):
+    def fill(n_jobs, jobs_per_device, *trainers) -> list[str | None]:
+        """Where jobs with these trainers run at the same time; a dash waits."""
+        shares, at_work, found = Machine(n_jobs, jobs_per_device), [], []
+        for one in trainers:
+            slot = shares.room(one, at_work)
+            at_work += [(one, slot)] if slot else []
+            found.append(slot.device if slot else "-")
+        return found
+
+    cpu, gpu, two, everything = trainer(), *(trainer(n, "gpu") for n in (1, 2, "auto"))
+    machine(4, ["0", "1", "3"])
+    assert fill(None, 1, gpu, gpu, gpu, gpu) == ["0", "1", "3", "-"]
+    assert fill(None, 2, *[gpu] * 7) == ["0", "1", "3", "0", "1", "3", "-"]  # two jobs on each
+    assert fill(None, 1, gpu, two, gpu) == ["0", "1,3", "-"]
+    assert fill(None, 2, gpu, two, two, two) == ["0", "1,3", "0,1", "-"]
+    assert fill(None, 1, gpu, everything, cpu, gpu) == ["0", "-", None, "1"]  # who waits keeps nobody else waiting
+    assert fill(None, 1, everything, cpu, gpu) == ["0,1,3", None, "-"]
+    assert fill(2, 1, gpu, cpu, gpu) == ["0", None, "-"]
+    assert fill(4, 1, *[gpu] * 5) == ["0", "1", "3", "0", "-"]
+    machine(4, [])
+    assert fill(None, 1, *[cpu] * 5) == [None] * 4 + ["-"]
+    assert fill(None, 1, trainer(2), cpu, trainer(2), cpu, cpu) == [None, None, "-", None, "-"]
+    assert fill(None, 1, trainer(8), cpu) == [None, "-"]
 
 
 def make_job(folder: Path, number: int, **status) -> Job:
@@ -303,3 +331,99 @@ def test_the_table_of_72_jobs_fits_a_small_terminal(tmp_path):
     assert "failed" in text
     assert "72 jobs: 40 completed, 2 running, 1 failed, 29 pending, about 0:" in text
     assert lines[-1] == "best val/loss 60: job 40  model=mlp loss.KLD_weight=5.714 latent_dim=16 seed=40"
+
+
+def test_a_sweep_goes_on_to_more_epochs_in_its_folders(tmp_path):
+    append_event(tmp_path, "sweep", arguments=["-m", "seed=0,1", "trainer.max_epochs=3", "sweep.name=x"])
+    arguments = sweep_arguments([f"resume_sweep={tmp_path}", "trainer.max_epochs=6"], CONF)
+    moved = f"hydra.sweep.dir='{tmp_path}'"
+    assert arguments == ["--multirun", moved, "trainer.max_epochs=6", "sweep.longer=True", "seed=0,1", "sweep.name=x"]
+    append_event(tmp_path, "sweep", arguments=["-m", "trainer.max_epochs=3,4"])
+    with pytest.raises(ValueError, match="trainer.max_epochs is what the sweep varies"):
+        sweep_arguments([f"resume_sweep={tmp_path}", "trainer.max_epochs=6"], CONF)
+
+    begun = composed("seed=3", "trainer.max_epochs=3")
+    folder = tmp_path / f"seed=3_{identity(begun)}"
+    Run(folder).write_config(config=begun)
+    (folder / "status.json").write_text('{"state": "completed"}')
+    (folder / "result.json").write_text('{"epochs": 3, "steps": 9, "best_value": 1.5}')
+    for settings, place, is_done, state, reason in (
+        (["trainer.max_epochs=3"], folder.name, True, "completed", ""),
+        (["trainer.max_epochs=6", "sweep.longer=true"], folder.name, False, "pending", ""),
+        (["trainer.max_steps=20", "sweep.longer=true"], folder.name, False, "pending", ""),
+        (["trainer.max_epochs=2", "sweep.longer=true"], folder.name, True, "failed", "trainer.max_epochs must be >= 3"),
+        (["trainer.max_epochs=6"], None, False, "pending", ""),
+    ):
+        cfg = composed("seed=3", *settings, f"hydra.sweep.dir={tmp_path}", return_hydra_config=True)
+        name = job_folder(["seed=3"], _root_=cfg)
+        assert name == (place or f"seed=3_{identity(cfg)}"), settings
+        job = Job(0, ["seed=3"], set())
+        job.folder, job.config = tmp_path / name, cfg
+        assert job.is_done() == is_done, settings
+        assert job.state == state
+        assert job.reason.startswith(reason)
+
+
+class Ray:
+    """As much of Ray as a sweep needs, with one worker that is lost."""
+
+    class exceptions:  # noqa: N801
+        class RayError(Exception):
+            pass
+
+    def __init__(self, **resources: float):
+        self.resources, self.options_given = resources, []
+
+    def init(self, address, **options):
+        if address != "here":
+            raise ConnectionError("nobody is there")
+
+    def cluster_resources(self):
+        return self.resources
+
+    def remote(self, function):
+        return self
+
+    def options(self, **options):
+        self.options_given.append(options)
+        return type("Task", (), {"remote": staticmethod(lambda call, place, environment: call.config)})
+
+    def wait(self, tasks, timeout):
+        return tasks[:1], tasks[1:]
+
+    def get(self, task):
+        if task == "lost":
+            raise self.exceptions.RayError
+        return 3
+
+
+def test_jobs_on_ray_get_their_share_and_a_lost_worker_is_a_preempted_job(tmp_path, monkeypatch):
+    ray = Ray(CPU=8, GPU=2)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(RunError, match="no Ray cluster answers at hydra.launcher.address=there"):
+        RayPool(None, 1, 2, "there")
+    pool = RayPool(None, 4, 2, "here")
+    gpu, two, cpu = trainer(accelerator="gpu"), trainer(2, "auto"), trainer()
+    assert [pool.gpus(one) for one in (gpu, two, cpu)] == [0.25, 2, 0]
+    assert [pool.most(one) for one in (gpu, two, cpu)] == [4, 1, 4]
+    ray.resources["GPU"] = 0
+    assert pool.gpus(gpu) == 0
+    assert RayPool(3, 1, 2, "here").most(cpu) == 3
+
+    jobs = [make_job(tmp_path, number) for number in range(2)]
+    monkeypatch.setattr("vae_lab.sweep.clusters.JobProcess", lambda *_: type("Call", (), {"config": next(tasks)}))
+    tasks = iter(("lost", "ends"))
+    for job in jobs:
+        pool.start(job, pool.room(cpu))
+    assert {(o["num_cpus"], o["num_gpus"], o["max_retries"]) for o in ray.options_given} == {(2, 0, 3)}
+    assert pool.ended(0) == [(jobs[0], 143)]
+    assert pool.ended(0) == [(jobs[1], 3)]
+    assert pool.ended(0) == []
+    jobs[0].end(143)
+    assert jobs[0].state == "preempted"
+
+
+def test_a_cluster_that_is_not_installed_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"needs the package ray: pip install 'vae_lab\[ray\]'"):
+        RayPool(None, 1, 1, "auto")

@@ -54,6 +54,35 @@ def test_parts_that_do_not_fit_each_other_are_named():
         names_of_metrics(make_module(Gaussian(), decoded=6))
 
 
+@pytest.mark.parametrize(
+    ("stage", "returned", "message"),
+    [
+        ("val", lambda terms: terms["loss"], "got a Tensor"),
+        ("val", lambda terms: float(terms["loss"]), "got a float"),
+        ("val", lambda terms: None, "got a NoneType"),
+        ("val", lambda terms: {}, "got an empty one"),
+        ("val", lambda terms: {"elbo": terms["elbo"], "kl": terms["kl"]}, "got elbo, kl$"),
+        ("val", lambda terms: terms | {"kl": 0.5}, "got 'kl': 0.5"),
+        ("val", lambda terms: terms | {"own": {"kl": terms["kl"]}}, "got 'own': a dict"),
+        ("train", lambda terms: terms | {"loss": terms["loss"].expand(2)}, r"got 'loss': float32 \(2,\)"),
+        ("train", lambda terms: terms | {"loss": terms["loss"].detach()}, "got loss without a gradient"),
+        ("train", lambda terms: terms | {"own": 1 / 0}, "the model of Own, .* cannot be trained, at step 0: division"),
+        ("val", lambda terms: terms["nll"], "the model of Own, .* cannot be evaluated: KeyError: 'nll'"),
+    ],
+)
+def test_an_objective_that_returns_something_else_is_told_what_to_return(stage, returned, message):
+    class Own(ELBO):
+        def forward(self, vae, batch, context):
+            terms = super().forward(vae, batch, context)
+            return returned(terms) if context.stage == stage else terms
+
+    lit = make_module(Gaussian())
+    lit.objective = Own(1, 0, 0)
+    form = "objective: Own must return a flat dict of 0-dim tensors, loss among them, "
+    with pytest.raises(ValueError, match=message if message.startswith("the") else form + message):
+        names_of_metrics(lit)
+
+
 def test_an_own_callback_may_log_what_another_monitors_and_end_the_training():
     lit, stop = make_module(Gaussian()), EarlyStopping("val/distance", check_on_train_epoch_end=False)
     with pytest.raises(ValueError, match=r"callbacks\.stop\.monitor must be one of val/.*, got 'val/distance'"):

@@ -1,5 +1,7 @@
 """Failures inside torch, in the user's terms."""
 
+import signal
+
 import pytest
 
 from vae_lab.errors import OutOfMemoryError, RunError
@@ -42,3 +44,9 @@ def test_what_is_not_known_is_left_as_it_is(error, config):
 def test_what_lightning_calls_misconfigured_is_a_setting(key, config):
     with pytest.raises(ValueError, match=f"increase the `{key}` argument"):
         train(config(f"{key}=0.0001"))
+
+
+def test_a_failure_is_told_where_no_signal_tells_of_dead_workers(monkeypatch, config):
+    monkeypatch.delattr(signal, "SIGCHLD")  # as on Windows
+    with pytest.raises(ValueError, match="the failure"), diagnosed(config()):
+        raise ValueError("the failure")

@@ -3,8 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
-from vae_lab.training.health import Health
+from vae_lab.data.batches import ImageData, Split
+from vae_lab.models.likelihoods import Bernoulli, ContinuousBernoulli, Gaussian
+from vae_lab.training.health import Health, misfits, wrong_share
 
 # The KL and the active units of healthy runs on the digits, a validation an epoch, from the first on.
 SLOW_STARTS = {
@@ -35,6 +39,13 @@ def run(validations, caplog, clamped=(), warmup_steps=0, perplexities=(), **othe
         health.on_validation_end(trainer, lit)
     health.on_run_end(trainer, lit)
     return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize(("steps", "told"), [(50, []), (51, ["loss.warmup_steps=51 is longer than the run"])])
+def test_a_warm_up_that_never_ends_is_told_at_the_start(steps, told, caplog):
+    lit = SimpleNamespace(objective=SimpleNamespace(warmup_steps=steps), schedule=None, total_steps=50)
+    Health().on_train_start(SimpleNamespace(), lit)
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == told
 
 
 @pytest.mark.parametrize("name", SLOW_STARTS)
@@ -87,3 +98,50 @@ def test_a_collapsed_codebook_is_told_with_its_perplexity(perplexities, steps, c
     assert told == [message for message in told if message.startswith("codebook collapse at step ")]
     assert [int(message.split()[4].rstrip(":")) for message in told] == steps
     assert all("perplexity 8 of 512 codes, 500 of them never used" in message for message in told)
+
+
+MISFITS = {
+    "nothing": ({}, None),
+    "a tutorial": ({"kld_weight": 0.765625, "likelihood": Gaussian()}, None),
+    "a tiny weight of an autoencoder": ({"kld_weight": 1e-6}, None),
+    "a mean over pixels": ({"kld_weight": 1 / 64}, "about 1 / pixels, as belongs to a loss that is a mean over pixels"),
+    "a mean over batches": ({"kld_weight": 20 / 100}, "about batch size / images"),
+    "a weight that nothing is worth": ({"kld_weight": 1e4}, "more than the 64 numbers of an image"),
+    "images scaled twice": ({"pixels": 1}, "reach only from 0 to 0.00392 of 1"),
+    "two greys, a density": ({"pixels": 255, "likelihood": ContinuousBernoulli()}, "the pixels are 0 or 1, but"),
+    "two greys, coins": ({"pixels": 255}, None),
+    "batches of one": (
+        {"batch_size": 1, "networks": nn.BatchNorm2d(3)},
+        "batch normalisation with dataset.batch_size=1",
+    ),
+    "batches of one, no norm": ({"batch_size": 1}, None),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_settings_that_do_not_fit_the_images_are_told_before_training(name):
+    changes, told = MISFITS[name]
+    largest = changes.get("pixels", 254)
+    pixels = torch.arange(100 * 64).reshape(100, 1, 8, 8).remainder(2).mul(largest).byte()
+    data = ImageData(None, (1, 8, 8), changes.get("batch_size", 20), "none", False, 0, 0, 0, 0, 0)
+    data.splits = {"train": Split(pixels, torch.zeros(100, 0), torch.arange(100))}
+    vae = nn.ModuleDict({"network": changes.get("networks", nn.Identity())})
+    vae.likelihood = changes.get("likelihood", Bernoulli())
+    lit = SimpleNamespace(vae=vae, objective=SimpleNamespace(kld_weight=changes.get("kld_weight", 1.0)))
+    found = [message % tuple(values) for message, *values in misfits(lit, data)]
+    assert len(found) == (told is not None)
+    assert not told or told in found[0]
+
+
+def test_a_decoder_that_is_sure_of_what_is_wrong():
+    """Half of the pixels are 1; a decoder emits the same logit everywhere."""
+    x = torch.arange(8.0).remainder(2).reshape(2, 1, 2, 2)
+    data = SimpleNamespace(examples=lambda split, num: (x, torch.zeros(2, 0)))
+    for logit, wrong in ((0.0, 0), (-10.0, 0), (20.0, 0.5)):
+        network = nn.Linear(1, 1)
+        vae = SimpleNamespace(
+            likelihood=Bernoulli(), encoder=network, num_classes=(), parameters=network.parameters,
+            encode=lambda x, y: SimpleNamespace(mean=x), decode=lambda z, y, logit=logit: torch.full_like(z, logit),
+        )  # fmt: skip
+        lit = SimpleNamespace(vae=vae, device=torch.device("cpu"))
+        assert wrong_share(lit, SimpleNamespace(datamodule=data)) == wrong

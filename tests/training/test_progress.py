@@ -71,7 +71,7 @@ def test_a_terminal_has_a_bar_and_a_line_of_metrics_that_fit(width, config, monk
     console = Console(file=screen, force_terminal=True, width=width, color_system=None)
     monkeypatch.setattr(progress, "Console", lambda stderr: console)
     monkeypatch.setattr(progress, "REFRESH_SECONDS", 0)
-    cfg = config(PROGRESS, "trainer.max_epochs=2", "trainer.limit_train_batches=20")
+    cfg = config(PROGRESS, "trainer.max_epochs=2", "trainer.limit_train_batches=20", "trainer.steps_per_execution=1")
     told = logging.getLogger("told")
     original = progress.Progress.on_train_epoch_end
 

@@ -9,6 +9,7 @@ import torch
 import vae_lab
 from vae_lab.errors import RunError
 from vae_lab.evaluation.gallery import Gallery
+from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.folder import Run
 from vae_lab.runs.measurements import parameters_sha256
@@ -111,6 +112,32 @@ def test_best_is_kept_when_later_epochs_are_worse(config, monkeypatch):
     assert (read_result(cfg)["best_step"], read_result(cfg)["best_epoch"]) == (3, 1)
     best, last = (vae_lab.load_run(cfg.run_dir, name).vae for name in ("best", "last"))
     assert parameters_sha256(best) != parameters_sha256(last)
+
+
+def test_a_limit_of_time_that_has_passed_is_refused_and_the_same_one_is_not(config):
+    cfg = config("trainer.max_time=00:00:10:00")
+    train(cfg)
+    cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, 3
+    cfg.trainer.max_time = "00:00:00:00"
+    with pytest.raises(
+        ValueError, match="trainer.max_time must be >= 1 s, which this run took so far, got 00:00:00:00"
+    ):
+        train(cfg)
+    cfg.trainer.max_time = "00:00:10:00"
+    train(cfg)
+    assert read_result(cfg)["epochs"] == 3
+
+
+def test_a_tracker_forgets_the_end_of_a_run_that_goes_on(config, monkeypatch):
+    told = []
+    monkeypatch.setattr(WandbLogger, "_tell", lambda self, order, value: told.append((order, value)))
+    cfg = config("logger=wandb")
+    train(cfg)
+    cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, 3
+    train(cfg)
+    first, void, last = (value for order, value in told if order == "summary" and value)
+    assert void == dict.fromkeys(first)
+    assert (first["best_epoch"], last["best_epoch"]) == (2, 3)
 
 
 @pytest.mark.parametrize("overrides", [[], ["trainer.max_steps=2"]], ids=["at an epoch's end", "within an epoch"])

@@ -9,11 +9,21 @@ from pathlib import Path
 from rich.console import Console
 
 from vae_lab.compare.comparison import Comparison, compare, conclusion
-from vae_lab.compare.runs import SWEEP, find_runs
-from vae_lab.compare.table import groups_table, plain, runs_csv, runs_table, to_markdown, to_terminal
+from vae_lab.compare.runs import find_runs
+from vae_lab.compare.table import (
+    IMAGES,
+    groups_table,
+    images_table,
+    plain,
+    runs_csv,
+    runs_table,
+    to_markdown,
+    to_terminal,
+)
 from vae_lab.config.arguments import read_arguments
 from vae_lab.metrics.catalogue import find
 from vae_lab.runs.files import durable_open
+from vae_lab.runs.states import SWEEP
 
 MAX_ROWS = 40  # groups in the terminal
 USAGE = """vae-lab-compare: which settings are better, over seeds; a table here, and a report to open in a browser.
@@ -114,6 +124,9 @@ def print_comparison(comparison: Comparison) -> None:
     more = [f"{len(comparison.groups) - MAX_ROWS} more groups"] if len(comparison.groups) > MAX_ROWS else []
     if more or left:
         console.print(f"in the report: {', '.join([*more, *left])}", style="dim")
+    if (paired := images_table(comparison)).rows:
+        console.print(IMAGES, style="dim")
+        console.print(to_terminal(paired, console, MAX_ROWS)[0])
     if comparison.unfinished:
         unfinished = len(comparison.unfinished)
         if unfinished > MAX_ROWS:
@@ -129,6 +142,8 @@ def markdown(comparison: Comparison) -> str:
     lines += to_markdown(groups_table(comparison))
     units = ", ".join(f"`{metric}` {find(metric).unit}" for metric in comparison.shown if find(metric).unit)
     lines += ["", f"Units: {units}.", "", comparison.method, "", *(f"- {plain(note)}" for note in comparison.notes)]
+    if (paired := images_table(comparison)).rows:
+        lines += ["", "## Image by image", "", IMAGES, "", *to_markdown(paired)]
     if comparison.unfinished:
         lines += ["", "## Not completed", "", *to_markdown(runs_table(comparison, comparison.unfinished))]
     return "\n".join(lines) + "\n"

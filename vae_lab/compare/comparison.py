@@ -21,11 +21,11 @@ from vae_lab.compare.groups import (
 )
 from vae_lab.compare.runs import Entry
 from vae_lab.compare.statistics import MIN_SEEDS
-from vae_lab.metrics.catalogue import find, key_of
+from vae_lab.metrics.catalogue import find, key_of, name_of
 
 # Shown unless metrics are named, where they were measured; the first that all groups can be compared in decides.
-METRICS = ("elbo", "nll", "mse", "reconstruction", "kl", "active_units")
-DECIDING = ("val/nll", "val/elbo", "val/mse", "val/loss")
+METRICS = ("elbo", "nll_isS", "mse", "reconstruction", "kl", "active_units")
+DECIDING = ("val/nll_isS", "val/elbo", "val/mse", "val/loss")
 BOUND = "val/elbo"
 COSTS = ("images_per_second", "train_seconds")
 MAX_CLASSES = 3  # of groups that can be compared, in the conclusion
@@ -124,13 +124,17 @@ def compare(
         group.hidden = set(grouped_by) - set(keys)
     ordered = sorted(entries, key=lambda entry: not entry.is_done)
     known = list(dict.fromkeys(key for entry in ordered for key in entry.metrics))
-    usual = [f"{stage}/{name}" for stage in ("val", "test") for name in METRICS if f"{stage}/{name}" in known]
+
+    def of_kind(*names: str) -> list[str]:
+        return [metric for name in names for metric in known if f"{metric.partition('/')[0]}/{name_of(metric)}" == name]
+
+    usual = of_kind(*(f"{stage}/{name}" for stage in ("val", "test") for name in METRICS))
     shown = [find_name(name, known, "metric", "/") for name in metrics] or usual
     name = (sort or "").removeprefix("-")
     if name:
         name = find_name(name, known, "metric", "/")
     else:
-        name = deciding(groups, [metric for metric in dict.fromkeys((*DECIDING, *shown)) if metric in known])
+        name = deciding(groups, list(dict.fromkeys([*of_kind(*DECIDING), *shown])))
     if name and name not in shown:
         shown = [name, *shown]
     groups = rank(groups, name, True if (sort or "").startswith("-") else None)

@@ -19,7 +19,15 @@ from plotly.offline import get_plotlyjs
 from vae_lab.compare import figures, search
 from vae_lab.compare.comparison import Comparison, conclusion
 from vae_lab.compare.groups import as_text, classes
-from vae_lab.compare.table import MAX_SIDE_BY_SIDE, groups_table, runs_table, settings_table, to_html
+from vae_lab.compare.table import (
+    IMAGES,
+    MAX_SIDE_BY_SIDE,
+    groups_table,
+    images_table,
+    runs_table,
+    settings_table,
+    to_html,
+)
 
 HERE = Path(__file__).parent
 MAX_KEYS = 12  # settings with figures of their own
@@ -101,6 +109,9 @@ def sections(comparison: Comparison, gallery, drawn: list[go.Figure], home: Path
     listed = f'<ul class="notes">{notes}</ul>' if notes else ""
     below = f'{listed}<p class="sub">{escape(comparison.method)}</p>'
     yield "table", "Groups", to_html(groups_table(comparison), "sortable") + below
+
+    paired = images_table(comparison)
+    yield "paired", "Image by image", f"<p>{IMAGES}</p>{to_html(paired, 'sortable')}" if paired.rows else ""
 
     done = [entry for entry in comparison.entries if entry.is_done]
     runs = [*comparison.unfinished, *sorted(done, key=lambda run: -1 if run.trial is None else run.trial)]

@@ -6,9 +6,6 @@ in the files may be a stranger's, or half written: a run that cannot be read is 
 
 import json
 import math
-import os
-import socket
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,17 +13,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vae_lab.config.defaults import complete, defaults_of
 from vae_lab.config.nested import ABSENT, leaves, resolved
 from vae_lab.config.saved import read_plain, saved_config
-from vae_lab.errors import RunError
-from vae_lab.runs.files import is_alive, read_json
+from vae_lab.errors import RunError, printable
+from vae_lab.runs.files import read_json, read_values
 from vae_lab.runs.metrics_file import read_events
+from vae_lab.runs.states import SWEEP, run_folders, state_of
 
-STATES = ("completed", "running", "preempted", "interrupted", "failed")
-SWEEP = "multirun.yaml"  # which Hydra writes into the folder of every sweep
 JOURNAL = "sweep.jsonl"  # in which a sweep says which job is in which folder
-QUIET_SECONDS = 600  # after which a run that should be running is said to be silent
 LOGGED = ("val/", "train/", "step", "epoch", "time")  # what is read of log events
 
 
@@ -51,8 +48,8 @@ class Entry:
     name: str  # of its folder, or of the W&B run
     source: str  # the folder on the command line below which it was found, or the W&B project
     location: str  # its folder, or its address
-    state: str  # one of STATES
-    reason: str = ""  # why it is not completed
+    state: str  # one of `vae_lab.runs.states`
+    reason: str = ""  # why it is not completed, or what it warned of
     settings: dict[str, Any] = field(default_factory=dict)  # leaves of the config by dotted key
     choices: dict[str, str] = field(default_factory=dict)  # the option of every group; empty where no file says
     metrics: dict[str, float] = field(default_factory=dict)  # of result.json; unfinished: of the last validation
@@ -93,7 +90,7 @@ def find_runs(folders: list[Path]) -> tuple[list[Entry], list[str]]:
         folders: each a run, a sweep, or a folder of such.
 
     Returns:
-        The runs in the order of their paths, and notes on sweeps that are not at their end.
+        The runs in the order of their paths, and notes on what they lack.
 
     Raises:
         RunError: if a folder does not exist, or holds no run.
@@ -121,22 +118,18 @@ def find_runs(folders: list[Path]) -> tuple[list[Entry], list[str]]:
         for sweep in dict.fromkeys(map(Path.resolve, sweeps))
         if any(run.is_relative_to(sweep) for run in going)
     ]
+    steps = ([entry.metrics.get(key) for key in ("test/step", "best_step")] for entry in entries)
+    mixed = [
+        entry.name
+        for entry, (tested, best) in zip(entries, steps, strict=True)
+        if None not in (tested, best) and tested != best
+    ]
+    if mixed:
+        notes.append(
+            f"test/ is of the last weights, val/ of the best ones: {', '.join(mixed[:3])}{', ...' * (len(mixed) > 3)}."
+        )
     fill_in(entries)
     return entries, notes
-
-
-def run_folders(top: Path) -> tuple[list[Path], list[Path]]:
-    """The run folders at and below a folder, and the folders of sweeps; links are not followed."""
-    runs, sweeps = [], []
-    for parent, folders, files in os.walk(top):
-        here = Path(parent)
-        if "status.json" in files or (".hydra" in folders and saved_config(here).is_file()):
-            runs.append(here)
-            folders.clear()
-        elif SWEEP in files:
-            sweeps.append(here)
-        folders.sort()
-    return runs, sweeps
 
 
 def trials_of(sweep: Path) -> dict[Path, int]:
@@ -174,28 +167,22 @@ def read_run(folder: Path, source: str) -> Entry:
         entry.choices = own_choices(read_plain(path)) if path.is_file() else {}
         path = folder / "metrics.jsonl"
         entry.epoch, entry.history = history_of(read_events(path, '"step"') if path.is_file() else [])
-        entry.metrics = numbers(read_json(folder / "result.json")) if entry.is_done else entry.history.last
+        result = read_json(folder / "result.json") if entry.is_done else {}
+        entry.metrics = numbers(result) if entry.is_done else entry.history.last
+        if isinstance(told := result.get("warnings"), list):
+            entry.reason = "; ".join(map(str, told))
     except (RunError, ValueError, OSError) as error:
         entry.state, entry.reason, entry.metrics = "failed", str(error), {}
     entry.reason = visible(" ".join(entry.reason.split()))
     return entry
 
 
-def state_of(folder: Path, status: dict) -> tuple[str, str]:
-    """The state and its reason; a run that says it is running may have been killed since."""
-    state, reason = str(status.get("state", "interrupted")), str(status.get("reason", ""))
-    if state not in STATES:
-        return "failed", f"its status.json says {state!r}"
-    if not status:
-        return "interrupted", "there is no status.json"
-    if state != "running":
-        return state, "" if state == "completed" else reason
-    lock = folder / ".lock"
-    owner = lock.read_bytes()[:200].decode(errors="replace").split() if lock.is_file() else []  # process PID on HOST
-    if owner[1:2] and owner[1].isdigit() and owner[3:] == [socket.gethostname()] and not is_alive(int(owner[1])):
-        return "interrupted", f"process {owner[1]} has ended without a word"
-    quiet = time.time() - max((p.stat().st_mtime for p in folder.glob("*.json*")), default=time.time())
-    return "running", f"no sign of it for {quiet / 3600:.1f} hours" if quiet > QUIET_SECONDS else ""
+def image_values(entry: Entry) -> dict[str, np.ndarray]:
+    """Metrics of each test image, `test/KEY` -> (N,), where they are of the weights that the test metrics are of."""
+    found = read_values(entry.folder / "images_test.npz") if entry.folder else {}
+    if found.get("step", math.nan) != entry.value("test/step"):
+        return {}
+    return {f"test/{key}": v for key, v in found.items() if v.ndim == 1 and v.dtype.kind == "f" and len(v) > 1}
 
 
 def settings_of(config: dict) -> dict[str, Any]:
@@ -218,9 +205,7 @@ def visible(value: Any) -> Any:
         return {visible(key): visible(child) for key, child in value.items()}
     if isinstance(value, list | tuple):
         return [visible(child) for child in value]
-    if not isinstance(value, str) or value.isprintable():
-        return value
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in value)
+    return printable(value) if isinstance(value, str) else value
 
 
 def history_of(rows: Iterable[dict]) -> tuple[int | None, History]:

@@ -145,3 +145,13 @@ def compare_with_first(groups: list[Values]) -> list[Difference]:
     tested = [raw for raw in found if not math.isnan(raw.p)]
     p_values = iter(adjust([raw.p for raw in tested], max((raw.n for raw in tested), default=0)))
     return [raw if math.isnan(raw.p) else replace(raw, p=next(p_values)) for raw in found]
+
+
+def image_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """The mean over images of what a run's values exceed another's by, (N,) each, and the standard error of that mean.
+
+    The images are the same, so that what makes one of them hard for both cancels. The error is that of these images,
+    not of seeds: it says which of two models is better, not which setting.
+    """
+    differences = first.astype(float) - second
+    return float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(len(differences))

@@ -16,19 +16,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from vae_lab.compare.comparison import Comparison, first_of
-from vae_lab.compare.groups import Group, as_text, short_texts, shorten
-from vae_lab.compare.runs import Entry
+from vae_lab.compare.groups import Group, as_text, short_texts, shorten, yardstick
+from vae_lab.compare.runs import Entry, image_values
+from vae_lab.compare.statistics import image_difference
 from vae_lab.metrics.catalogue import find, key_of
 
 RECORD = ("trial", "seconds", "commit", "command", "images")  # of a run, in the CSV
 ALWAYS = ("state", "run", "epoch")  # of a run; other columns are left out where no run has them
 MAX_SIDE_BY_SIDE = 40  # groups in the table of settings
+IMAGES = (
+    "One run of each group, image by image. The error is that of these images, not of seeds: it says which of two "
+    "models is better, not which setting."
+)
 STYLES = {"best": "bold", "none": "dim", "failed": "red", "running": "cyan", "preempted": "yellow",
           "interrupted": "yellow"}  # fmt: skip
 
@@ -185,6 +191,33 @@ def runs_table(comparison: Comparison, entries: list[Entry]) -> Table:
     kept = [i for i, (column, _) in enumerate(described)
             if column.title in ALWAYS or any(row.cells[i].text not in ("", "–") for row in rows)]  # fmt: skip
     return some_columns(Table([column for column, _ in described], rows), kept)
+
+
+def images_table(comparison: Comparison) -> Table:
+    """Groups image by image, by the first run of each that has values of images: the difference from the first group.
+
+    Only groups that can be compared in a metric, and have as many images.
+    """
+    rows: list[Row] = []
+    read: dict[Group, tuple[Entry | None, dict[str, np.ndarray]]] = {}
+    for group in comparison.groups:
+        runs = sorted(group.completed, key=lambda run: run.seed if isinstance(run.seed, int) else math.inf)
+        read[group] = next(((run, found) for run in runs if (found := image_values(run))), (None, {}))
+    for metric in sorted({metric for _, found in read.values() for metric in found}):
+        kinds: dict[tuple, list[Group]] = {}
+        for group, (run, found) in read.items():
+            if run and metric in found and np.isfinite(found[metric]).all():
+                kinds.setdefault((yardstick(run, metric), len(found[metric])), []).append(group)
+        for first, *others in kinds.values():
+            for group in others:
+                mean, error = image_difference(read[group][1][metric], read[first][1][metric])
+                digits = max(1 - math.floor(math.log10(error)), 0) if error > 0 else 6
+                text = f"{'+' if mean > 0 else ''}{format_number(mean, digits)}"
+                cells = [Cell(metric), *(Cell(f"{own.number}: {read[own][0].name}") for own in (group, first))]
+                cells += [Cell(text, f"± {format_number(error, digits)}", value=mean)]
+                rows.append(Row([*cells, Cell(f"{len(read[group][1][metric]):,}")], group))
+    heads = [Column("metric"), Column("run"), Column("minus"), Column("difference", "± standard error", "metric")]
+    return Table([*heads, Column("images", kind="count")], rows)
 
 
 def some_columns(table: Table, kept: list[int]) -> Table:

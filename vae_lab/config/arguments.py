@@ -15,6 +15,15 @@ def expand_home(argument: str) -> str:
     return re.sub(r"(?<=[=,])~(?=[/,]|$)", lambda _: str(Path.home()), argument)
 
 
+def flags_last(arguments: list[str]) -> list[str]:
+    """The settings, then the flags, each with the word that belongs to it: Hydra wants all settings together."""
+    flags = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_word = before.startswith("-") and "=" not in before + argument and before not in ("-m", "--multirun")
+        flags.append(argument.startswith("-") or (is_word and not argument.startswith("~")))
+    return [a for last in (False, True) for a, is_flag in zip(arguments, flags, strict=True) if is_flag is last]
+
+
 def read_arguments(
     arguments: list[str],
     defaults: dict[str, Any],

@@ -33,7 +33,7 @@ OWN: dict[str, Any] = {
     **dict.fromkeys(("data_root", "run_dir", "dataset.fit", "sweep.default_name", "sweep.on_failure"), str),
     **dict.fromkeys(("resume", "init", "run_name", "sweep.name", "loss.measure"), str | None),
     **dict.fromkeys(("loss.KLD_weight", "loss.free_bits"), float),
-    **dict.fromkeys(("compile", "find_lr", "model.conditional"), bool),
+    **dict.fromkeys(("compile", "find_lr", "model.conditional", "sweep.longer"), bool),
     "sweep.n_jobs": int | None,
     "sweep.jobs_per_device": int,
     "trainer.precision": Any,  # `mixed` is ours

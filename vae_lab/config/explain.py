@@ -19,7 +19,6 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from vae_lab.config.help import CONF
 from vae_lab.config.nested import ABSENT, lookup, walk
-from vae_lab.config.secrets import redact
 from vae_lab.errors import one_line
 
 # In other programs.
@@ -68,17 +67,12 @@ def setting_names(raw: dict) -> Iterator[str]:
 
 
 def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:
-    """Any exception on one line, without secrets; what Hydra and OmegaConf say in words that need no knowledge of them.
+    """What any exception says, that of Hydra and OmegaConf in words that need no knowledge of them.
 
     Args:
         error: any exception.
         arguments: of the command line.
     """
-    return redact(" ".join(in_our_words(error, arguments).split()))
-
-
-def in_our_words(error: BaseException, arguments: Sequence[str]) -> str:
-    """As `explain`, on any number of lines."""
     cause = error.__cause__
     if isinstance(error, InstantiationException) and isinstance(cause, ValueError):
         return str(cause)  # of a launcher or a sweeper; it names its key

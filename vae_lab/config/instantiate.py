@@ -131,15 +131,13 @@ def build_vae(cfg: DictConfig) -> VAE:
             raise ValueError(f"{key} must be a class with params_per_{size}, got {type(part).__name__}")
     num_params = cfg.latent_dim * posterior.params_per_latent + getattr(posterior, "params_per_image", 0)
     labels = num_classes(cfg)
-    if labels and not num_params:
-        raise ValueError("model.conditional=true needs an encoder; a pure generator learns to ignore the labels")
     sizes = {"image_shape": (channels + bool(labels), height, width), "out_features": num_params}
     encoder: Any = instantiate(cfg.model.encoder, "model.encoder", **sizes) if num_params else None
     shape = (channels * likelihood.params_per_channel, height, width)
     sizes = {"latent_dim": cfg.latent_dim + sum(labels), "image_shape": shape}
     decoder = instantiate(cfg.model.decoder, "model.decoder", **sizes)
     if labels:
-        encoder = ConditionalEncoder(encoder, labels, (height, width))
+        encoder = ConditionalEncoder(encoder, labels, (height, width)) if num_params else None
         decoder = ConditionalDecoder(decoder, labels)
     name, grid = type(posterior).__name__, getattr(decoder, "grid", ())  # a decoder with a grid takes (B, D, h, w)
     if grid and not getattr(posterior, "takes_grid", False):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vae_lab.data.decoding import Images, check_fit, fit_pixels, printable
-from vae_lab.errors import DataError, one_line
+from vae_lab.data.decoding import Images, check_fit, fit_pixels
+from vae_lab.errors import DataError, one_line, printable
 
 ENDINGS = (".npy", ".npz", ".pt")
 IMAGES, LABELS = ("x", "images"), ("y", "labels")  # names in a file of several arrays

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base
 from torch import Tensor
 
-from vae_lab.errors import DataError, one_line
+from vae_lab.errors import DataError, one_line, printable
 
 FITS = ("resize", "crop", "pad")
 KINDS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM")  # Pillow's others run programs or guess
@@ -151,11 +151,6 @@ def decode(path: Path, image_shape: tuple[int, int, int], fit: str, background: 
         return fit_pixels(pixels, image_shape, fit)[0].contiguous()
     except ValueError as error:
         raise DataError(f"{printable(path)}: {error}") from error
-
-
-def printable(path: str | Path) -> str:
-    """A path for a message, escaped where it holds line breaks, control characters or bytes that are no text."""
-    return str(path) if str(path).isprintable() else ascii(str(path))
 
 
 def _reason(error: Exception, path: Path) -> str:

@@ -27,8 +27,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from vae_lab.data.decoding import Images, check_fit, decode, printable
-from vae_lab.errors import DataError, one_line
+from vae_lab.data.decoding import Images, check_fit, decode
+from vae_lab.errors import DataError, one_line, printable
 
 # Of the kinds that `vae_lab.data.decoding.decode` reads.
 ENDINGS = (

@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.progress import wrap_file
 from torchvision import datasets as torchvision_datasets
 
-from vae_lab.data.decoding import Images, check_fit, fit_pixels, printable
+from vae_lab.data.decoding import Images, check_fit, fit_pixels
 from vae_lab.data.image_folder import ImageCache, check_root, scan, whole_file
-from vae_lab.errors import DataError, one_line
+from vae_lab.errors import DataError, one_line, printable
 
 TRIES = 3
 BACKOFF = 1.0  # seconds before the second try, twice that before the third
@@ -85,7 +85,7 @@ def obtaining(name: str, folder: Path, holder: str, wanted: Sequence[str]) -> It
             yield missing()
     except Exception as error:  # those of the network, the disk, the archives and Google have no common base
         raise DataError(
-            f"{name} was not found in {printable(folder)} and could not be downloaded ({_reason(error)}): "
+            f"{name} was not found in {printable(folder)} and could not be downloaded ({one_line(error)}): "
             f"set data_root (or VAE_LAB_DATA) to the folder that holds {holder}/, or run once where there is a network"
         ) from error
 
@@ -104,12 +104,8 @@ def download(urls: Sequence[str], path: Path, md5: str) -> None:
             _download(url, path, md5)
             return
         except (OSError, HTTPException, DataError) as error:
-            failures.append(f"{url}: {_reason(error)}")
+            failures.append(f"{url}: {one_line(error)}")
     raise DataError("; ".join(dict.fromkeys(failures)))
-
-
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {one_line(error)}"
 
 
 def _download(url: str, path: Path, md5: str) -> None:

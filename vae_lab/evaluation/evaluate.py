@@ -1,24 +1,33 @@
 """`vae-lab-eval`: the metrics of trained runs on a split that training never saw."""
 
+import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import Progress
 from torchvision.transforms.functional import to_pil_image
 
 from vae_lab.config.arguments import read_arguments
-from vae_lab.config.check import check_own, check_parts
+from vae_lab.config.check import check_arguments, check_own, check_parts
+from vae_lab.config.help import CONF, groups
 from vae_lab.data.batches import ImageData
 from vae_lab.errors import Preempted, RunError, one_line
-from vae_lab.evaluation import samplers
+from vae_lab.evaluation import latents, samplers
 from vae_lab.evaluation.gallery import CHUNK, Painter, fixed_labels, fixed_latents
 from vae_lab.models.vae import VAE
-from vae_lab.runs.files import cannot_write
+from vae_lab.runs.files import cannot_write, durable_open, read_values
 from vae_lab.runs.folder import Run
 from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import Stored, build_stored, check_fit, read_stored
@@ -34,9 +43,16 @@ USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are ad
   vae-lab-eval RUN_DIR... [key=value]     a folder of a run, or of its export
 
   split=test         test, val or train
+  metrics=NAMES      besides those of the run: all, or options of the group, such as nll,factors; a setting of one is
+                     metrics.nll.samples=5000; what is of each image is also in RUN_DIR/images_SPLIT.npz
   checkpoint=best    best or last
   pictures=false     also draw all pictures from that checkpoint, into RUN_DIR/pictures
-  samples=0          also draw this many samples, one PNG each, into RUN_DIR/samples
+  latents=FILE.npz   also write codes, labels, places of the images in the dataset, indices of a book, and the scale
+                     factor 1 / std, which makes z unit for another model on top
+  decode=POINTS      also draw what latents stand for, into RUN_DIR/pictures/decoded.png: [[-1,2.5],[0,0]], a .npy or
+                     .npz file (latents or codes), or a number of random points within the range of the codes
+  samples=0          also draw this many samples, one PNG each, into RUN_DIR/samples; or samples=FILE.npz, which holds
+                     num_samples=10000 as bytes, arr_0 (N, H, W, C), and their latents
   sampler=prior      where they come from: the prior, or what is fitted to the codes of the training images and kept in
                      RUN_DIR/samplers: gaussian, mixture, flow, two_stage, and for posterior=vq and fsq autoregressive;
                      those samples are in RUN_DIR/samples_SAMPLER
@@ -45,11 +61,16 @@ USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are ad
   accelerator=auto   auto, cpu, gpu
 
   data_root=DIR and dataset.root=DIR say where the images are now."""
+SPECIAL = re.compile(r"(--)?(metrics\.[\w.]+=|samples=.*\.npz$)")  # settings of a metric, and samples as a file
 DEFAULTS = {
     "split": "test",
+    "metrics": None,
     "checkpoint": "best",
     "pictures": False,
+    "latents": None,
+    "decode": None,
     "samples": 0,
+    "num_samples": 10_000,
     "sampler": "prior",
     "sampler_steps": 3000,
     "batch_size": 1000,
@@ -74,14 +95,26 @@ def evaluate_runs(arguments: list[str]) -> None:
         "split": ("train", "val", "test"),
         "checkpoint": ("best", "last"),
         "samples": range(1_000_000),  # their names have six digits
+        "num_samples": range(1, 10**9),
         "sampler": samplers.NAMES,
         "sampler_steps": range(1, 10**9),
         "batch_size": range(1, 10**9 + 1),
         "accelerator": accelerators(),
     }
-    folders, settings = read_arguments(arguments, DEFAULTS, USAGE, allowed)
+    special = [argument for argument in arguments if SPECIAL.match(argument)]
+    folders, settings = read_arguments([a for a in arguments if a not in special], DEFAULTS, USAGE, allowed)
+    for key, value in (argument.removeprefix("--").split("=", 1) for argument in special):
+        if key == "samples":
+            settings["samples_file"] = value
+        else:
+            settings.setdefault("members", []).append(f"{key}={value}")
     if not folders:
         raise ValueError("no run folder given; usage: vae-lab-eval RUN_DIR... [key=value], or --help")
+    for key in ("latents", "samples_file"):
+        if settings.get(key) and len(folders) > 1:
+            raise ValueError(
+                f"{key.removesuffix('_file')}={settings[key]} is one file, for one run, got {len(folders)}"
+            )
     quiet_lightning()
     for folder in folders:
         try:
@@ -94,6 +127,9 @@ def evaluate_runs(arguments: list[str]) -> None:
         if settings["split"] == "test":  # the other splits have their values from training
             Run(folder).write_result(result)
         print_result(folder, result)
+        best = Run(folder).result.get("best_step")
+        if settings["split"] == "test" and best not in (None, result["test/step"]):
+            print(f"test/ is of the last weights (step {result['test/step']}), val/ of the best ones (step {best})")
 
 
 def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
@@ -118,6 +154,8 @@ def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
                 OmegaConf.update(stored.cfg, key, settings[key])
         stored.cfg.dataset.batch_size = settings["batch_size"]
         stored.cfg.dataset.num_workers = 0  # the images are in memory, and a stranger's number could be anything
+        if settings["metrics"] or settings.get("members"):
+            add_metrics(stored.cfg, vae, settings["metrics"], settings.get("members", []))
         data, lit = build_evaluated(stored, vae)
         data.prepare_data()
         check_same_images(data, stored.images)
@@ -131,13 +169,77 @@ def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.test(lit, datamodule=data, verbose=False)
+        with progress(lit, len(data.splits[split])):
+            trainer.test(lit, datamodule=data, verbose=False)
+        write_values(lit, folder / f"images_{split}.npz", stored.step)
         if settings["pictures"]:
             Painter(vae.cpu(), data, folder).draw_all(stored.epoch)
-        if settings["samples"]:
-            write_samples(vae.to(trainer.strategy.root_device), data, folder, settings)
+        vae.to(trainer.strategy.root_device)
+        if settings["latents"]:
+            latents.write(vae, data, split, Path(settings["latents"]))
+        if settings["decode"]:
+            latents.draw(vae, data, settings["decode"], folder / "pictures" / "decoded.png")
+        if settings["samples"] or settings.get("samples_file"):
+            write_samples(vae, data, folder, settings)
     metrics = {key.replace("test/", f"{split}/"): float(value) for key, value in trainer.callback_metrics.items()}
     return {**metrics, f"{split}/checkpoint": stored.checkpoint, f"{split}/step": stored.step}
+
+
+def add_metrics(cfg: DictConfig, vae: VAE, names: str | None, members: list[str]) -> None:
+    """Add options of the group `metrics` to those of a run.
+
+    Args:
+        cfg: of the run; its metrics are changed.
+        vae: the model, which decides what `all` can be.
+        names: with commas; None adds none.
+        members: settings of them, `metrics.NAME.KEY=VALUE`.
+
+    Raises:
+        ValueError: if there is no such option or setting, or the model lacks what a metric needs that was named.
+    """
+    known = groups(CONF)["metrics"]
+    chosen = list(known) if names == "all" else [name.strip() for name in (names or "").split(",") if names]
+    own, added = set(cfg.metrics), {}
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"metrics must be all or some of {', '.join(known)}, got {name}")
+        added |= {k: node for k, node in OmegaConf.load(CONF / "metrics" / f"{name}.yaml").items() if k != "defaults"}
+    cfg.metrics = OmegaConf.merge(added, cfg.metrics)
+    for text in members:
+        key, _, value = text.partition("=")
+        if OmegaConf.select(cfg, key.rpartition(".")[0]) is None:
+            raise ValueError(f"there is no {key}; the metrics are {', '.join(cfg.metrics)}")
+        OmegaConf.update(cfg, key, yaml.safe_load(value), force_add=True)
+    for name in [name for name in cfg.metrics if name not in own]:
+        check_arguments({}, f"metrics.{name}", OmegaConf.to_container(cfg.metrics[name], resolve=True), set())
+        try:
+            build_metrics(OmegaConf.create({"metrics": {name: cfg.metrics[name]}}), vae)
+        except ValueError as error:
+            if names != "all":
+                raise
+            print(f"not measured: {one_line(error)}", file=sys.stderr)
+            del cfg.metrics[name]
+
+
+@contextmanager
+def progress(lit: LitVAE, num: int) -> Iterator[None]:
+    """Show on a terminal how far the slow metrics of `num` images are, while the block runs."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        for metric in (metric for metric in lit.metrics if hasattr(metric, "advance")):
+            metric.advance = partial(bar.advance, bar.add_task(metric.name, total=num))
+        yield
+
+
+def write_values(lit: LitVAE, path: Path, step: int) -> None:
+    """Add the values of each image to a file that keeps those of the same weights, `NAME -> (N,)` and `step`."""
+    found = {k: v.numpy() for m in lit.metrics if hasattr(m, "per_image") for k, v in m.per_image().items()}
+    if not found:
+        return
+    before = read_values(path)
+    kept = before if before.get("step") == step else {}
+    with durable_open(path) as file:
+        np.savez(file, **{**kept, "step": np.array(step), **found})
 
 
 def build_evaluated(stored: Stored, vae: VAE) -> tuple[ImageData, LitVAE]:
@@ -170,11 +272,13 @@ def build_evaluated(stored: Stored, vae: VAE) -> tuple[ImageData, LitVAE]:
 
 
 def write_samples(vae: VAE, data: ImageData, folder: Path, settings: dict) -> None:
-    """Write images decoded from the prior or from a fitted sampler, one PNG each; the same ones at every call.
+    """Write images decoded from the prior or from a fitted sampler; the same ones at every call.
 
-    A conditional model draws them with the labels of the validation images, in their order.
+    One PNG each, or all in one file as bytes, `arr_0` (N, H, W, C), with their `latents`. A conditional model draws
+    them with the labels of the validation images, in their order.
     """
-    num, name = settings["samples"], settings["sampler"]
+    name, path = settings["sampler"], settings.get("samples_file")
+    num = settings["num_samples"] if path else settings["samples"]
     if name != "prior":
         drawn = samplers.draw_latents(name, vae, data, folder, num, settings["sampler_steps"])
         folder = folder / f"samples_{name}"
@@ -183,15 +287,22 @@ def write_samples(vae: VAE, data: ImageData, folder: Path, settings: dict) -> No
     else:
         raise ValueError("samples need a prior, which this model does not have; fit a sampler with sampler=mixture")
     labels, like = fixed_labels(vae, data, num), next(vae.parameters())
-    try:
-        folder.mkdir(exist_ok=True)
-        for path in folder.glob("[0-9]" * 6 + ".png"):  # of earlier weights
-            path.unlink()
-        for part, latents in enumerate(drawn.split(CHUNK)):
-            given = None if labels is None else labels.split(CHUNK)[part].to(like.device)
-            with torch.no_grad():
-                images = vae.generate(latents.to(like), given).cpu()
-            for number, image in enumerate(images, part * CHUNK):
-                to_pil_image(image.clamp(0, 1)).save(folder / f"{number:06d}.png")
-    except OSError as error:
-        raise RunError(cannot_write(folder, error)) from error
+    given = [None] * num if labels is None else labels.to(like.device).split(CHUNK)
+    with torch.no_grad():
+        chunks = (
+            vae.generate(part.to(like), y).cpu().clamp(0, 1) for part, y in zip(drawn.split(CHUNK), given, strict=False)
+        )
+        if path:
+            images = torch.cat([(chunk * 255).round().byte() for chunk in chunks]).permute(0, 2, 3, 1)
+            with durable_open(Path(path)) as file:
+                np.savez(file, arr_0=images.numpy(), latents=drawn.numpy())
+            return
+        try:
+            folder.mkdir(exist_ok=True)
+            for old in folder.glob("[0-9]" * 6 + ".png"):  # of earlier weights
+                old.unlink()
+            for part, chunk in enumerate(chunks):
+                for number, image in enumerate(chunk, part * CHUNK):
+                    to_pil_image(image).save(folder / f"{number:06d}.png")
+        except OSError as error:
+            raise RunError(cannot_write(folder, error)) from error

@@ -141,7 +141,8 @@ class Painter:
         """
         if self.vae.encoder is None:
             codes = fixed_latents(self.vae, NUM_CODES).flatten(1)
-            x, y = self._generate(codes[: 2 * MAX_PAIRS]), None
+            y = fixed_labels(self.vae, self.datamodule, NUM_CODES)
+            x = self._generate(codes[: 2 * MAX_PAIRS], None if y is None else y[: 2 * MAX_PAIRS])
         else:
             x, y = self.datamodule.examples(SPLIT, NUM_CODES)
             codes = self._encode(x, y)

@@ -86,6 +86,22 @@ def annotate(picture: np.ndarray, title: str, rows: Sequence[str] = (), columns:
     return np.asarray(page)
 
 
+def titled(images: Tensor, titles: Sequence[str], num_columns: int, title: str) -> np.ndarray:
+    """Tiles images row by row, each below a title of its own, enlarged until that fits.
+
+    Args:
+        images: (N, C, H, W), clamped to [0, 1].
+        titles: one line for each.
+        num_columns: images per row, >= 1.
+        title: one line above all.
+    """
+    scale = math.ceil(max(MIN_TILE, *map(_font(14).getlength, titles)) / images.shape[-1])
+    images = images.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+    tiles = [annotate(grid(image[None], 1), "", (), [text]) for image, text in zip(images, titles, strict=True)]
+    rows = [beside(tiles[i : i + num_columns]) for i in range(0, len(tiles), num_columns)]
+    return annotate(stack(rows), title)
+
+
 def stack(pictures: list[np.ndarray]) -> np.ndarray:
     """Puts pictures below each other, aligned left on a white page."""
     width = max(picture.shape[1] for picture in pictures)

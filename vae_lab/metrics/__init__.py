@@ -8,6 +8,9 @@ A metric of the config group `metrics` is an object with
     compute(total)                  {name: 0-dim tensor}; empty where the model does not have it. `total` adds a tensor
                                     up over the processes of a run on several devices
 
+It may have `per_image() -> {name: (N,) tensor}`, which `vae-lab-eval` stores, so that two runs can be compared image by
+image; and, where it takes long, `advance`, which is called with the number of images whose work is done since.
+
 Where it makes no sense without an encoder or a prior, it declares that as an objective does: `needs = ("encoder",)`.
 Those of the default set measure what there is.
 """

@@ -35,7 +35,7 @@ CATALOGUE = {
     "loss": Metric(f"{NATS}, weighted", "lower", "weights", "what is minimised; outside training without free bits"),
     "elbo": Metric(NATS, "higher", "likelihood", "lower bound on log p(x): one sample, weight 1"),
     "bound_isK": Metric(NATS, "higher", "likelihood", "lower bound on log p(x): K samples, importance-weighted"),
-    "nll": Metric(NATS, "lower", "likelihood", "-log p(x), estimated"),
+    "nll_isS": Metric(NATS, "lower", "likelihood", "-log p(x), estimated with S samples of each image"),
     "reconstruction": Metric(NATS, "lower", "likelihood", "-E log p(x given z)"),
     "kl": Metric(NATS, None, "images", "KL(q(z given x), prior)"),
     "kl_top": Metric(NATS, None, "images", "KL(q(top layer given x), N(0, I)) of two layers of latents"),
@@ -50,6 +50,25 @@ CATALOGUE = {
     "bits_per_dim": Metric("bits", "lower", "images", "-elbo / (C H W log 2), of a likelihood of 256 levels"),
     "linear_probe": Metric("accuracy", "higher", "images", "labels from codes, by logistic regression"),
     "knn": Metric("accuracy", "higher", "images", "labels from codes, by the nearest neighbours"),
+    "mig": Metric("", "higher", "images", "gap between the two latents that know most of a factor, at most 1"),
+    "dci": Metric("", "higher", "images", "disentanglement: each latent helps to predict one factor, at most 1"),
+    "dci_completeness": Metric("", "higher", "images", "each factor is predicted by one latent, at most 1"),
+    "dci_informativeness": Metric("accuracy", "higher", "images", "factors from codes, by a random forest"),
+    "sap": Metric("", "higher", "images", "gap between the two latents that alone predict a factor best, at most 1"),
+    "factor_score": Metric("accuracy", "higher", "images", "factor that images share, by the latent that varies least"),
+    "beta_score": Metric("accuracy", "higher", "images", "factor that pairs of images share, by their differences"),
+    "modularity": Metric("", "higher", "images", "each latent knows of one factor only, at most 1"),
+    "fid": Metric("", "lower", "images", "Frechet distance of samples and images, in features of a network"),
+    "kid": Metric("", "lower", "images", "squared MMD of samples and images; unbiased, can be below 0"),
+    "precision": Metric("share", "higher", "images", "samples that are near an image"),
+    "recall": Metric("share", "higher", "images", "images that are near a sample"),
+    "density": Metric("", "higher", "images", "in how many balls of images a sample lies, over their neighbours"),
+    "coverage": Metric("share", "higher", "images", "images with a sample among their nearest neighbours"),
+    "confident": Metric("share", "higher", "images", "samples of which a classifier is sure by more than 0.9"),
+    "class_entropy": Metric(
+        "nats", "higher", "images", "entropy of the classes that samples are called, at most log C"
+    ),
+    "accuracy": Metric("accuracy", None, "images", "of the classifier whose features measure samples"),
     "clamped": Metric("latents per image", "lower", "images", "latents whose log-variance lies on its bound"),
     "information_estimate": Metric(NATS, None, "weights", "mutual information of x and z, from batches"),
     "correlation_estimate": Metric(NATS, None, "weights", "total correlation of z, from batches"),
@@ -81,7 +100,14 @@ CATALOGUE = {
     "epochs": Metric("epochs", None, "always", "epochs begun"),
     "steps": Metric("steps", None, "always", "optimizer steps"),
 }
-HEADLINE = ("loss", "elbo", "nll", "kl", "mse")  # what one line of 80 columns shows of a split
+HEADLINE = ("loss", "elbo", "kl", "mse")  # what one line of 80 columns shows of a split
+FAMILIES = {  # what of a key stands for any -> the name in the catalogue
+    r"bound_is\d+": "bound_isK",
+    r"nll_is\d+": "nll_isS",
+    r"kl_z\d+": "kl_z",
+    r"(fid|kid|precision|recall|density|coverage|confident|class_entropy)_.+_n\d+": r"\1",
+    r"accuracy_.+": "accuracy",
+}
 UNKNOWN = Metric("", None, "weights", "")  # a user's own: compared only where everything is the same
 
 
@@ -90,10 +116,17 @@ def key_of(metric: str) -> str:
     return metric.rpartition("/")[2]
 
 
-def find(metric: str) -> Metric:
-    """What is known of a metric, with or without its stage; `UNKNOWN` of one that is not in the catalogue.
+def name_of(metric: str) -> str:
+    """The name in the catalogue of a metric, with or without its stage.
 
-    A number of samples is any, `bound_is50` is `bound_isK`; so is a number of a latent, `kl_z3` is `kl_z`.
+    A number of samples is any, `nll_is500` is `nll_isS`; so are that of a latent, `kl_z3` is `kl_z`, and an extractor
+    with a number of images, `fid_mnist-cnn_n10000` is `fid`.
     """
-    key = re.sub(r"(?<=_is)\d+$", "K", key_of(metric))
-    return CATALOGUE.get(re.sub(r"(?<=^kl_z)\d+$", "", key), UNKNOWN)
+    key = key_of(metric)
+    matches = ((re.fullmatch(pattern, key), name) for pattern, name in FAMILIES.items())
+    return next((match.expand(name) for match, name in matches if match), key)
+
+
+def find(metric: str) -> Metric:
+    """What is known of a metric, with or without its stage; `UNKNOWN` of one that is not in the catalogue."""
+    return CATALOGUE.get(name_of(metric), UNKNOWN)

@@ -78,11 +78,7 @@ class Flow:
 
 
 def check_maps(num_maps: int) -> None:
-    """Refuse a flow without maps.
-
-    Raises:
-        ValueError: with the number.
-    """
+    """Refuse a flow without maps."""
     if num_maps < 1:
         raise ValueError(f"posterior.num_maps must be >= 1, got {num_maps}")
 

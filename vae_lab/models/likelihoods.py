@@ -15,22 +15,14 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 def check_unit(loss: str, x: Tensor) -> None:
-    """Refuse pixels outside [0, 1].
-
-    Raises:
-        ValueError: naming the loss and the range.
-    """
+    """Raise a ValueError that names the loss, if a pixel lies outside [0, 1]."""
     low, high = x.min().item(), x.max().item()
     if not (low >= 0 and high <= 1):
         raise ValueError(f"loss={loss} needs pixels in [0, 1], got {low:g} to {high:g}")
 
 
 def check_finite(loss: str, x: Tensor) -> None:
-    """Refuse pixels that are NaN or infinite.
-
-    Raises:
-        ValueError: naming the loss.
-    """
+    """Raise a ValueError that names the loss, if a pixel is NaN or infinite."""
     if not x.isfinite().all():
         raise ValueError(f"loss={loss} needs finite pixels, got NaN or infinity")
 
@@ -65,11 +57,7 @@ class Bernoulli:
         return self.mean(params).bernoulli()
 
     def check(self, x: Tensor) -> None:
-        """Refuse pixels for which the cross-entropy would be unbounded below, silently.
-
-        Raises:
-            ValueError: if a pixel lies outside [0, 1].
-        """
+        """Refuse pixels for which the cross-entropy would be unbounded below, silently; see `check_unit`."""
         check_unit("bce", x)
 
 
@@ -92,11 +80,7 @@ class Gaussian:
         return params.float() + math.sqrt(0.5) * torch.randn_like(params, dtype=torch.float32)
 
     def check(self, x: Tensor) -> None:
-        """Accept every finite image.
-
-        Raises:
-            ValueError: if a pixel is NaN or infinite.
-        """
+        """Accept every finite image; see `check_finite`."""
         check_finite("mse", x)
 
 
@@ -149,11 +133,7 @@ class LearnedGaussian(nn.Module):
         return mean + log_sigma.exp() * torch.randn_like(mean)
 
     def check(self, x: Tensor) -> None:
-        """Accept every finite image.
-
-        Raises:
-            ValueError: if a pixel is NaN or infinite.
-        """
+        """Accept every finite image; see `check_finite`."""
         check_finite("gaussian", x)
 
 
@@ -195,11 +175,7 @@ class OptimalGaussian(nn.Module):
         return params.float() + self.variance.sqrt() * torch.randn_like(params, dtype=torch.float32)
 
     def check(self, x: Tensor) -> None:
-        """Accept every finite image.
-
-        Raises:
-            ValueError: if a pixel is NaN or infinite.
-        """
+        """Accept every finite image; see `check_finite`."""
         check_finite("optimal_sigma", x)
 
 
@@ -235,11 +211,7 @@ class Laplace:
         return params.float() + self.scale * (first - second)  # of two exponentials
 
     def check(self, x: Tensor) -> None:
-        """Accept every finite image.
-
-        Raises:
-            ValueError: if a pixel is NaN or infinite.
-        """
+        """Accept every finite image; see `check_finite`."""
         check_finite("laplace", x)
 
 
@@ -278,11 +250,7 @@ class ContinuousBernoulli:
         return torch.where(is_near, u + params.float() * u * (1 - u) / 2, x).clamp(0, 1)
 
     def check(self, x: Tensor) -> None:
-        """Refuse pixels outside the support.
-
-        Raises:
-            ValueError: if a pixel lies outside [0, 1].
-        """
+        """Refuse pixels outside the support; see `check_unit`."""
         check_unit("continuous_bernoulli", x)
 
     def _safe(self, params: Tensor) -> tuple[Tensor, Tensor, Tensor]:

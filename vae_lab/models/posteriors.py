@@ -73,6 +73,9 @@ class PointMass:
         """Return the code itself, (S, B, D)."""
         return self.mean.expand(num_samples, *self.mean.shape)
 
+    def kl(self, prior: nn.Module) -> None:
+        """None: it is infinite."""
+
     def diagnostics(self) -> dict[str, Tensor]:
         """Nothing."""
         return {}

@@ -13,7 +13,7 @@ What an objective needs of the model it declares, and a model that lacks it is r
 `needs = ("prior",)`, of
 
     encoder, prior   the model has one
-    density          log q(z given x) is known at the samples of z
+    density          log q(z given x) is known at the samples of z, which differ: not of codes from a book
     diagonal         q is a diagonal Gaussian, with `log_var`
     point            q is a point, as that of a plain autoencoder
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vae_lab.models.vae import VAE
+from vae_lab.models.vae import VAE, run
 from vae_lab.objectives import Context
-from vae_lab.objectives.elbo import ELBO, check_weight, infer, report
+from vae_lab.objectives.elbo import ELBO, check_weight, infer, kl_per_latent, report
 
 
 def standardized(x: Tensor, real: Tensor) -> Tensor:
@@ -62,15 +62,14 @@ class GAN(nn.Module):
     def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """How badly the samples pass for images: `loss` and `generator_loss`, the same."""
         fake = vae.sample(len(batch.x), batch.y)
-        generator_loss = fools(self.adversary(standardized(fake, batch.x)))
+        generator_loss = fools(run(self.adversary, standardized(fake, batch.x), batch.y))
         return {"loss": generator_loss, "generator_loss": generator_loss}
 
     def adversary_loss(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """How badly images and samples are told apart; see `judged`."""
         with torch.no_grad():
             fake = vae.sample(len(batch.x), batch.y)
-        real, fake = (self.adversary(standardized(x, batch.x)) for x in (batch.x, fake))
-        return judged(real, fake)
+        return judged(*(run(self.adversary, standardized(x, batch.x), batch.y) for x in (batch.x, fake)))
 
 
 class VAEGAN(nn.Module):
@@ -142,7 +141,7 @@ class VAEGAN(nn.Module):
             distance = self.elbo.perceptual(batch.x, fake)
             terms = {**terms, "loss": terms["loss"] + distance, "feature_distance": distance}
             reconstruction = reconstruction + distance
-        generator_loss = fools(self.adversary(standardized(fake, batch.x)))
+        generator_loss = fools(run(self.adversary, standardized(fake, batch.x), batch.y))
         if self.adaptive and self.plays(context) and generator_loss.requires_grad:
             last = [parameter for parameter in vae.decoder.parameters() if parameter.ndim > 1][-1]
             norms = [
@@ -158,8 +157,7 @@ class VAEGAN(nn.Module):
         """How badly images and reconstructions are told apart; see `judged`. Without gradient before the start."""
         with torch.no_grad():
             fake = vae.generate(vae.encode(batch.x, batch.y).rsample(1), batch.y)[0]
-        real, fake = (self.adversary(standardized(x, batch.x)) for x in (batch.x, fake))
-        terms = judged(real, fake)
+        terms = judged(*(run(self.adversary, standardized(x, batch.x), batch.y) for x in (batch.x, fake)))
         if not self.plays(context):
             terms["discriminator_loss"] = terms["discriminator_loss"].detach() + 0 * terms["discriminator_loss"]
         return terms
@@ -192,11 +190,12 @@ class AAE(nn.Module):
         self.adversarial_weight = adversarial_weight
 
     def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
-        """`reconstruction`, and how badly the codes pass for the prior's: `generator_loss`."""
+        """`reconstruction`, and how badly the codes pass for the prior's; with a density also `kl` and `elbo`."""
         q, z, reconstruction = infer(vae, batch)
+        kl = kl_per_latent(q, z, vae.prior).sum() if hasattr(q, "log_prob") else None
         generator_loss = fools(self.adversary(as_images(z[0])))
         loss = reconstruction + self.adversarial_weight * generator_loss
-        return report(loss, reconstruction, None, q, generator_loss=generator_loss)
+        return report(loss, reconstruction, kl, q, generator_loss=generator_loss)
 
     def adversary_loss(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """How badly latents of the prior and codes are told apart; see `judged`."""

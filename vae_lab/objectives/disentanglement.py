@@ -36,7 +36,7 @@ class Capacity(nn.Module):
         ValueError: if one of them is out of its range.
     """
 
-    needs = ("encoder", "prior")
+    needs = ("encoder", "prior", "density")
 
     def __init__(self, gamma: float, capacity: float, capacity_steps: int):
         super().__init__()

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from vae_lab.models.networks.classifier import convolutions
 from vae_lab.objectives.elbo import check_weight
 
 WEIGHTS = Path(__file__).with_name("mnist_classifier.safetensors")
@@ -51,9 +52,7 @@ class MNISTClassifier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1)]
-        layers += [nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = convolutions(1)
         self.layers.load_state_dict(safetensors.torch.load_file(WEIGHTS))
 
     def forward(self, x: Tensor) -> list[Tensor]:

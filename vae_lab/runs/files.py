@@ -11,11 +11,13 @@ import re
 import shutil
 import socket
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import psutil
 from filelock import FileLock, Timeout
 
@@ -104,6 +106,15 @@ def read_json(path: Path) -> dict:
         raise RunError(f"cannot read {path}: {error.strerror}; move it away to go on without it") from error
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}): delete it to go on without it") from error
+
+
+def read_values(path: Path) -> dict[str, np.ndarray]:
+    """Read a file of arrays, `.npz`; a missing or damaged one is empty, because an evaluation makes it anew."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return {}
 
 
 def cannot_write(path: Path, error: OSError, size: int | None = None) -> str:

@@ -217,6 +217,7 @@ def aside_if_unbegun(folder: str | Path) -> Iterator[None]:
                 else:
                     folder.rmdir()
                 folder.parent.rmdir()  # unless it holds other runs
+                folder.parent.parent.rmdir()
         raise
 
 

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.config.explain import explain
-from vae_lab.config.secrets import print_redacted
+from vae_lab.config.secrets import print_redacted, redact
 from vae_lab.errors import DataError, NumericsError, OutOfMemoryError, Preempted, RunError, SweepError
 from vae_lab.runs.files import cannot_write
 
@@ -90,7 +90,10 @@ def one_line_errors() -> Iterator[None]:
     sys.stdout, sys.stderr = map(lossy, streams)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to here
     try:
-        check_place()
+        try:
+            os.getcwd()
+        except FileNotFoundError as error:  # torch and Hydra fail there without a word of it
+            raise RunError("the folder that you are in was removed or moved; go to another one with cd") from error
         yield
     except USER_ERRORS as error:
         if full_error == "1" and is_first():  # further processes inherit the variable from the first
@@ -113,16 +116,8 @@ def one_line_errors() -> Iterator[None]:
         sys.stdout, sys.stderr = streams
 
 
-def check_place() -> None:
-    """Refuse to work in a folder that was removed, from which torch and Hydra fail without a word of it."""
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:
-        raise RunError("the folder that you are in was removed or moved; go to another one with cd") from error
-
-
 def in_one_line(error: Exception) -> str:
-    """What an exception says to a user."""
+    """What an exception says to a user, on one line and without secrets."""
     if isinstance(error, OSError) and isinstance(error.filename, str) and not isinstance(error, SETTING_ERRORS):
         error = RunError(cannot_write(Path(error.filename), error))
-    return explain(error, sys.argv[1:])
+    return redact(" ".join(explain(error, sys.argv[1:]).split()))

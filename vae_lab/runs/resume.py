@@ -17,6 +17,7 @@ from vae_lab.errors import RunError
 from vae_lab.runs.files import read_json
 
 SAVED = "saved_run"  # the name under which Hydra finds the config of the run that continues
+LIMITS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")  # that end the training
 ALLOWED = f"only these may change: {', '.join(keys(Role.CHANGEABLE))}"
 
 
@@ -106,5 +107,4 @@ def is_complete(cfg: DictConfig) -> bool:
 
 def has_limits_of(cfg: DictConfig, saved: DictConfig) -> bool:
     """Whether two configs end the training at the same place."""
-    limits = (f"trainer.{limit}" for limit in ("max_epochs", "max_steps", "max_time"))
-    return all(OmegaConf.select(saved, key) == OmegaConf.select(cfg, key) for key in limits)
+    return all(OmegaConf.select(saved, key) == OmegaConf.select(cfg, key) for key in LIMITS)

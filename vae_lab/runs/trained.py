@@ -30,13 +30,8 @@ MAX_BYTES = 1_000_000  # of config.json
 # What must be in a checkpoint of ours, and in the text of an export.
 CHECKPOINT = {
     **{"state_dict": dict, "global_step": 0, "vae_lab.images": str, "vae_lab.means": dict, "vae_lab.lr": 0.0},
-    **{
-        "vae_lab.seed": 0,
-        "vae_lab.epoch": 0,
-        "vae_lab.batch": 0,
-        "vae_lab.batches_seen": 0,
-        "vae_lab.validated_at": int,
-    },
+    **dict.fromkeys(("vae_lab.seed", "vae_lab.epoch", "vae_lab.batch", "vae_lab.batches_seen"), 0),
+    "vae_lab.validated_at": int,
 }
 EXPORT = {
     **{"checkpoint": str, "epoch": 0, "step": 0, "images": str, "parameters_sha256": str, "metrics": dict},

@@ -6,4 +6,5 @@ job           one job: what makes it the same as another, its state, the journal
 processes     slots, the fork server, what a job's process does
 search        searches with Optuna; `pruning` ends trials early
 table         what a terminal shows
+listing       `vae-lab-ls`: the runs and sweeps that there are
 """

@@ -9,6 +9,7 @@ from hydra.errors import OverrideParseException
 from vae_lab.config.explain import quote
 from vae_lab.config.roles import is_identity
 from vae_lab.errors import RunError
+from vae_lab.runs.resume import LIMITS
 from vae_lab.sweep.job import JOURNAL, key_of, read_journal
 
 
@@ -26,7 +27,7 @@ def sweep_arguments(arguments: list[str], conf: Path) -> list[str]:
         Arguments for Hydra.
 
     Raises:
-        ValueError: if the settings beside `resume_sweep=DIR` would change what its jobs are.
+        ValueError: if the settings beside `resume_sweep=DIR` would change what its jobs are, higher limits aside.
         RunError: if the folder of `resume_sweep=DIR` holds no sweep.
     """
     if resumed := [a.removeprefix("resume_sweep=") for a in arguments if a.startswith("resume_sweep=")]:
@@ -35,7 +36,7 @@ def sweep_arguments(arguments: list[str], conf: Path) -> list[str]:
     if not any(map(is_multirun, arguments)):
         return arguments
     named = [a for a in arguments if a.startswith(("sweep.name=", "hydra.sweep.dir=")) and a != "sweep.name=null"]
-    name = None if named else default_name(arguments, conf)
+    name = None if named else study_of(arguments, conf)
     return insert(arguments, f"sweep.default_name={name}") if name else arguments
 
 
@@ -49,12 +50,17 @@ def resumed_command(sweep: str, settings: list[str]) -> list[str]:
     if not sweep:
         raise ValueError("resume_sweep needs the folder of a sweep: resume_sweep=outputs/sweeps/NAME")
     folder = Path(sweep).resolve()
-    if wrong := [setting for setting in settings if is_identity(key_of(setting))]:
+    if wrong := [setting for setting in settings if is_identity(key_of(setting)) and key_of(setting) not in LIMITS]:
         raise ValueError(f"{wrong[0]} would make resume_sweep={folder} another sweep; repeat its command instead")
     started = [event["arguments"] for event in read_journal(folder) if event["event"] == "sweep"]
     if not started:
         raise RunError(f"{folder} is not the folder of a sweep: there is no {folder / JOURNAL}")
-    settings = [f"hydra.sweep.dir={quote(folder)}", *settings]
+    limits = [setting for setting in settings if key_of(setting) in LIMITS]
+    overrides = OverridesParser.create().parse_overrides([*limits, *filter(is_setting, started[-1])])
+    if varied := {o.key_or_group for o in overrides if o.is_sweep_override()} & set(map(key_of, limits)):
+        key = min(varied)
+        raise ValueError(f"{key} is what the sweep varies; it is the same for all jobs where resume_sweep raises it")
+    settings = [f"hydra.sweep.dir={quote(folder)}", *settings, *(["sweep.longer=True"] if limits else [])]
     now = set(map(key_of, settings))
     before = [argument for argument in started[-1] if not is_multirun(argument) and key_of(argument) not in now]
     return ["--multirun", *insert(before, *settings)]
@@ -80,8 +86,11 @@ def config_flags(arguments: list[str]) -> list[str]:
     return found
 
 
-def default_name(arguments: list[str], conf: Path) -> str | None:
-    """`GROUPS_KEYS_HASH`: the groups that are set, the keys that vary; None where Hydra will refuse the command."""
+def study_of(arguments: list[str], conf: Path) -> str | None:
+    """What a sweep is of, whatever the values that its keys take: the default name.
+
+    `GROUPS_KEYS_HASH`: the groups that are set, the keys that vary; None where Hydra will refuse the command.
+    """
     others = [a for a in arguments if not is_setting(a) and not is_multirun(a)]
     try:
         overrides = OverridesParser.create().parse_overrides(list(filter(is_setting, arguments)))

@@ -24,7 +24,7 @@ from vae_lab.errors import RunError
 from vae_lab.runs.files import cannot_write, locked, read_json, write_json
 from vae_lab.runs.folder import folder_name
 from vae_lab.runs.metrics_file import read_events
-from vae_lab.runs.resume import has_limits_of
+from vae_lab.runs.resume import LIMITS, has_limits_of
 from vae_lab.runs.signals import SIGNALS
 
 JOURNAL = "sweep.jsonl"  # in the sweep's folder: one JSON object for every start and end, lines are only ever added
@@ -61,22 +61,32 @@ def job_folder(overrides: list[str] | None = None, *, _root_: DictConfig) -> str
         _root_: its composed config, with Hydra's own node.
     """
     key, sweep = identity(_root_), Path(_root_.hydra.sweep.dir)
-    if existing := next(sweep.glob(f"*_{key}"), None) or begun_before(_root_, sweep):
-        return existing.name
     shown = ",".join(o for o in overrides or _root_.hydra.overrides.task if is_identity(key_of(o)))
     name = folder_name(None, re.sub(r"[\s'\"\\]", "", short(shown))[:MAX_TITLE] or "defaults")
+    if existing := next(sweep.glob(f"*_{key}"), None) or begun_before(_root_, sweep, name):
+        return existing.name
     return f"{name}_{key}"
 
 
-def begun_before(cfg: DictConfig, sweep: Path) -> Path | None:
-    """The folder of a sweep whose config is the same experiment with other keys, because `conf/` has changed since."""
+def begun_before(cfg: DictConfig, sweep: Path, name: str) -> Path | None:
+    """The folder of a sweep whose config is the same experiment in other words.
+
+    It has other keys, because `conf/` has changed since; or, with `sweep.longer`, other limits of training.
+
+    Args:
+        cfg: of the job.
+        sweep: the folder.
+        name: with which the folder's name probably begins; to look there first saves time.
+    """
     wanted = settings_of(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
     if any("${" in str(value) for key, value in wanted.items() if is_identity(key)):
         return None  # what a variable of the environment was then, only the hash tells
-    for path in sorted(sweep.glob("*/.hydra/config.yaml")):
+    others = LIMITS if cfg.sweep.longer else ()
+    folders = [path.parent.parent for path in sweep.glob("*/.hydra/config.yaml")]
+    for folder in sorted(folders, key=lambda folder: (not folder.name.startswith(f"{name}_"), folder.name)):
         with suppress(RunError, ValueError):  # another run's business
-            if not any(map(is_identity, changes(path.parent.parent, wanted, cfg.hydra))):
-                return path.parent.parent
+            if not any(is_identity(key) and key not in others for key in changes(folder, wanted, cfg.hydra)):
+                return folder
     return None
 
 
@@ -119,9 +129,18 @@ class Job:
             return False
         if has_limits_of(self.config, load_saved(self.folder)):
             self.state, self.value = "completed", self.read("result").get("best_value")
-        else:
-            self.state = "failed"
-            self.reason = "its folder was continued to other limits of training; use another sweep.name"
+            return True
+        self.state = "failed"
+        self.reason = "its folder was continued to other limits of training; use another sweep.name"
+        if self.config.sweep.longer:
+            result, trainer = self.read("result"), self.config.trainer
+            reached = {"max_epochs": result.get("epochs", 0), "max_steps": result.get("steps", 0)}
+            passed = [key for key in reached if trainer[key] not in (None, -1) and trainer[key] < reached[key]]
+            if not passed:
+                self.state, self.reason = "pending", ""
+                return False
+            key = passed[0]
+            self.reason = f"trainer.{key} must be >= {reached[key]}, where it is already, got {trainer[key]}"
         return True
 
     def read(self, name: str) -> dict:
@@ -160,7 +179,8 @@ class Job:
         else:
             how = f"ended with exit code {exit_code}" if exit_code else "ended without a result"
             self.state, self.reason = "failed", self.last_words() or said.get("reason") or how
-        if self.state != said.get("state") and (self.state == "failed" or said):
+        was_complete = self.before.get("state") == "completed" and not said  # it has refused to go on, and stays
+        if self.state != said.get("state") and (self.state == "failed" or said) and not was_complete:
             with suppress(RunError), locked(self.folder / ".lock"):  # unless another process has the folder
                 write_json(self.folder / "status.json", {**self.status, "state": self.state, "reason": self.reason})
 

@@ -11,7 +11,10 @@ import re
 import signal
 import sys
 import threading
+from collections import Counter
 from contextlib import suppress
+from fractions import Fraction
+from functools import cache
 from importlib.util import find_spec
 from multiprocessing import connection
 from multiprocessing.connection import Connection
@@ -45,35 +48,70 @@ class Slot(NamedTuple):
     device: str | None
 
 
-def share_out(trainer: DictConfig, n_jobs: int | None, jobs_per_device: int) -> list[Slot]:
-    """The slots of this machine, at least one.
+class Machine:
+    """What jobs may use of this machine, at the same time.
 
-    Without GPUs there is one for each core that this process may use, or as many as a job's processes allow. With GPUs
-    there is one for each group of as many of them as a job wants. OMP_NUM_THREADS, or MKL_NUM_THREADS, is the most
-    threads that a job gets.
+    Without GPUs a job gets a core for each of its processes, or its share of the cores where `n_jobs` says how many
+    there are. With GPUs it gets as many of them as it wants, and the cores that go with these. `OMP_NUM_THREADS`, or
+    `MKL_NUM_THREADS`, is the most threads that it gets. How many threads a job has never depends on what else runs,
+    because its numbers may.
 
     Args:
-        trainer: that the command sets: its devices and accelerator.
-        n_jobs: how many slots, >= 1; None is as above.
-        jobs_per_device: how many slots there are for the same GPUs, >= 1.
+        n_jobs: how many at a time, >= 1; None is as many as there is room for.
+        jobs_per_device: how many share a GPU, >= 1.
     """
-    from joblib import cpu_count  # knows of affinities and of a container's share; only here, it takes a while
 
-    cores = cpu_count()
-    wanted = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else None
-    gpus = visible_gpus() if trainer.accelerator in ("auto", "gpu", "cuda") else []
-    devices: list[str | None] = [None] * (n_jobs or max(1, cores // (wanted or 1)))
-    if gpus:
-        size = wanted or len(gpus)
-        groups = [",".join(gpus[i : i + size]) for i in range(0, len(gpus) - size + 1, size)] or [",".join(gpus)]
-        count = n_jobs or len(groups) * jobs_per_device
-        devices = [groups[i % len(groups)] for i in range(count)]
-    threads = max(1, cores // (len(devices) * (1 if gpus else wanted or 1)))
-    told = (re.match(r"\s*(\d+)", os.environ.get(name, "")) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
-    threads = min([threads, *(most for limit in told if limit and (most := int(limit[1])))])
-    return [Slot(threads, device) for device in devices]
+    def __init__(self, n_jobs: int | None, jobs_per_device: int):
+        self.n_jobs, self.jobs_per_device = n_jobs, jobs_per_device
+        self.known: dict[tuple, list[Slot]] = {}
+
+    def slots(self, trainer: DictConfig) -> list[Slot]:
+        """The slots that there are if all jobs have that trainer, at least one."""
+        key = (str(trainer.devices), trainer.accelerator)
+        if key not in self.known:
+            self.known[key] = self._share_out(trainer)
+        return self.known[key]
+
+    def _share_out(self, trainer: DictConfig) -> list[Slot]:
+        from joblib import cpu_count  # knows of affinities and of a container's share; only here, it takes a while
+
+        cores = cpu_count()
+        wanted = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else None
+        gpus = visible_gpus() if trainer.accelerator in ("auto", "gpu", "cuda") else []
+        devices: list[str | None] = [None] * (self.n_jobs or max(1, cores // (wanted or 1)))
+        if gpus:
+            size = wanted or len(gpus)
+            groups = [",".join(gpus[i : i + size]) for i in range(0, len(gpus) - size + 1, size)] or [",".join(gpus)]
+            count = self.n_jobs or len(groups) * self.jobs_per_device
+            devices = [groups[i % len(groups)] for i in range(count)]
+        threads = max(1, cores // (len(devices) * (1 if gpus else wanted or 1)))
+        told = (re.match(r"\s*(\d+)", os.environ.get(name, "")) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+        threads = min([threads, *(most for limit in told if limit and (most := int(limit[1])))])
+        return [Slot(threads, device) for device in devices]
+
+    def room(self, trainer: DictConfig, at_work: list[tuple[DictConfig, Slot]]) -> Slot | None:
+        """The slot for one more job, on the GPUs that have least to do; None while it has to wait.
+
+        Args:
+            trainer: of the job.
+            at_work: the trainers of those that run, and where.
+        """
+        slots = self.slots(trainer)
+        if self.n_jobs and len(at_work) >= self.n_jobs:
+            return None
+        if slots[0].device is None:
+            taken = sum(Fraction(1, len(self.slots(other))) for other, slot in at_work if slot.device is None)
+            return slots[0] if taken + Fraction(1, len(slots)) <= 1 else None
+        load = Counter(device for _, slot in at_work if slot.device for device in slot.device.split(","))
+        most = max(Counter(device for slot in slots for device in str(slot.device).split(",")).values())
+        gpus, size = visible_gpus(), len(slots[0].device.split(","))
+        chosen = sorted(gpus, key=lambda gpu: (load[gpu], gpus.index(gpu)))[:size]
+        if any(load[gpu] >= most for gpu in chosen):
+            return None
+        return slots[0]._replace(device=",".join(sorted(chosen, key=gpus.index)))
 
 
+@cache
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES would name them."""
     import torch  # only here, a second or two
@@ -84,10 +122,15 @@ def visible_gpus() -> list[str]:
 
 
 class Pool:
-    """Starts jobs in slots, and tells how they ended."""
+    """Starts jobs on this machine, and tells how they ended.
 
-    def __init__(self, slots: list[Slot]):
-        self.free = list(slots)
+    Args:
+        n_jobs: how many at a time, >= 1; None is as many as there is room for.
+        jobs_per_device: how many share a GPU, >= 1.
+    """
+
+    def __init__(self, n_jobs: int | None, jobs_per_device: int):
+        self.machine = Machine(n_jobs, jobs_per_device)
         self.running: dict[Any, tuple[Job, Slot, Connection]] = {}
         self.context: Any = multiprocessing.get_context("forkserver" if HAS_FORK_SERVER else "spawn")
         if HAS_FORK_SERVER:  # it starts at once, to import while the jobs are composed
@@ -98,12 +141,18 @@ class Pool:
             with signals_wait():  # for ever: the server tells how the jobs end, and must outlive them
                 forkserver.ensure_running()
 
-    def start(self, job: Job) -> None:
-        """Start a job in a free slot."""
-        slot = self.free.pop(0)
-        arguments = [sys.argv[0], *config_flags(sys.argv[1:]), *job.overrides, "resume=auto"]
+    def most(self, trainer: DictConfig) -> int:
+        """How many jobs with that trainer run at the same time."""
+        return len(self.machine.slots(trainer))
+
+    def room(self, trainer: DictConfig) -> Slot | None:
+        """The slot for one more job; None while it has to wait."""
+        return self.machine.room(trainer, [(job.config.trainer, slot) for job, slot, _ in self.running.values()])
+
+    def start(self, job: Job, slot: Slot) -> None:
+        """Start a job."""
         asked, ask = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=work, args=(job.config, arguments, slot, asked))
+        process = self.context.Process(target=work, args=(job.config, arguments_of(job), slot, asked))
         job.begin()
         self.running[process] = job, slot, ask  # first, so that no signal misses it
         with signals_wait():
@@ -127,9 +176,8 @@ class Pool:
         found = []
         for process in [process for process in self.running if process.sentinel in ready]:
             process.join()
-            job, slot, ask = self.running.pop(process)
+            job, _, ask = self.running.pop(process)
             ask.close()
-            self.free.append(slot)
             found.append((job, process.exitcode))
         return found
 
@@ -138,6 +186,11 @@ class Pool:
         for _, _, ask in self.running.values():
             with suppress(OSError):  # it has just ended
                 ask.send(number)
+
+
+def arguments_of(job: Job) -> list[str]:
+    """The command line of the same run alone, for the further processes of a run on several devices."""
+    return [sys.argv[0], *config_flags(sys.argv[1:]), *job.overrides, "resume=auto"]
 
 
 def tell_metrics(config: DictConfig, answer: Connection) -> None:

@@ -110,6 +110,10 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Search with the overrides of the command; `SweepError` if too many trials failed, or none was completed."""
+        if self.config.sweep.longer:
+            raise ValueError(
+                "a search cannot go on to other limits of training: its study holds what its trials came to"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
         given = self.parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
@@ -156,8 +160,8 @@ class OptunaSweeper(Sweeper):
             better = {"lower": "minimize", "higher": "maximize"}.get(str(find(metric).better), direction)
             if better != direction:
                 raise ValueError(f"hydra.sweeper.direction must be {better} for {metric}, got {direction}")
-        pool = getattr(self.launcher, "pool", None)
-        known = pool.names_of_metrics(self.config) if self.metrics and pool else set()
+        ask = getattr(getattr(self.launcher, "pool", None), "names_of_metrics", None)  # which only this machine's has
+        known = ask(self.config) if self.metrics and ask else set()
         facts = [
             m for m in self.metrics or () if "/" not in m and (m.startswith("best_") or find(m).comparable == "always")
         ]

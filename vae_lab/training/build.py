@@ -3,8 +3,10 @@
 import logging
 import math
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,21 +16,23 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
-from vae_lab.config.check import check_settings
+from vae_lab.config.check import arguments, check_settings
 from vae_lab.config.instantiate import build_vae, check_target, instantiate
 from vae_lab.config.secrets import redact
 from vae_lab.data.batches import Batch, ImageData
 from vae_lab.errors import one_line
 from vae_lab.loggers.guarded import GuardedLogger
 from vae_lab.loggers.wandb import WandbLogger
+from vae_lab.models.networks.conditional import ConditionalEncoder
 from vae_lab.models.vae import VAE
-from vae_lab.objectives import Context
+from vae_lab.objectives import Context, Stage
 from vae_lab.runs.checkpoints import Checkpoints, DurableCheckpointIO, StopAtSignal
 from vae_lab.runs.measurements import MetricsLogger, Stopwatch
 from vae_lab.runs.metrics_file import MetricsFile
 from vae_lab.runs.signals import Preemption
+from vae_lab.runs.structure import shown
 from vae_lab.training.devices import check_devices, check_trainer, choose_precision
 from vae_lab.training.health import Health
 from vae_lab.training.module import LitVAE, example_labels
@@ -36,7 +40,13 @@ from vae_lab.training.module import LitVAE, example_labels
 log = logging.getLogger(__name__)
 # Arguments of the Trainer that Lightning refuses where it does not optimize by itself: `LitVAE` does what they say.
 OURS = {"accumulate_grad_batches": 1, "gradient_clip_val": None, "gradient_clip_algorithm": None}
-ONLY_OURS = ("steps_per_execution", "cuda_graph")  # under trainer., but no argument of the Trainer
+TRAINED = {  # the parts of a model, and what to choose where an objective does not train one
+    "encoder": "choose posterior=none, which has none",
+    "posterior": "choose posterior=gaussian",
+    "prior": "choose prior=standard_normal, which learns nothing",
+    "decoder": "choose another objective",
+    "likelihood": "choose a loss that learns nothing, such as loss=mse",
+}
 READERS = {"dataset": ImageData}  # whose keys are arguments of these classes, see `check_settings`
 
 
@@ -72,6 +82,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         if folder is not None and not Path(folder).resolve().is_relative_to(Path(cfg.run_dir).resolve()):
             raise ValueError(f"logger.{name} must write into the run folder, got {folder}; leave save_dir=${{run_dir}}")
     check_callbacks(cfg, callbacks, lit)
+    check_trained(lit)
     for name, logger in loggers.items():
         if isinstance(logger, WandbLogger):
             logger.check()  # and it sees to it itself that it cannot fail the run
@@ -82,7 +93,8 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
         settings["strategy"] = "ddp_find_unused_parameters_true"
     metrics = MetricsFile(cfg.run_dir)
     stopwatch = Stopwatch(metrics)
-    of_lightning = OmegaConf.masked_copy(cfg.trainer, [key for key in cfg.trainer if key not in ONLY_OURS])
+    known = ("_target_", *arguments(Trainer)[0])  # the others under trainer. are ours
+    of_lightning = OmegaConf.masked_copy(cfg.trainer, [key for key in cfg.trainer if key in known])
     trainer = instantiate(
         OmegaConf.merge(of_lightning, settings),
         "trainer",
@@ -160,6 +172,9 @@ def check_weights(cfg: DictConfig, vae: VAE) -> None:
             )
         if vae.prior is None:
             log.warning("loss.%s=%s has no effect: a deterministic posterior has no KL", key, cfg.loss[key])
+        elif hasattr(vae.posterior, "num_codes"):
+            words = "loss.%s=%s has no effect: the KL of codes is a constant, log K for each"
+            log.warning(words, key, cfg.loss[key])
 
 
 def build_objective(cfg: DictConfig, vae: VAE) -> nn.Module:
@@ -173,10 +188,18 @@ def build_objective(cfg: DictConfig, vae: VAE) -> nn.Module:
     if "adversary" in settings:
         judges = getattr(check_target("objective", cfg.objective._target_), "judges", "images")
         image_shape = vae.image_shape if judges == "images" else (math.prod(vae.latent_shape), 1, 1)
-        given = {"image_shape": image_shape, "out_features": 1}
+        sees_labels = bool(vae.num_classes) and judges == "images"  # then they are one more channel
+        given = {"image_shape": (image_shape[0] + sees_labels, *image_shape[1:]), "out_features": 1}
         adversary = OmegaConf.create(settings.pop("adversary"))
-        networks["adversary"] = instantiate(adversary, "objective.adversary", **given)
+        try:
+            networks["adversary"] = instantiate(adversary, "objective.adversary", **given)
+        except ValueError as error:  # networks are used to be the model's
+            raise ValueError(re.sub(r"^model\.", "objective.adversary.", str(error))) from error
+        if sees_labels:
+            networks["adversary"] = ConditionalEncoder(networks["adversary"], vae.num_classes, image_shape[1:])
     objective = instantiate(OmegaConf.create(settings), "objective", **networks)
+    if not isinstance(objective, nn.Module):
+        raise ValueError(f"objective must be a torch.nn.Module, got {type(objective).__name__}")
     check_needs("objective", objective, vae)
     return objective
 
@@ -188,8 +211,9 @@ def check_needs(key: str, part: object, vae: VAE) -> None:
         ValueError: naming the part and what is missing.
     """
     has_density = getattr(vae.posterior, "has_density", False)
+    differ = has_density and not hasattr(vae.posterior, "num_codes")
     kinds = {  # of q, and how a message calls them
-        "density": (has_density, "a posterior with a density"),
+        "density": (differ, "a posterior with a density, whose samples differ"),
         "diagonal": (getattr(vae.posterior, "diagonal", False), "a posterior that is a diagonal Gaussian"),
         "point": (not has_density, "a posterior that is a point, such as deterministic"),
     }
@@ -246,30 +270,90 @@ def build_members(group: DictConfig, key: str, kind: type | tuple[str, ...]) -> 
 
 
 def names_of_metrics(lit: LitVAE) -> set[str]:
-    """The keys of what an epoch logs, found by evaluating the untrained model on two black images.
+    """The keys of what an epoch logs, found by trying the untrained model on two black images; no step is taken.
 
     Raises:
-        ValueError: if that fails, because the parts do not fit each other.
+        ValueError: if that fails, because the parts do not fit each other, or if one does not return what it should.
     """
-    vae, objective = lit.vae, lit.objective
-    batch, context = Batch(torch.zeros(2, *vae.image_shape), *example_labels(vae)), Context(0, 1, "val")
+    vae = lit.vae
+    batch = Batch(torch.zeros(2, *vae.image_shape), *example_labels(vae))
     lit.eval()
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            terms = dict(objective(vae, batch, context))
-            if lit.adversary is not None:
-                terms |= objective.adversary_loss(vae, batch, context)
-            q = vae.encode(batch.x, batch.y) if vae.encoder is not None else None
-            for metric in lit.metrics:
-                metric.reset()
-                metric.update(vae, batch, q, terms)
-            measured = {key for metric in lit.metrics for key in metric.compute(lambda total: total)}
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        parts = (objective, vae.posterior, vae.likelihood, vae.encoder, vae.decoder)
-        names = ", ".join(type(part).__name__ for part in parts if part is not None)
-        raise ValueError(f"the model of {names} cannot be evaluated: {one_line(error)}") from error
+    with torch.random.fork_rng(devices=[]):
+        with torch.no_grad():
+            terms = try_objective(lit, batch, "val")
+            with tried(lit, "cannot be evaluated"):
+                q = vae.encode(batch.x, batch.y) if vae.encoder is not None else None
+                for metric in lit.metrics:
+                    metric.reset()
+                    metric.update(vae, batch, q, terms)
+                values = [(key, float(value)) for m in lit.metrics for key, value in m.compute(lambda s: s).items()]
+        trained = try_objective(lit, batch, "train")
     lit.train()
-    return {f"train/{key}" for key in terms} | {f"val/{key}" for key in measured}
+    return {f"train/{key}" for key in trained} | {f"val/{key}" for key, _ in values}
+
+
+def try_objective(lit: LitVAE, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+    """What the objective returns at the first step, with that of its adversary.
+
+    Raises:
+        ValueError: if that fails, or is not a flat dict of 0-dim tensors with a loss to descend.
+    """
+    objective: Any = lit.objective
+    terms: dict[str, Tensor] = {}
+    calls = {"loss": objective} | ({} if lit.adversary is None else {"discriminator_loss": objective.adversary_loss})
+    for loss, call in calls.items():
+        with tried(lit, "cannot be trained, at step 0" if stage == "train" else "cannot be evaluated"):
+            found = call(lit.vae, batch, Context(0, 1, stage))
+        wrong = ""
+        if not isinstance(found, dict):
+            wrong = f"a {type(found).__name__}"
+        elif odd := [k for k, v in found.items() if not isinstance(k, str) or not isinstance(v, Tensor) or v.ndim]:
+            wrong = ", ".join(f"{key!r}: {shown(found[key])}" for key in odd)
+        elif loss not in found:
+            wrong = ", ".join(found) or "an empty one"
+        elif stage == "train" and any(p.requires_grad for p in lit.parameters()) and not found[loss].requires_grad:
+            wrong = f"{loss} without a gradient"
+        if wrong:
+            name = type(objective).__name__ + (".adversary_loss" if loss != "loss" else "")
+            form = f"a flat dict of 0-dim tensors, {loss} among them"
+            raise ValueError(f"objective: {name} must return {form}, got {wrong}")
+        terms |= found
+    return terms
+
+
+@contextmanager
+def tried(lit: LitVAE, failed: str) -> Iterator[None]:
+    """Name the parts of a model where the block fails."""
+    try:
+        yield
+    except Exception as error:  # a user's own part raises all kinds
+        parts = (lit.objective, lit.vae.posterior, lit.vae.likelihood, lit.vae.encoder, lit.vae.decoder)
+        names = ", ".join(type(part).__name__ for part in parts if part is not None)
+        raise ValueError(f"the model of {names} {failed}: {one_line(error)}") from error
+
+
+def check_trained(lit: LitVAE) -> None:
+    """Refuse a part of which the objective trains no parameter, found by the gradient at two black images.
+
+    Raises:
+        ValueError: naming the part, and what to choose instead.
+    """
+    vae, objective, name = lit.vae, lit.objective, type(lit.objective).__name__
+    batch = Batch(torch.zeros(2, *vae.image_shape), *example_labels(vae))
+    named = {key: parameter for key, parameter in vae.named_parameters() if parameter.requires_grad}
+    before = [(buffer, buffer.clone()) for buffer in lit.buffers()]
+    with torch.random.fork_rng(devices=[]):
+        loss = objective(vae, batch, Context(0, 1, "train"))["loss"]
+    gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True) if loss.requires_grad else ()
+    for buffer, value in before:  # of running statistics
+        buffer.copy_(value)
+    trained = [key for key, gradient in zip(named, gradients, strict=False) if gradient is not None]
+    for part, remedy in TRAINED.items():
+        if not any(key.startswith(f"{part}.") for key in trained) and any(key.startswith(f"{part}.") for key in named):
+            kind = type(getattr(vae, part)).__name__
+            raise ValueError(f"objective: {name} never trains the {part}, {kind}; {remedy}")
+    if untrained := sorted(named.keys() - trained):
+        log.info("%s never trains %s", name, ", ".join(untrained))
 
 
 def check_callbacks(cfg: DictConfig, callbacks: dict[str, Callback], lit: LitVAE) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from vae_lab.errors import OutOfMemoryError, RunError
+from vae_lab.errors import OutOfMemoryError, RunError, one_line
 
 # Allocators have no exception type in common: CUDA, CPU, cuBLAS, MPS, and the kernel's words.
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "ALLOC_FAILED")
@@ -27,7 +27,7 @@ def memory_advice(advice: str) -> Iterator[None]:
         says_so = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
         if not says_so and not isinstance(error, MemoryError):
             raise
-        raise OutOfMemoryError(f"out of memory ({first_line(error)}): {advice}") from error
+        raise OutOfMemoryError(f"out of memory ({one_line(error)}): {advice}") from error
 
 
 @contextmanager
@@ -55,14 +55,9 @@ def diagnosed(cfg: DictConfig) -> Iterator[None]:
         lost_contact = isinstance(error, ConnectionError | EOFError) and cfg.dataset.num_workers > 0
         if lost_contact or "DataLoader worker" in str(error):
             raise RunError(
-                f"a worker of dataset.num_workers={cfg.dataset.num_workers} died ({first_line(error)}), often for want "
+                f"a worker of dataset.num_workers={cfg.dataset.num_workers} died ({one_line(error)}), often for want "
                 f"of memory; continue with: vae-lab resume={cfg.run_dir} dataset.num_workers=0"
             ) from error
         if isinstance(error, MisconfigurationException):  # Lightning's word for a setting
             raise ValueError(re.sub(r"`(?=(limit|val_check|max|min)_)", "`trainer.", str(error))) from error
         raise
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a message, or the exception's name where there is none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

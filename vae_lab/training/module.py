@@ -32,6 +32,7 @@ from vae_lab.metrics.standard import Means
 from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context, Stage
 from vae_lab.runs.checkpoints import set_position
+from vae_lab.training.classifier import provide
 from vae_lab.training.steps import StepGraph, Steps, why_eager
 
 log = logging.getLogger(__name__)
@@ -150,6 +151,7 @@ class LitVAE(LightningModule):
         data, callbacks = self.trainer.datamodule, self.trainer.callbacks
         data.batches_at_once = self.batches_at_once
         data.keep_on(self.device)
+        provide(self.metrics, data)
         others = [c for c in callbacks if not type(c).__module__.startswith("vae_lab.") and not isinstance(c, Timer)]
         if any(is_overridden(hook, c, Callback) for c in others for hook in AROUND):  # they look at every batch
             self.is_adaptive, self.steps_at_once = False, 1
@@ -264,6 +266,9 @@ class LitVAE(LightningModule):
         self._check_finite({key: float(value) for key, value in values.items()}, stage, self.global_step)
         self._log_means(values, stage)
         self.validated_at = self.global_step
+
+    def on_test_start(self) -> None:
+        provide(self.metrics, self.trainer.datamodule)
 
     on_test_epoch_start = on_validation_epoch_start
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from vae_lab.metrics.catalogue import find
 
-HIDDEN = ("best_value", "parameters_sha256")  # which are for programs
+HIDDEN = ("best_value", "parameters_sha256", "warnings")  # which are for programs, or were told
 
 
 def print_result(folder: Path, result: dict, commands: Sequence[str] = ()) -> None:

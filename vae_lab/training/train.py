@@ -25,6 +25,7 @@ from vae_lab.runs.trained import initialize, split_checkpoint
 from vae_lab.training.build import OURS, READERS, Experiment, build
 from vae_lab.training.devices import check_trainer
 from vae_lab.training.diagnosis import diagnosed
+from vae_lab.training.health import Health
 from vae_lab.training.result import next_commands, print_result
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def train(cfg: DictConfig) -> float | None:
             try:
                 for tracker in trackers:
                     tracker.log_config(tracked)
+                    tracker.summarize(dict.fromkeys(run.result))  # of an end that is no longer the end
                 fit(cfg, experiment, checkpoint)
                 result = collect_result(experiment)
                 run.write_result(result)
@@ -117,7 +119,7 @@ def find_checkpoint(run: Run, cfg: DictConfig) -> Path | None:
     has_changed = cfg.trainer.max_time != load_saved(run.folder).trainer.get("max_time")  # else it has ended there
     if has_changed and isinstance(took, float) and seconds_of(cfg.trainer.max_time) < took:
         raise ValueError(
-            f"trainer.max_time must be >= {took:.0f} s, which this run took so far, got {cfg.trainer.max_time}"
+            f"trainer.max_time must be >= {math.ceil(took)} s, which this run took so far, got {cfg.trainer.max_time}"
         )
     return checkpoint
 
@@ -169,6 +171,8 @@ def collect_result(experiment: Experiment) -> dict:
     if best:
         result |= {"best_value": best["value"], "best_step": best["step"], "best_epoch": best["epoch"]}
     metrics = best.get("metrics") or {key: float(value) for key, value in trainer.callback_metrics.items()}
+    told = [text for c in trainer.callbacks if isinstance(c, Health) for text in c.warnings.values()]
+    result |= {"warnings": told} if told else {}
     return {**metrics, **result, "lr": experiment.lit.lr, "skipped_files": experiment.data.num_skipped}
 
 

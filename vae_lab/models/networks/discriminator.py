@@ -24,7 +24,7 @@ class PatchDiscriminator(nn.Sequential):
     """
 
     def __init__(self, image_shape: Sequence[int], out_features: int, channels: Sequence[int], norm: str | None):
-        check_positive("adversary.channels", channels)
+        check_positive("channels", channels)
         reduced_size(image_shape, [2] * len(channels))
         layers: list[nn.Module] = []
         n_in = image_shape[0]
