@@ -176,7 +176,7 @@ def conclusion(comparison: Comparison) -> str:
         found = f"{first.label} has the {'best' if find(metric).better else 'first'} mean {metric}"
         found += " of those that can be compared with it" if len(kinds) > 1 else ""
         tested = [group for group in rivals if group.difference and group.difference.is_tested]
-        unclear = [group for group in tested if not group.difference.is_distinct]
+        unclear = [group for group in tested if group.difference and not group.difference.is_distinct]
         untested, clauses = [group for group in rivals if group not in tested], []
         for those, what in ((unclear, "is not distinguishable from"), (untested, "was not tested against")):
             numbers = first_of([str(group.number) for group in those], 8)

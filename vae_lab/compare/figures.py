@@ -363,12 +363,11 @@ def curve(run: Entry, metric: str) -> dict[int, float]:
 
 def clock(runs: list[Entry], steps: list[int]) -> dict[str, list]:
     """Steps, and the epochs and seconds at them, of several runs their mean."""
-
-    def means(kind: str) -> list[float | None]:
+    found: dict[str, list] = {"step": steps}
+    for unit, kind in (("epoch", "epochs"), ("time", "seconds")):
         sums = [sum(getattr(run.history, kind).get(step, math.nan) for run in runs) for step in steps]
-        return [round(value / len(runs), 2) if math.isfinite(value) else None for value in sums]
-
-    return {"step": steps, "epoch": means("epochs"), "time": means("seconds")}
+        found[unit] = [round(value / len(runs), 2) if math.isfinite(value) else None for value in sums]
+    return found
 
 
 def add_marks(

@@ -170,15 +170,16 @@ def entangled(groups: list[Group], by: list[str]) -> dict[str, str]:
 
     From one whose values seldom come twice in many groups, as a search draws them, anything would follow.
     """
+
+    def count(*keys: str) -> int:
+        return len({tuple(group.settings[key] for key in keys) for group in groups})
+
     found: dict[str, str] = {}
-    counts = {key: len({group.settings[key] for group in groups}) for key in by}
-    telling = [key for key in by if len(groups) <= MAX_TOGETHER or 2 * counts[key] <= len(groups)]
+    telling = [key for key in by if len(groups) <= MAX_TOGETHER or 2 * count(key) <= len(groups)]
     for i, key in enumerate(by):
-        for other in (other for other in by[:i] if other not in found and other in telling):
-            values = {(group.settings[other], group.settings[key]) for group in groups}
-            if len(values) == len({value for value, _ in values}):
-                found[key] = other
-                break
+        sources = (other for other in by[:i] if other not in found and other in telling)
+        if other := next((other for other in sources if count(other, key) == count(other)), None):
+            found[key] = other
     return found
 
 
@@ -268,8 +269,7 @@ def apart(groups: list[Group], metrics: list[str]) -> dict[str, str]:
     """The metrics in which not all groups can be compared, each with the settings that are in the way."""
     found = {}
     for metric in metrics:
-        own = (group.yardstick(metric) for group in groups if group.values(metric))
-        sticks = list(dict.fromkeys(stick for stick in own if stick is not None))
+        sticks = list(dict.fromkeys(group.yardstick(metric) or () for group in groups if group.values(metric)))
         mixed = any(group.completed and group.yardstick(metric) is None for group in groups)
         if len(sticks) > 1 or mixed:
             keys = [key for other in sticks[1:] for key in sorted({key for key, _ in set(sticks[0]) ^ set(other)})]
@@ -327,9 +327,10 @@ def rank(groups: list[Group], metric: str, descending: bool | None = None) -> li
             group.verdict = count_states(group.runs)
         elif group.yardstick(metric) is None:
             group.verdict = "pools runs that cannot be compared"
+        elif any(metric in run.metrics for run in group.completed):
+            group.verdict = f"{key_of(metric)} is not finite"
         else:
-            is_there = any(metric in run.metrics for run in group.completed)
-            group.verdict = f"{key_of(metric)} is not finite" if is_there else f"has no {key_of(metric)}"
+            group.verdict = f"has no {key_of(metric)}"
     return ordered
 
 

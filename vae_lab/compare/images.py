@@ -5,6 +5,7 @@ Shapes: N images in a strip, C channels, H height, W width, D latent_dim.
 """
 
 import base64
+import math
 from dataclasses import dataclass, field
 from html import escape
 from io import BytesIO
@@ -26,7 +27,7 @@ from vae_lab.models.vae import VAE
 from vae_lab.runs.trained import load_run
 from vae_lab.training.build import build_data
 
-SIZES = {32: 18, 64: 14, 1024: 8}  # images in a strip, by the largest height; 6 of larger ones
+SIZES = {32: 18, 64: 14, 1024: 8, math.inf: 6}  # images in a strip, by the largest height
 MAX_SIZE = 128  # pixels; larger images are shrunk to it
 NUM_CODES = 500  # validation images that tell which latents vary
 NUM_LATENTS = 3  # of which are walked through
@@ -93,8 +94,8 @@ def draw_groups(groups: list[Group], max_groups: int, data_root: str | None) -> 
                 if found is not None and len(inputs) > 1:
                     gallery.notes.append(f"From group {group.number} on there are inputs of another dataset or split.")
                 if found is not None:
-                    number = min(columns(found[0].shape[2]), len(found[0]))
-                    gallery.add("reconstructions", None, "originals", found[0][:number], number)
+                    x = found[0][: in_a_strip(found[0].shape[2])]
+                    gallery.add("reconstructions", None, "originals", x, len(x))
             caption = group.label if run.seed is None else f"{group.label}, seed={run.seed}"
             draw(gallery, group.number, caption, vae, inputs[key])
         except Exception as error:  # a stranger's run may hold anything; the report goes on without its images
@@ -120,15 +121,15 @@ def read_inputs(cfg: DictConfig, data_root: str | None, gallery: Gallery) -> tup
         return None
 
 
-def columns(height: int) -> int:
-    """Images in a strip."""
-    return next((number for size, number in SIZES.items() if height <= size), 6)
+def in_a_strip(height: int) -> int:
+    """How many images of a height are in a strip."""
+    return next(number for size, number in SIZES.items() if height <= size)
 
 
 @torch.no_grad()
 def draw(gallery: Gallery, group: int, caption: str, vae: VAE, inputs: tuple[Tensor, Tensor] | None) -> None:
     """Add the strips of one group; a conditional model has samples only where there are labels."""
-    number = columns(vae.image_shape[1])
+    number = in_a_strip(vae.image_shape[1])
     if inputs is not None and vae.encoder is not None:
         x, y = inputs
         gallery.add("reconstructions", group, caption, vae.reconstruct(x[:number], y[:number]), min(number, len(x)))

@@ -72,7 +72,9 @@ def study_of(comparison: Comparison, runs: list[Entry], is_search: bool) -> "Stu
             space[key] = FloatDistribution(min(values), max(values), log=is_wide(values))
         else:
             space[key] = CategoricalDistribution(sorted(set(map(as_text, values))))
-    by_number = {run.trial: run for run in runs} if is_search else dict(enumerate(runs[:MAX_TRIALS]))
+    by_number = dict(enumerate(runs[:MAX_TRIALS]))
+    if is_search:
+        by_number = {run.trial: run for run in runs if run.trial is not None}
     study = optuna.create_study(direction="maximize" if find(comparison.sort).better == "higher" else "minimize")
     for number in range(max(by_number) + 1):
         if run := by_number.get(number):

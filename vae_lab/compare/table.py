@@ -96,6 +96,9 @@ def groups_table(comparison: Comparison) -> Table:
         numbers = sorted(run.trial for run in group.runs if run.trial is not None)
         return Cell(first_of([str(number) for number in numbers], 3), value=min(numbers, default=None))
 
+    def setting(key: str, group: Group) -> Cell:
+        return Cell(group.settings[key], value=group.setting(key))
+
     def seeds(group: Group) -> Cell:
         n, started = group.spread(sort).n, len({seed for seed, *_ in group.units})
         return Cell(str(n) if n == started else f"{n} of {started}", value=n)
@@ -109,7 +112,7 @@ def groups_table(comparison: Comparison) -> Table:
         described.append((Column("trial", kind="count"), trial))
     for key in comparison.keys:
         column = Column(name(key), "" if name(key) == key else key.rpartition(".")[0], "setting")
-        described.append((column, lambda group, key=key: Cell(group.settings[key], value=group.setting(key))))
+        described.append((column, partial(setting, key)))
     described += [(Column("n", "seeds", "count"), seeds), *measured[1:]]
     marks = ["best" if group.is_best else "" if group.values(sort) else "none" for group in groups]
     rows = [Row([make(g) for _, make in described], g, mark) for g, mark in zip(groups, marks, strict=True)]
@@ -284,8 +287,8 @@ def rich_table(table: Table, max_rows: int, is_narrow: bool = False) -> RichTabl
     shown = [(i, column) for i, column in enumerate(table.columns) if i not in settings[1:]]
     for i, column in shown:
         title = "settings" if i in settings else "" if column.kind == "place" else column.title
-        justify, is_whole = "right" if column.is_number else "left", column.is_number or not is_narrow
-        drawn.add_column(Text(title), justify=justify, no_wrap=is_whole, overflow="fold")
+        drawn.add_column(Text(title), justify="right" if column.is_number else "left",
+                         no_wrap=column.is_number or not is_narrow, overflow="fold")  # fmt: skip
     for row in table.rows[:max_rows]:
         cells = []
         for i, column in shown:
@@ -300,10 +303,7 @@ def rich_table(table: Table, max_rows: int, is_narrow: bool = False) -> RichTabl
 def to_html(table: Table, css: str = "", home: Path = Path()) -> str:
     """A table of HTML that scrolls where it is too wide; by all columns but verdicts and texts a reader can sort.
 
-    Args:
-        table: to draw.
-        css: its classes.
-        home: the folder of the page, from which links lead.
+    Links lead from the folder of the page, `home`.
     """
     heads, rows = [], []
     for column in table.columns:
@@ -314,25 +314,22 @@ def to_html(table: Table, css: str = "", home: Path = Path()) -> str:
         css_of = f"{column.kind} {'num' * column.is_number} {'decides' * column.decides}"
         heads.append(f'<th class="{css_of}" data-first="{order}"{decides}>{title}{below}</th>')
     for row in table.rows:
-        number = row.group.number if row.group else ""
-        cells = "".join(html_cell(*own, number, home) for own in zip(row.cells, table.columns, strict=True))
+        number, cells = row.group.number if row.group else "", ""
+        for cell, column in zip(row.cells, table.columns, strict=True):
+            key = f'<span class="key" data-key="{number}"></span> ' if number and column.kind == "place" else ""
+            below = f"<small>{escape(cell.below)}</small>" if cell.below else ""
+            tip = f' title="{escape(cell.tip)}"' if cell.tip else ""
+            value = "" if cell.value is None else escape(as_text(cell.value))
+            align = "num" if column.is_number and column.kind != "place" else ""
+            css_of = f"{column.kind} {align} {'decides' * column.decides} {cell.mark}"
+            text = f"<span>{escape(cell.text)}</span>"
+            if address := address_of(cell.link, home):
+                text = f'<a href="{escape(address)}">{text}</a>'
+            data = f'data-value="{value}" data-apart="{cell.apart}"'
+            cells += f'<td class="{css_of}" {data}{tip}>{key}{text}{below}</td>'
         rows.append(f'<tr class="{row.mark}"{f" data-g={number}" if row.group else ""}>{cells}</tr>')
     body = f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f'<div class="scroll"><table class="{css}">{body}</table></div>'
-
-
-def html_cell(cell: Cell, column: Column, number: int | str, home: Path) -> str:
-    """A cell; that of a place shows the colour of its group."""
-    key = f'<span class="key" data-key="{number}"></span> ' if number and column.kind == "place" else ""
-    below = f"<small>{escape(cell.below)}</small>" if cell.below else ""
-    tip = f' title="{escape(cell.tip)}"' if cell.tip else ""
-    value = "" if cell.value is None else escape(as_text(cell.value))
-    number_css = "num" if column.is_number and column.kind != "place" else ""
-    css = f"{column.kind} {number_css} {'decides' * column.decides} {cell.mark}"
-    text = f"<span>{escape(cell.text)}</span>"
-    if address := address_of(cell.link, home):
-        text = f'<a href="{escape(address)}">{text}</a>'
-    return f'<td class="{css}" data-value="{value}" data-apart="{cell.apart}"{tip}>{key}{text}{below}</td>'
 
 
 def address_of(link: str | Path, home: Path) -> str:

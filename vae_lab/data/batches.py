@@ -231,9 +231,7 @@ class ImageData(LightningDataModule):
         if self.splits:
             return
         images: Images = self.source.read()
-        check_images(images, self.image_shape)
-        if self.num_classes is not None:
-            check_labels(images, self.num_classes)
+        check(images, self.image_shape, self.num_classes)
         self.factors, self.class_names, self.num_skipped = images.factors, images.class_names, images.num_skipped
         pixels = images.pixels
         if self.binarize == "threshold":
@@ -341,8 +339,8 @@ class ImageData(LightningDataModule):
         return (x.round() if self.binarize == "dynamic" else x), chosen.labels[index]
 
 
-def check_images(images: Images, image_shape: tuple[int, ...]) -> None:
-    """Refuse what a source has read where pixels, labels and splits do not fit together."""
+def check(images: Images, image_shape: tuple[int, ...], num_classes: Sequence[int] | None) -> None:
+    """Refuse what a source has read where pixels, labels, splits and the config do not fit together."""
     total, shape = len(images.pixels), tuple(images.labels.shape)
     if total == 0 or tuple(images.pixels.shape[1:]) != image_shape:
         raise DataError(f"expected images of shape {image_shape}, got {tuple(images.pixels.shape)}")
@@ -354,11 +352,8 @@ def check_images(images: Images, image_shape: tuple[int, ...]) -> None:
     if images.num_val + images.num_test >= total:
         taken = f"{images.num_val} are for validation and {images.num_test} for the test"
         raise DataError(f"no training images: of {total}, {taken}")
-
-
-def check_labels(images: Images, num_classes: Sequence[int]) -> None:
-    """Refuse labels that are not those which the config announces."""
     found = (images.labels.amax(0) + 1).tolist() if images.labels.shape[1] else []
-    if len(found) != len(num_classes) or any(there > said for there, said in zip(found, num_classes, strict=True)):
+    said = found if num_classes is None else list(num_classes)
+    if len(found) != len(said) or any(there > most for there, most in zip(found, said, strict=True)):
         there = f"labels with {found} classes" if found else "no labels"
-        raise DataError(f"dataset.num_classes={list(num_classes)}, but the images have {there}")
+        raise DataError(f"dataset.num_classes={said}, but the images have {there}")

@@ -56,18 +56,12 @@ class Images(NamedTuple):
 
 
 def check_fit(image_shape: tuple[int, int, int], fit: str, source_size: int = 0) -> tuple[int, int, int]:
-    """Checks how a user wants images fitted, before any file is touched.
+    """Checks how a user wants images fitted, before any file is touched, and returns their shape as a tuple.
 
     Args:
         image_shape: (C, size, size) with C 1 or 3 and size >= 1.
-        fit: One of `FITS`.
+        fit: One of `FITS`; images that are larger than the size cannot be padded.
         source_size: Height and width of the source's images in pixels, 0 when unknown.
-
-    Returns:
-        The image shape as a tuple.
-
-    Raises:
-        ValueError: If a value is out of range, or `fit` is "pad" and the images are larger than the size.
     """
     channels, height, width = image_shape
     if channels not in (1, 3):
@@ -196,7 +190,7 @@ def _open(file: BinaryIO) -> Image.Image:
         raise DataError(f"floating-point pixels have no known range: {ADVICE}")
     if set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))) - {1, 4}:
         raise DataError(f"signed pixels have no known range: {ADVICE}")
-    if image.mode.startswith("I") and _bits(image) > 16:
+    if image.mode.startswith("I") and tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] > 16:
         raise DataError(f"32-bit pixels have no known range: {ADVICE}")
     if image.mode in ("LA", "La", "PA", "LAB") and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2:
         raise DataError(f"planes of another kind than grey, RGB and CMYK: {ADVICE}")
@@ -226,17 +220,13 @@ def _open(file: BinaryIO) -> Image.Image:
     return image
 
 
-def _bits(image: Image.Image) -> int:
-    """Of a channel of mode I; Pillow has brought those that are not TIFF to 16."""
-    return getattr(image, "tag_v2", {}).get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
-
-
 def _to_uint8(image: Image.Image, channels: int, background: tuple[int, ...]) -> np.ndarray:
     """Returns the pixels as uint8 (H, W, C)."""
     if image.mode.startswith("I"):
-        largest = 2 ** _bits(image) - 1
+        tags = getattr(image, "tag_v2", {})
+        largest = 2 ** tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 1  # Pillow has brought others to 16 bits
         values = np.asarray(image).astype(np.uint32)
-        if getattr(image, "tag_v2", {}).get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
             values = largest - values  # zero is white, which Pillow heeds up to 8 bits only
         image = Image.fromarray(((values * 255 + largest // 2) // largest).astype(np.uint8))
     if image.mode == "La":

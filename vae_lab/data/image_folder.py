@@ -107,17 +107,9 @@ class ImageCache:
     def read(
         self, files: list[File], labels: Tensor, factors: tuple[str, ...], num_test: int = 0, num_val: int = 0
     ) -> Images:
-        """Decodes files, or maps what was decoded before if none has changed.
+        """Decodes N files, in the order of `Images`, or maps what was decoded before if none has changed.
 
-        Args:
-            files: N pictures, in the order of `Images`.
-            labels: int64 (N, F).
-            factors: The F column names.
-            num_test: Files in the source's own test split.
-            num_val: Files in its own validation split.
-
-        Returns:
-            The pictures that can be used. Writing to the pixels does not change the cache.
+        What can be used is returned; writing to the pixels does not change the cache. Labels are int64 (N, F).
 
         Raises:
             DataError: If pictures cannot be used (all of them in one message) or the cache cannot be written.
@@ -201,7 +193,7 @@ class ImageCache:
         return self._load(path, files)
 
     def _decode(self, file: File) -> Tensor | str:
-        """Returns uint8 (C, size, size), or what is wrong with the picture."""
+        """Uint8 (C, size, size), or what is wrong with the picture."""
         try:
             return decode(self.root / file.path, self.image_shape, self.fit, self.background)
         except DataError as error:
