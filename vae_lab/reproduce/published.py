@@ -339,8 +339,8 @@ TARGETS = {
         900,
         {
             f"beta_{beta}_seed_{seed}": "dataset=sprites dataset.val_size=0 dataset.batch_size=64 "
-            "latent_dim=10 model=conv model.channels=[32,32,64,64] model.kernel_sizes=[4,4,4,4] model.strides=[2,2,2,2] model.norm=null "
-            f"optimizer.lr=1e-4 objective=beta_tc objective.beta={beta} seed={seed} trainer.max_steps=300000 "
+            "latent_dim=10 model=conv model.channels=[32,32,64,64] model.kernel_sizes=[4,4,4,4] model.strides=[2,2,2,2] "
+            f"model.norm=null optimizer.lr=1e-4 objective=beta_tc objective.beta={beta} seed={seed} trainer.max_steps=300000 "
             "trainer.max_epochs=-1"
             for beta in (1, 6)
             for seed in (0, 1, 2)
