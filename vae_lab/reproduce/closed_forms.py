@@ -171,9 +171,9 @@ ELBO_BAND = (
     "less than 5 / sqrt(N) nats"
 )
 ACTIVE_BAND = (
-    "a latent too many costs next to nothing: training leaves some a variance of E[z given x] of about 0.01, the "
-    "bound of `active_units`, so counted are those above 0.05; components within 15 % of the threshold, whose variance is below "
-    "0.13, may go either way"
+    "a latent too many costs next to nothing: training leaves some a variance of E[z given x] of about 0.01, the bound "
+    "of `active_units`, so counted are those above 0.05; components within 15 % of the threshold, whose variance is "
+    "below 0.13, may go either way"
 )
 COLLAPSE_BAND = (
     "other pixel probabilities can be 0.1 nats better on the test images by chance; pixels that are always black need "
@@ -202,7 +202,10 @@ TARGETS = {
         ACTIVE_BAND,
         "quick",
         0.1,
-        {"weight_0.65": f"{DIGITS} loss=mse loss.KLD_weight=0.65 latent_dim=12"},
+        {
+            "weight_0.65": f"{DIGITS} loss=mse loss.KLD_weight=0.65 latent_dim=12 "
+            "optimizer.lr=0.02 trainer.max_epochs=60"
+        },
         check_active,
     ),
     "collapse_digits": Target(

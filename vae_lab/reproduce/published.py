@@ -153,6 +153,11 @@ VAMP = (
     "latent_dim=40 optimizer.lr=5e-4 loss.warmup_steps=5000 trainer.max_epochs=30"
 )
 SPRITES = "dataset=sprites dataset.image_size=32 dataset.val_size=0 latent_dim=10 objective=beta_tc"
+SPRITES_FULL = (
+    "dataset=sprites dataset.val_size=0 dataset.batch_size=64 latent_dim=10 objective=beta_tc model=conv "
+    "model.channels=[32,32,64,64] model.kernel_sizes=[4,4,4,4] model.strides=[2,2,2,2] model.norm=null "
+    "optimizer.lr=1e-4 trainer.max_steps=300000 trainer.max_epochs=-1"
+)
 BURDA = "Burda et al. 2016, table 1"
 SHORT = "batches of 100 and a cosine from 1e-3 in place of batches of 20 and 3,280 epochs of falling rates"
 
@@ -338,10 +343,7 @@ TARGETS = {
         "gpu",
         900,
         {
-            f"beta_{beta}_seed_{seed}": "dataset=sprites dataset.val_size=0 dataset.batch_size=64 "
-            "latent_dim=10 model=conv model.channels=[32,32,64,64] model.kernel_sizes=[4,4,4,4] model.strides=[2,2,2,2] model.norm=null "
-            f"optimizer.lr=1e-4 objective=beta_tc objective.beta={beta} seed={seed} trainer.max_steps=300000 "
-            "trainer.max_epochs=-1"
+            f"beta_{beta}_seed_{seed}": f"{SPRITES_FULL} objective.beta={beta} seed={seed}"
             for beta in (1, 6)
             for seed in (0, 1, 2)
         },
