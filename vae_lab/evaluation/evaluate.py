@@ -201,7 +201,8 @@ def add_metrics(cfg: DictConfig, vae: VAE, names: str | None, members: list[str]
     """
     known = groups(CONF)["metrics"]
     chosen = list(known) if names == "all" else [name.strip() for name in (names or "").split(",") if names]
-    own, added = set(cfg.metrics), {}
+    own: set = set(cfg.metrics)
+    added: dict = {}
     for name in chosen:
         if name not in known:
             raise ValueError(f"metrics must be all or some of {', '.join(known)}, got {name}")

@@ -51,7 +51,7 @@ def write(vae: VAE, data: ImageData, split: str, path: Path) -> None:
     found |= {"scale_factor": 1 / torch.cat(drawn).std(correction=0)}
     found |= {"indices": torch.cat(indices)} if indices else {}
     with durable_open(path) as file:
-        np.savez(file, **{name: value.numpy() for name, value in found.items()})
+        np.savez(file, allow_pickle=False, **{name: value.numpy() for name, value in found.items()})
 
 
 def draw(vae: VAE, data: ImageData, points: str, path: Path) -> None:

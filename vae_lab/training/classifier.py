@@ -84,12 +84,13 @@ def train(classifier: Classifier, data: ImageData) -> None:
     for _ in range(STEPS):
         batch = batch_of("train", torch.randint(num, (min(BATCH_SIZE, num),)))
         logits = classifier.classify(classifier.features(batch.x))
+        assert batch.y is not None  # a classifier is trained where there are labels
         losses = [F.cross_entropy(own, column) for own, column in zip(logits, batch.y.T, strict=True)]
         optimizer.zero_grad()
         torch.stack(losses).sum().backward()
         optimizer.step()
     split = "val" if len(data.splits["val"]) else "train"
-    right = []
+    right: list[Tensor] = []
     with torch.no_grad():
         some = classifier.features(batch_of("train", torch.arange(min(num, CHUNK))).x)
         classifier.scale.copy_(some.square().mean().sqrt())  # distances of features are then of order 1
