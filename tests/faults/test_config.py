@@ -30,8 +30,8 @@ def line_of(command, tmp_path, monkeypatch):
 
 
 A1 = {
-    "model=cnv": "there is no model=cnv; did you mean conv? (options of model: conv, mlp, resnet)",
-    "model=": "there is no model= (options of model: conv, mlp, resnet)",
+    "model=cnv": "there is no model=cnv; did you mean conv? (options of model: conv, linear, mlp, resnet, unpadded)",
+    "model=": "there is no model= (options of model: conv, linear, mlp, resnet, unpadded)",
     "dataset=MNIST": "there is no dataset=MNIST; did you mean mnist?",
     "optimizer/schedule=cosin": "there is no optimizer/schedule=cosin; did you mean cosine? (options of",
     "experiment=flax_vae": "there is no experiment=flax_vae; did you mean flax_vae_mnist?",
@@ -217,6 +217,8 @@ def test_a3_a_weight_without_effect_is_told(config, caplog):
     build(config("posterior=deterministic", "loss=mse", "loss.KLD_weight=4", "loss.free_bits=0.5"), Preemption())
     for setting in ("loss.KLD_weight=4", "loss.free_bits=0.5"):
         assert f"{setting} has no effect: a deterministic posterior has no KL" in caplog.text
+    build(config("posterior=vq", "posterior.num_codes=8", "loss.warmup_steps=2"), Preemption())
+    assert "loss.warmup_steps=2 has no effect: the KL of codes is a constant, log K for each" in caplog.text
 
 
 def test_a3_what_is_refused_reads_no_data_and_leaves_only_what_says_so(config, tmp_path, monkeypatch):
