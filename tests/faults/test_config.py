@@ -218,6 +218,8 @@ def test_a3_a_weight_without_effect_is_told(config, caplog):
     build(config("posterior=deterministic", "loss=mse", "loss.KLD_weight=4", "loss.free_bits=0.5"), Preemption())
     for setting in ("loss.KLD_weight=4", "loss.free_bits=0.5"):
         assert f"{setting} has no effect: a deterministic posterior has no KL" in caplog.text
+    build(config("posterior=vq", "posterior.num_codes=8", "loss.warmup_steps=2"), Preemption())
+    assert "loss.warmup_steps=2 has no effect: the KL of codes is a constant, log K for each" in caplog.text
 
 
 def test_a3_what_is_refused_reads_no_data_and_leaves_only_what_says_so(config, tmp_path, monkeypatch):
