@@ -259,7 +259,7 @@ TARGETS = {
         COLLAPSE_BAND,
         "cpu",
         1,
-        {"run": f"{MNIST} {LINEAR} optimizer.lr=0.1 loss=bce loss.KLD_weight=1e4 trainer.max_epochs=5"},
+        {"run": f"{MNIST} {LINEAR} loss=bce loss.KLD_weight=1e4 trainer.max_epochs=20"},
         collapse_check(205.8),
     ),
     "floor_mnist": Target(

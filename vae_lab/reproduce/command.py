@@ -24,7 +24,8 @@ USAGE = """vae-lab-reproduce: train what a closed form or a paper says, measure 
 
   tier=TIER              quick (seconds), cpu (minutes on two cores) or gpu
   out=outputs/reproduce  the runs are in OUT/NAME/RUN; what is complete is not trained again, what was stopped goes on
-  record=OUT             the folder of numbers.json and numbers.md, which keep what was measured
+  record=OUT             the folder of numbers.json and numbers.md, which keep what was measured; without names the page
+                         numbers.md is made anew
   data_root=DIR          where the images are; $VAE_LAB_DATA, or data/"""
 DEFAULTS = {"tier": None, "out": "outputs/reproduce", "record": None, "data_root": None}
 TARGETS: dict[str, Target] = {**closed_forms.TARGETS, **published.TARGETS}
@@ -71,6 +72,8 @@ def reproduce_targets(arguments: list[str]) -> None:
     record = Path(settings["record"] or out)
     if not names:
         print_targets(read_record(record))
+        if settings["record"] is not None:
+            write_record(record, read_record(record))
         return
     failed = []
     for name in names:
