@@ -10,6 +10,7 @@ import safetensors
 import safetensors.torch
 import torch
 from filelock import FileLock
+from torch import Tensor
 from torch.nn import functional as F
 
 from vae_lab.data.batches import Batch, ImageData
