@@ -97,6 +97,7 @@ def train(classifier: Classifier, data: ImageData) -> None:
         classifier.scale.copy_(some.square().mean().sqrt())  # distances of features are then of order 1
         for places in torch.arange(len(data.splits[split])).split(CHUNK):
             batch = batch_of(split, places)
+            assert batch.y is not None
             logits = classifier.classify(classifier.features(batch.x))
-            right.append(torch.stack([own.argmax(1) for own in logits], 1) == batch.y)
+            right.append(torch.stack([own.argmax(1) for own in logits], 1).eq(batch.y))
     classifier.accuracy = torch.cat(right).float().mean().item()
