@@ -187,7 +187,7 @@ def test_d3_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(tmp_path, undist
     """As a terminal sends it: to all processes of the group; and once more to the first."""
     folder = tmp_path / "outputs" / "sweeps" / undisturbed[0]
     process = start(*GRID, *SMALL, EPOCHS, cwd=tmp_path, start_new_session=True)
-    wait_until(has_started(folder, 2), process, 120)
+    wait_until(has_started(folder, 1), process, 120)  # of four, two at a time: some are left
     os.killpg(process.pid, signal.SIGINT)
     os.kill(process.pid, signal.SIGINT)
     done = finish(process)
