@@ -179,7 +179,8 @@ def images_table(comparison: Comparison) -> Table:
 
     Only groups that can be compared in a metric, and have as many images.
     """
-    rows, read = [], {}
+    rows: list[Row] = []
+    read: dict[Group, tuple[Entry | None, dict[str, np.ndarray]]] = {}
     for group in comparison.groups:
         runs = sorted(group.completed, key=lambda run: run.seed if isinstance(run.seed, int) else math.inf)
         read[group] = next(((run, found) for run in runs if (found := image_values(run))), (None, {}))

@@ -137,7 +137,7 @@ def fid(real: Tensor, fake: Tensor) -> float:
 
     Source: Heusel et al. 2017, eq. 6.
     """
-    identity = nn.Identity()
+    identity: Any = nn.Identity()
     identity.num_features = real.shape[1]
     distance = FrechetInceptionDistance(identity)
     distance.update(real, real=True)
