@@ -199,14 +199,15 @@ def images_table(comparison: Comparison) -> Table:
     Only groups that can be compared in a metric, and have as many images.
     """
     rows: list[Row] = []
-    read: dict[Group, tuple[Any, dict[str, np.ndarray]]] = {}
+    read: dict[Group, tuple[Entry, dict[str, np.ndarray]]] = {}
     for group in comparison.groups:
         runs = sorted(group.completed, key=lambda run: run.seed if isinstance(run.seed, int) else math.inf)
-        read[group] = next(((run, found) for run in runs if (found := image_values(run))), (None, {}))
+        if first_run := next((run for run in runs if image_values(run)), None):
+            read[group] = first_run, image_values(first_run)
     for metric in sorted({metric for _, found in read.values() for metric in found}):
         kinds: dict[tuple, list[Group]] = {}
         for group, (run, found) in read.items():
-            if run and metric in found and np.isfinite(found[metric]).all():
+            if metric in found and np.isfinite(found[metric]).all():
                 kinds.setdefault((yardstick(run, metric), len(found[metric])), []).append(group)
         for first, *others in kinds.values():
             for group in others:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -201,13 +202,14 @@ def add_metrics(cfg: DictConfig, vae: VAE, names: str | None, members: list[str]
     """
     known = groups(CONF)["metrics"]
     chosen = list(known) if names == "all" else [name.strip() for name in (names or "").split(",") if names]
-    own: set = set(cfg.metrics)
-    added: dict = {}
+    own = set(cfg.metrics)
+    added: dict[Any, Any] = {}
     for name in chosen:
         if name not in known:
             raise ValueError(f"metrics must be all or some of {', '.join(known)}, got {name}")
         added |= {k: node for k, node in OmegaConf.load(CONF / "metrics" / f"{name}.yaml").items() if k != "defaults"}
-    cfg.metrics = OmegaConf.merge(added, cfg.metrics)
+    # After the run's own, whose random numbers then do not depend on what is added.
+    cfg.metrics = OmegaConf.merge(cfg.metrics, {key: node for key, node in added.items() if key not in own})
     for text in members:
         key, _, value = text.partition("=")
         if OmegaConf.select(cfg, key.rpartition(".")[0]) is None:

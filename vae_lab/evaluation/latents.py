@@ -6,6 +6,7 @@ Shapes: N images or points, F label columns; a latent is (*latent_shape).
 import math
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,8 @@ def write(vae: VAE, data: ImageData, split: str, path: Path) -> None:
     found |= {"scale_factor": 1 / torch.cat(drawn).std(correction=0)}
     found |= {"indices": torch.cat(indices)} if indices else {}
     with durable_open(path) as file:
-        np.savez(file, allow_pickle=False, **{name: value.numpy() for name, value in found.items()})
+        arrays: dict[str, Any] = {name: value.numpy() for name, value in found.items()}
+        np.savez(file, **arrays)
 
 
 def draw(vae: VAE, data: ImageData, points: str, path: Path) -> None:
