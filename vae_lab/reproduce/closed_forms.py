@@ -261,6 +261,10 @@ TARGETS = {
         1,
         {"run": f"{MNIST} {LINEAR} loss=bce loss.KLD_weight=1e4 trainer.max_epochs=20"},
         collapse_check(205.8),
+        "the optimizer, not the model: once all is collapsed, gradients are tiny and Adam takes whole steps through pixels "
+        "that are hardly ever lit, so a few test images get a large KL; and logits of black pixels fall slowly. After 5 "
+        "epochs at this rate the KL was 2e-5 and the reconstruction 206.99; after 5 at 0.1 they were 396 and 224.7. "
+        "A recipe that reaches both is to be found",
     ),
     "floor_mnist": Target(
         "the cross-entropy of grey pixels is at least their entropy",
