@@ -167,6 +167,8 @@ def page_lines(record: dict[str, dict]) -> Iterator[str]:
             result = record.get(name)
             yield f"### `{name}`: {verdict(result)}\n"
             yield f"{target.claim[0].upper()}{target.claim[1:]}. Source: {target.source}. Band: {target.band}.\n"
+            if target.failure:
+                yield f"Why it fails: {target.failure}.\n"
             if result is None:
                 continue
             yield "| what | value | band | |\n|---|---|---|---|"

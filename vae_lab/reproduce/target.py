@@ -47,6 +47,7 @@ class Target(NamedTuple):
         minutes: that it takes, on two quiet cores, or on one GPU in the tier `gpu`.
         runs: the overrides of each run that is trained, by a name for its folder.
         check: from the trained runs to the values and their bands.
+        failure: why it fails, where it does and that is known.
     """
 
     claim: str
@@ -56,6 +57,7 @@ class Target(NamedTuple):
     minutes: float
     runs: Mapping[str, str]
     check: "Callable[[dict[str, Trained]], list[Check]]"
+    failure: str = ""
 
 
 class Trained:
