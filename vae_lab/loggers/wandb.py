@@ -131,7 +131,8 @@ class WandbLogger(Logger):
 
     def summarize(self, values: dict) -> None:
         """Set final values in the run's summary."""
-        self._tell("summary", redact(values))
+        if values:
+            self._tell("summary", redact(values))
 
     @rank_zero_only
     def finish(self, exit_code: int) -> None:
