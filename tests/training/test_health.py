@@ -42,9 +42,10 @@ def run(validations, caplog, clamped=(), warmup_steps=0, perplexities=(), **othe
 
 
 @pytest.mark.parametrize(("steps", "told"), [(50, []), (51, ["loss.warmup_steps=51 is longer than the run"])])
-def test_a_warm_up_that_never_ends_is_told_at_the_start(steps, told, caplog):
+def test_a_warm_up_that_never_ends_is_told_at_the_start(steps, told, caplog, monkeypatch):
+    monkeypatch.setattr("vae_lab.training.health.misfits", lambda lit, data: [])
     lit = SimpleNamespace(objective=SimpleNamespace(warmup_steps=steps), schedule=None, total_steps=50)
-    Health().on_train_start(SimpleNamespace(), lit)
+    Health().on_train_start(SimpleNamespace(datamodule=None), lit)
     assert [record.getMessage().partition(",")[0] for record in caplog.records] == told
 
 

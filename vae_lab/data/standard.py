@@ -104,7 +104,7 @@ def download(urls: Sequence[str], path: Path, md5: str) -> None:
             _download(url, path, md5)
             return
         except (OSError, HTTPException, DataError) as error:
-            failures.append(f"{url}: {one_line(error)}")
+            failures.append(f"{url}: {type(error).__name__}: {one_line(error)}")
     raise DataError("; ".join(dict.fromkeys(failures)))
 
 

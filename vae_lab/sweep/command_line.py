@@ -80,7 +80,7 @@ def is_setting(argument: str) -> bool:
 def config_flags(arguments: list[str]) -> list[str]:
     """Those of a sweep's arguments that say where its config files are."""
     found = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         if argument.startswith(("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn")):
             found += [argument] if "=" in argument else [argument, following]
     return found
