@@ -44,4 +44,4 @@ def test_the_wheel_trains_and_answers_from_an_empty_folder(installed, tmp_path):
     assert "val/elbo" in result.read_text()
     done = run(str(installed / "vae-lab-eval"), "--help")
     assert done.returncode == 0, done.stderr
-    assert "vae-lab eval RUN_DIR" in done.stdout
+    assert "vae-lab-eval RUN_DIR" in done.stdout

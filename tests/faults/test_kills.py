@@ -103,7 +103,7 @@ MORE = {  # state besides the model's weights: an adversary with its optimizer, 
     "a book": ["posterior=vq", "posterior.num_codes=8", "posterior.code_dim=1", "loss.warmup_steps=0"],
 }
 MORE_MOMENTS = {
-    "between two descents": (Steps, "_descend", 23),
+    "between two descents": (Steps, "_descend", 11),
     "while a checkpoint is put together": (LitVAE, "on_save_checkpoint", 5),
     "after a validation": (Checkpoints, "on_validation_end", 1),
 }

@@ -360,6 +360,7 @@ def kill_at(number: int) -> None:
 def test_e3_e5_a_killed_offline_run_loses_nothing_and_continues_as_a_second_part(tmp_path, config, patient):
     settings = ["trainer.max_steps=-1", "trainer.max_epochs=3", "trainer.limit_train_batches=3"]
     settings += ["trainer.log_every_n_steps=1", "callbacks.checkpoints.every_n_minutes=1e-9"]
+    settings += ["trainer.steps_per_execution=1"]
     train(config("logger=none", *settings, tiny=SMALL, run_dir="plain"))
     cfg, run = config("logger=wandb", *settings, tiny=SMALL), tmp_path / "run"
     assert train_in_fork(cfg, lambda: kill_at(5)) == -signal.SIGKILL

@@ -93,10 +93,10 @@ def check_settings(cfg: DictConfig, readers: Mapping[str, type]) -> None:
     own = {*own_kinds(readers), *PARTS}
     if cfg.resume in (None, "auto"):  # what continues was accepted when it began
         check_read(raw, plain, own)
-    check_own(raw, plain, readers)
     for path, node in walk(plain):
         if isinstance(node, dict) and "_target_" in node:
             check_arguments(raw, path, node, own)
+    check_own(raw, plain, readers)
 
 
 def check_own(raw: dict, plain: dict, readers: Mapping[str, type]) -> None:

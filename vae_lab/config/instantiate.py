@@ -136,6 +136,10 @@ def build_vae(cfg: DictConfig) -> VAE:
     shape = (channels * likelihood.params_per_channel, height, width)
     sizes = {"latent_dim": cfg.latent_dim + sum(labels), "image_shape": shape}
     decoder = instantiate(cfg.model.decoder, "model.decoder", **sizes)
+    spatial = [bool(getattr(network, "grid", ())) for network in (encoder, decoder)]
+    if encoder is not None and spatial[0] != spatial[1]:
+        got = f"got {spatial[0]} and {spatial[1]}"
+        raise ValueError(f"model.encoder.spatial and model.decoder.spatial must be the same, {got}; set model.spatial")
     if labels:
         encoder = ConditionalEncoder(encoder, labels, (height, width)) if num_params else None
         decoder = ConditionalDecoder(decoder, labels)

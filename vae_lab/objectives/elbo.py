@@ -64,6 +64,8 @@ class ELBO(nn.Module):
         self.free_bits = free_bits
         self.cycles = cycles if warmup == "cyclic" else 1
         self.rise = rise
+        if perceptual is not None and not callable(perceptual):
+            raise ValueError(f"objective.perceptual must be a class with its settings, or null, got {perceptual!r}")
         self.perceptual = perceptual
 
     @property
