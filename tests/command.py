@@ -17,6 +17,7 @@ TINY = [
 # Shuffling, noise, dropout, batch norm, flips, a learning-rate schedule and a KL warm-up, all on; saved at every batch.
 EVERYTHING = [
     "logger=none",
+    "trainer.steps_per_execution=1",  # so that a moment is the number of a call
     "callbacks.gallery=null",
     "callbacks.summary=null",
     "callbacks.progress=null",

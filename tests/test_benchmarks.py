@@ -32,6 +32,7 @@ def test_checkpoints_measures_every_size_and_both_directions(benchmark, capsys, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_gpu_lists_its_rows_and_goes_on_after_one_that_fails(benchmark, capsys, monkeypatch, tmp_path):
     gpu = benchmark("gpu")
     assert gpu.main(["--list"]) == 0

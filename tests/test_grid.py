@@ -243,6 +243,7 @@ def walk(rows, monkeypatch, round_trip: bool) -> tuple[set, dict[tuple, str]]:
     return ran, refused
 
 
+@pytest.mark.slow
 def test_every_option_runs_and_is_stored(monkeypatch):
     rows = [DEFAULT | COMPANION.get(option, {}) | {group: option} for group in GROUPS for option in options(group)]
     _, refused = walk(rows, monkeypatch, round_trip=True)

@@ -52,6 +52,7 @@ def test_before_its_fit_a_sampler_is_the_standard_normal(sampler):
      (lambda: Flow((2, 1, 1)), 150, 0.5), (lambda: TwoStage((2, 1, 1)), 150, 0.5)],
     ids=["gaussian", "mixture", "flow", "two_stage"],
 )  # fmt: skip
+@pytest.mark.slow
 def test_the_samples_follow_the_codes(make, steps, tolerance):
     """Of a correlated Gaussian far from the origin; a fit by gradient is short here, so that it is only near."""
     mean, factor = torch.tensor([5.0, -3.0]), torch.tensor([[2.0, 0.0], [1.5, 0.5]])
@@ -90,6 +91,7 @@ def test_a_place_depends_on_those_before_it_only():
                 assert not torch.allclose(sampler(changed)[:, place + 1], whole[:, place + 1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_codes_that_follow_from_the_first_are_drawn_so():
     first = torch.randint(4, (512, 1))
     codes = ((first + torch.arange(4)) % 4).view(512, 1, 2, 2)
@@ -109,6 +111,7 @@ FITTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FITTED)
 def test_an_evaluation_fits_a_sampler_once_and_draws_from_it(name, config, monkeypatch, caplog):
     cfg = config(*FITTED[name], "trainer.max_steps=2")

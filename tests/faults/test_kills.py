@@ -89,7 +89,10 @@ def locate(owner):
     return pydoc.locate(owner)
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+FAST = ("within an epoch", "in a validation", "while a checkpoint is put together", "while bytes go to the disk")
+
+
+@pytest.mark.parametrize("moment", [m if m in FAST else pytest.param(m, marks=pytest.mark.slow) for m in MOMENTS])
 def test_c3_a_kill_at_any_moment_changes_nothing(moment, config, undisturbed):
     owner, hook, number = MOMENTS[moment]
     cfg = config(tiny=EVERYTHING)

@@ -187,6 +187,7 @@ RUNS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_it_runs_and_is_evaluated_with_its_own_adversary(name, config, caplog):
     cfg = config(*RUNS[name], "dataset.batch_size=32")

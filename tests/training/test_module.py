@@ -117,7 +117,7 @@ def test_the_steps_of_an_adversary_do_not_count(config):
     assert [line["step"] for line in lines if "train_step/discriminator_loss" in line] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("objective", ["gan", "vae_gan"])
+@pytest.mark.parametrize("objective", ["gan", pytest.param("vae_gan", marks=pytest.mark.slow)])
 def test_an_adversarial_run_continues_exactly(objective, config):
     undisturbed = config(*OBJECTIVES[objective], *CLIPPED, "trainer.max_epochs=4", run_dir="whole")
     train(undisturbed)

@@ -26,7 +26,10 @@ RUNS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("run", RUNS)
+FEW = ("accumulated", "adversarial")
+
+
+@pytest.mark.parametrize("run", [run if run in FEW else pytest.param(run, marks=pytest.mark.slow) for run in RUNS])
 def test_nothing_depends_on_the_steps_in_an_execution(run, config):
     records = []
     for steps in (1, 5, "auto"):

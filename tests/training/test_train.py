@@ -157,6 +157,7 @@ def test_a_run_killed_while_its_last_pictures_are_drawn_is_ended_by_its_continua
         assert (folder / name).exists()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(config):
     hashes = []
     for number, seed in enumerate((0, 0, 1)):
@@ -166,6 +167,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another(config):
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.slow
 def test_the_learning_rate_finder_replaces_the_rate_and_records_it(config):
     cfg = config("find_lr=true", "trainer.limit_train_batches=null", "trainer.gradient_clip_val=1.0")
     train(cfg)
@@ -184,6 +186,7 @@ def test_bf16_clips_with_a_fused_optimizer(config):
     assert read_result(cfg)["val/elbo"] < 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [["dataset.val_size=0"], ["dataset.val_size=1", "dataset.batch_size=100000"]])
 def test_odd_sizes_train_and_draw(overrides, config):
     tiny = ["logger=none", "trainer=cpu", "trainer.max_epochs=1", "callbacks.gallery.num_images=4", "latent_dim=3"]
