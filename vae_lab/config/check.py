@@ -93,25 +93,27 @@ def check_settings(cfg: DictConfig, readers: Mapping[str, type]) -> None:
     own = {*own_kinds(readers), *PARTS}
     if cfg.resume in (None, "auto"):  # what continues was accepted when it began
         check_read(raw, plain, own)
+    # What is no list first, and lists last, because they are made of other settings.
+    kinds = [(key, kind, lookup(plain, key)) for key, kind in own_kinds(readers).items()]
+    for key, kind, value in kinds:
+        if not isinstance(value, list):
+            check_kind(raw, key, kind, value)
     for path, node in walk(plain):
         if isinstance(node, dict) and "_target_" in node:
             check_arguments(raw, path, node, own)
-    check_own(raw, plain, readers)
+    for key, kind, value in kinds:
+        if isinstance(value, list):
+            check_kind(raw, key, kind, value)
 
 
-def check_own(raw: dict, plain: dict, readers: Mapping[str, type]) -> None:
-    """Refuse a value of the wrong kind of a key that the program reads itself.
-
-    Args:
-        raw: the config, not resolved, to find the setting that a value comes from; {} names where the value is.
-        plain: the same, resolved.
-        readers: as for `check_settings`.
+def check_own(plain: dict, readers: Mapping[str, type]) -> None:
+    """Refuse a value of the wrong kind of a key that the program reads itself, in a resolved config.
 
     Raises:
         ValueError: naming the setting.
     """
     for key, kind in own_kinds(readers).items():
-        check_kind(raw, key, kind, lookup(plain, key))
+        check_kind({}, key, kind, lookup(plain, key))
 
 
 def own_kinds(readers: Mapping[str, type]) -> dict[str, Any]:

@@ -254,7 +254,7 @@ def build_evaluated(stored: Stored, vae: VAE) -> tuple[ImageData, LitVAE]:
         nodes = {key: cfg.get(key) for key in ("seed", "dataset", "objective", "metrics")}
         plain = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in nodes.items()}
         check_parts(plain, ("dataset.source", "objective"))
-        check_own({}, plain, READERS)
+        check_own(plain, READERS)
         check_seed(cfg.seed)
         data = build_data(cfg)
         objective, metrics = build_objective(cfg, vae), build_metrics(cfg, vae)
