@@ -93,17 +93,15 @@ def check_settings(cfg: DictConfig, readers: Mapping[str, type]) -> None:
     own = {*own_kinds(readers), *PARTS}
     if cfg.resume in (None, "auto"):  # what continues was accepted when it began
         check_read(raw, plain, own)
-    # What is no list first, and lists last, because they are made of other settings.
-    kinds = [(key, kind, lookup(plain, key)) for key, kind in own_kinds(readers).items()]
-    for key, kind, value in kinds:
-        if not isinstance(value, list):
-            check_kind(raw, key, kind, value)
+    kinds = own_kinds(readers)
+    made = {key for key in kinds if isinstance(lookup(raw, key), list) and "${" in str(lookup(raw, key))}
+    for key in (key for key in kinds if key not in made):
+        check_kind(raw, key, kinds[key], lookup(plain, key))
     for path, node in walk(plain):
         if isinstance(node, dict) and "_target_" in node:
             check_arguments(raw, path, node, own)
-    for key, kind, value in kinds:
-        if isinstance(value, list):
-            check_kind(raw, key, kind, value)
+    for key in made:  # lists of other settings, which are named first
+        check_kind(raw, key, kinds[key], lookup(plain, key))
 
 
 def check_own(plain: dict, readers: Mapping[str, type]) -> None:
