@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
+from vae_lab.training.module import LitVAE
 from vae_lab.training.steps import Steps, why_eager
 from vae_lab.training.train import fit, quiet_lightning, train
 
@@ -30,13 +31,20 @@ FEW = ("accumulated", "adversarial")
 
 
 @pytest.mark.parametrize("run", [run if run in FEW else pytest.param(run, marks=pytest.mark.slow) for run in RUNS])
-def test_nothing_depends_on_the_steps_in_an_execution(run, config):
-    records = []
+def test_nothing_depends_on_the_steps_in_an_execution(run, config, monkeypatch):
+    records, sizes, account = [], {}, LitVAE._account
+
+    def counting(lit, batches, *args):
+        sizes.setdefault(steps, []).append(len(batches) // lit.accumulate)
+        account(lit, batches, *args)
+
+    monkeypatch.setattr(LitVAE, "_account", counting)
     for steps in (1, 5, "auto"):
         cfg = config(*LONG, *RUNS[run], f"trainer.steps_per_execution={steps}", run_dir=f"run_{steps}")
         train(cfg)
         records.append(record(Path(cfg.run_dir)))
     assert records[0] == records[1] == records[2]
+    assert max(sizes[1]) == 1 < max(sizes[5])
 
 
 def test_a_run_continues_within_what_was_an_execution(config):

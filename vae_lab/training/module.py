@@ -149,7 +149,6 @@ class LitVAE(LightningModule):
 
     def on_fit_start(self) -> None:
         data, callbacks = self.trainer.datamodule, self.trainer.callbacks
-        data.batches_at_once = self.batches_at_once
         data.keep_on(self.device)
         provide(self.metrics, data)
         others = [c for c in callbacks if not type(c).__module__.startswith("vae_lab.") and not isinstance(c, Timer)]
