@@ -11,10 +11,8 @@ from vae_lab.runs.folder import Run
 
 def run_of(folder, lacks: list[str], *overrides: str):
     """A run folder whose config lacks some keys."""
-    cfg, choices = (
-        composed(*overrides),
-        {"callbacks": "default", "trainer": "default", "experiment": None, "local": "default"},
-    )
+    cfg = composed(*overrides)
+    choices = {"callbacks": "default", "trainer": "default", "experiment": None, "local": "default"}
     for key in lacks:
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(cfg, parent) if parent else cfg
@@ -22,9 +20,7 @@ def run_of(folder, lacks: list[str], *overrides: str):
         del node[name]
     chosen = (override.partition("=") for override in overrides)
     choices |= {key: value for key, _, value in chosen if key in choices}
-    hydra = {"runtime": {"choices": choices}, "overrides": {"task": list(overrides)}}
-    files = {"hydra": OmegaConf.create({"hydra": hydra}), "choices": OmegaConf.create(choices)}
-    Run(folder).write_config(config=cfg, **files)
+    Run(folder).write_config(config=cfg, choices=OmegaConf.create(choices), overrides=OmegaConf.create(list(overrides)))
     return folder
 
 
@@ -61,7 +57,7 @@ def test_what_another_option_brings_is_a_difference(tmp_path):
 
 def test_what_nobody_knows_is_a_difference(tmp_path):
     folder = run_of(tmp_path, ["find_lr", "trainer.detect_anomaly"])
-    path = folder / ".hydra" / "hydra.yaml"
+    path = folder / ".hydra" / "choices.yaml"
     path.write_text(path.read_text().replace("trainer: default", "trainer: ../../secret"))
     assert set(changes(folder, settings_of(composed()))) == {"find_lr"}
 

@@ -63,8 +63,9 @@ def test_a_job_is_found_again_after_a_key_is_new_in_its_config(tmp_path):
     before = composed("seed=3").copy()
     OmegaConf.set_struct(before, False)
     del before.trainer.detect_anomaly, before.dataset.flip
+    begun = {"choices": cfg.hydra.runtime.choices, "overrides": cfg.hydra.overrides.task}
     for name, saved in (("other", composed("seed=4")), ("seed=3", before)):
-        Run(tmp_path / f"{name}_{identity(saved)}").write_config(config=saved, hydra=cfg)
+        Run(tmp_path / f"{name}_{identity(saved)}").write_config(config=saved, **begun)
     assert identity(before) != identity(cfg)
     assert job_folder(_root_=cfg) == f"seed=3_{identity(before)}"
     for override in ("dataset.flip=true", "optimizer.lr=0.002", "seed=5"):  # the first at no default, a default changed

@@ -20,14 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_lab.config.help import CONF
 from vae_lab.config.nested import ABSENT, Settings, leaves, resolved
 from vae_lab.config.roles import HERE, differences
-from vae_lab.config.saved import MAX_BYTES, load_saved, saved_config
+from vae_lab.config.saved import MAX_BYTES, load_saved, read_plain, saved_config
 
 KEPT = 4096  # configs of runs that are remembered
 EMPTY = inspect.Parameter.empty
-# What is read of hydra.yaml: the option of every group, and the command line, as Hydra writes them.
-CHOICES = re.compile(r"^    choices:\n((?:      .*\n)+)", re.MULTILINE)
-OVERRIDES = re.compile(r"^    task:(.*\n(?:    - .*\n)*)", re.MULTILINE)
-REMOVED = re.compile(r"^    - '?~([\w.@/]+)", re.MULTILINE)
+REMOVED = re.compile(r"^- '?~([\w.@/]+)", re.MULTILINE)  # in a run's overrides.yaml
 
 
 def settings_of(cfg: DictConfig) -> Settings:
@@ -74,15 +71,16 @@ def defaults_of(folder: Path, places: tuple[str, ...] = ()) -> Settings:
     Args:
         folder: of the run.
         places: further folders of options.
+
+    Raises:
+        RunError, ValueError: if the record of its options is damaged.
     """
-    path = saved_config(folder).with_name("hydra.yaml")
-    text = path.read_bytes()[:MAX_BYTES].decode(errors="replace") if path.is_file() else ""
-    choices, overrides = CHOICES.search(text), OVERRIDES.search(text)
-    if not choices or not overrides:
+    choices, overrides = (saved_config(folder).with_name(f"{name}.yaml") for name in ("choices", "overrides"))
+    if not choices.is_file() or not overrides.is_file():
         return {}
-    options = (line.strip().partition(": ")[::2] for line in choices[1].splitlines())
-    known = composed(tuple(options), places)
-    removed = tuple(f"{key}." for key in REMOVED.findall(overrides[1]))
+    known = composed(tuple((group, str(option)) for group, option in read_plain(choices).items()), places)
+    text = overrides.read_bytes()[:MAX_BYTES].decode(errors="replace")
+    removed = tuple(f"{key}." for key in REMOVED.findall(text))
     return {key: value for key, value in known.items() if not f"{key}.".startswith(removed)}
 
 
@@ -95,7 +93,7 @@ def composed(choices: tuple[tuple[str, str], ...], places: tuple[str, ...] = ())
         places: further folders of options.
     """
     others = ("hydra/", "experiment", "local")
-    ours = [(group, option) for group, option in choices if option != "null" and not group.startswith(others)]
+    ours = [(group, option) for group, option in choices if option != "None" and not group.startswith(others)]
     if not all(re.fullmatch(r"[\w/@.-]+=[\w/-]+", f"{group}={option}") for group, option in ours):
         return {}
     search = [f"hydra.searchpath=[{','.join(f'file://{place}' for place in places)}]"] if places else []
