@@ -150,7 +150,7 @@ def equal_paths(trial: Trial, model: str) -> str:
 
 def speed(trial: Trial, case: str, batch_size: int, precision: str = "32-true") -> str:
     """Images per second against a bare loop, in interleaved rounds."""
-    size = ["--rounds", "5", "--steps", "300", "--epochs", "2"] if ON_GPU else ["--rounds", "1", "--steps", "1"]
+    size = ["--rounds", "3", "--steps", "300", "--epochs", "2"] if ON_GPU else ["--rounds", "1", "--steps", "1"]
     data = trial.data if ON_GPU else trial.folder  # where there is no MNIST, but few sprites
     paths = ["--paths", "bare", "vae-lab", *(["graph"] if ON_GPU else [])]
     setting = ["--set", f"trainer.precision={precision}", "callbacks.gallery=null", "callbacks.summary=null"]
