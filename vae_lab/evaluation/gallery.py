@@ -182,7 +182,7 @@ class Painter:
         z = self._look(lambda top: self.vae.prior.sample_below(top, torch.Generator().manual_seed(SEED)), top)
         drawn = self._generate(z, y.repeat_interleave(num, 0)).unflatten(0, (len(x), num))
         rows = torch.cat([x[:, None], self._generate(codes, y)[:, None], drawn], 1)
-        title = f"layers at {when}: the top one is the image's, the one below is drawn given that"
+        title = f"layers at {when}: the lower drawn given the image's upper"
         columns = ["original", "both", *map(str, range(1, num + 1))]
         return self._save(
             {"layers": pictures.annotate(pictures.grid(rows.flatten(0, 1), len(columns)), title, (), columns)}
