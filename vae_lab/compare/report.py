@@ -49,7 +49,7 @@ PARALLEL = (
 )
 RUNS = "Those that are not completed come first; their last values stand here and in no mean."
 SEARCH = (
-    "Drawn by Optuna. Trials have the numbers of the search, as in the tables. An importance is the share of the "
+    "Drawn by Optuna. In a search trials have its numbers, as in the tables. An importance is the share of the "
     "metric's variance that a setting accounts for, alone and together with others (fANOVA)."
 )
 SETTINGS = "What differs between the groups, without the seed, the machine and the loggers."
@@ -120,7 +120,7 @@ def sections(comparison: Comparison, gallery, drawn: list[go.Figure], home: Path
     yield "runs", "Runs", f"<p>{told}</p>{listed}"
 
     found, left = search.figures(comparison) if sort else ([], "")
-    yield "search", "Search", panels(found, SEARCH + left) or (f"<p>{escape(left)}</p>" if left else "")
+    yield "search", "Importance", panels(found, SEARCH + left) or (f"<p>{escape(left)}</p>" if left else "")
 
     metrics = [metric for metric in comparison.metrics if metric.startswith("val/")]
     lines = [figures.curves(comparison, metric, those) for metric in metrics for those in classes(groups, metric)]
