@@ -78,7 +78,8 @@ def mig(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     Codes are in 20 bins of equal width; the paper has samples of z and no bins.
 
-    Source: Chen et al. 2018, eq. 6; the bins of Locatello et al. 2019, appendix C.
+    Sources: Chen et al. 2018, "Isolating sources of disentanglement in variational autoencoders"; Locatello et al. 2019
+    for the bins.
     """
     ordered = np.sort(
         np.vstack([information(codes, labels), np.zeros(labels.shape[1])]), 0
@@ -94,7 +95,7 @@ def modularity(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     Codes are in 20 bins of equal width; a latent that knows of nothing counts as 0.
 
-    Source: Ridgeway and Mozer 2018, section 3, eq. 1 and 2.
+    Source: Ridgeway and Mozer 2018, "Learning deep disentangled embeddings with the F-statistic loss", eq. 2.
     """
     squares = information(codes, labels) ** 2
     largest = squares.max(1)
@@ -133,7 +134,7 @@ def dci(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     importances of a random forest (10 trees, all latents at each split, at least 5 images in a leaf); a forest's
     importances differ from those of a lasso or of boosting, and so do scores.
 
-    Source: Eastwood and Williams 2018, section 2.
+    Source: Eastwood and Williams 2018, "A framework for the quantitative evaluation of disentangled representations".
     """
     from sklearn.ensemble import RandomForestClassifier
 
@@ -158,7 +159,7 @@ def factor_score(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     800 groups, the accuracy that of 800 others. Images come from the split, again where it has too few that share a
     value. Guessing gives about 1 / K.
 
-    Source: Kim and Mnih 2018, section 4.
+    Source: Kim and Mnih 2018, "Disentangling by factorising", the metric.
     """
     scale = codes.std(0)
     alive = scale > 1e-6
@@ -182,7 +183,7 @@ def beta_score(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     It sees the mean over the pairs of |z_a - z_b|, standardised; it is fitted on 800 groups of pairs and measured on
     800 others. Images come from the split. Guessing gives about 1 / K.
 
-    Source: Higgins et al. 2017, section 3, algorithm 1.
+    Source: Higgins et al. 2017, "beta-VAE", the disentanglement metric.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
