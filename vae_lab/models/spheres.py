@@ -185,8 +185,8 @@ class VonMisesFisher:
 
     kappa = D softplus(its last number), bounded to [0.001, max_concentration].
 
-    Source: Davidson et al. 2018, "Hyperspherical variational auto-encoders". There it is softplus + 1, which begins next
-    to uniform where D is large, so that z says nothing and the KL drives kappa down before the decoder has learned
+    Source: Davidson et al. 2018, "Hyperspherical variational auto-encoders". There it is softplus + 1, which begins
+    next to uniform where D is large, so that z says nothing and the KL drives kappa down before the decoder has learned
     anything.
 
     Args:
