@@ -1,8 +1,8 @@
 """Whether each latent stands for one factor: scores of codes of images whose factors are labels.
 
 Published values do not agree on definitions and bins, so those used here stand with each score. All compute on the
-codes E[z given x] of the images of a split, of which there must be two label columns that vary. What is fitted is
-fitted on every other image and measured on the rest. Shapes: N images, D latents, K factors.
+codes E[z given x] of the images of a split, of which there must be two label columns whose values vary and repeat. What
+is fitted is fitted on half of the images and measured on the rest. Shapes: N images, D latents, K factors.
 """
 
 import math
@@ -55,7 +55,9 @@ class Factors:
         if sum(map(len, self.codes)) < MIN_IMAGES:
             return {}
         codes, labels = torch.cat(self.codes).double().nan_to_num().numpy(), torch.cat(self.labels).numpy()
-        labels = labels[:, [len(np.unique(column[::2])) > 1 for column in labels.T]]
+        order = np.random.default_rng(0).permutation(len(codes))  # every other one is then a half without an order
+        codes, labels = codes[order], labels[order]
+        labels = labels[:, [1 < len(np.unique(column[::2])) <= len(codes) / 4 for column in labels.T]]
         if labels.shape[1] < 2:
             return {}
         found = {key: value for name in self.scores for key, value in SCORES[name](codes, labels).items()}
@@ -76,7 +78,8 @@ def mig(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     1/K sum_k (I(z_j; v_k) - I(z_j'; v_k)) / H(v_k)
 
-    Codes are in 20 bins of equal width; the paper has samples of z and no bins.
+    Codes are in 20 bins of equal width, so that a factor of more values cannot reach 1; the paper has samples of z and
+    no bins.
 
     Sources: Chen et al. 2018, "Isolating sources of disentanglement in variational autoencoders"; Locatello et al. 2019
     for the bins.
@@ -93,7 +96,8 @@ def modularity(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     mean_j 1 - sum_(k not k_j) I(z_j; v_k)^2 / ((K - 1) I(z_j; v_k_j)^2), k_j the factor of which z_j knows most
 
-    Codes are in 20 bins of equal width; a latent that knows of nothing counts as 0.
+    Codes are in 20 bins of equal width; a latent that knows of nothing counts as 0. Noise can look modular: of few
+    images, it seems to know most of the factor that has the most values.
 
     Source: Ridgeway and Mozer 2018, "Learning deep disentangled embeddings with the F-statistic loss", eq. 2.
     """
@@ -116,12 +120,12 @@ def sap(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     gaps = []
     for factor in labels.T:
-        seen = np.isin(factor, factor[::2])
+        seen = np.isin(factor[1::2], factor[::2])
         tree = DecisionTreeClassifier(max_leaf_nodes=len(np.unique(factor)), class_weight="balanced", random_state=0)
         told = [0.0, 0.0]
         for latent in codes.T[:, :, None]:
-            guess = tree.fit(latent[::2], factor[::2]).predict(latent[1::2][seen[1::2]])
-            told.append(balanced_accuracy_score(factor[1::2][seen[1::2]], guess, adjusted=True))
+            guess = tree.fit(latent[::2], factor[::2]).predict(latent[1::2])
+            told.append(balanced_accuracy_score(factor[1::2][seen], guess[seen], adjusted=True) if seen.any() else 0)
         gaps.append(np.diff(np.sort(told)[-2:])[0])
     return {"sap": float(np.mean(gaps))}
 
