@@ -38,7 +38,7 @@ class Bernoulli:
     On pixels between 0 and 1 log_prob is the negative cross-entropy, which is not a density of x: such values can be
     compared with each other, but not with those of binarized images.
 
-    Source: Kingma and Welling 2014, appendix C.1.
+    Source: Kingma and Welling 2014, appendix C.
     """
 
     params_per_channel = 1
@@ -100,7 +100,7 @@ class LearnedGaussian(nn.Module):
     Raises:
         ValueError: if the bound is not above 0.
 
-    Source: Rybkin et al. 2021, section 4 (sigma-VAE).
+    Source: Rybkin et al. 2021, "Simple and effective VAE training with calibrated decoders", sigma-VAE.
     """
 
     def __init__(self, per_pixel: bool, min_sigma: float):
@@ -145,7 +145,7 @@ class OptimalGaussian(nn.Module):
     training, which does not depend on how images are batched either. No gradient goes through sigma: it is 0 where
     sigma is optimal.
 
-    Source: Rybkin et al. 2021, section 4 (optimal sigma-VAE), whose code takes the MSE over the batch, too.
+    Source: Rybkin et al. 2021, optimal sigma-VAE, whose code takes the MSE over the batch, too.
     """
 
     params_per_channel = 1
@@ -222,7 +222,7 @@ class ContinuousBernoulli:
 
     It is the cross-entropy of `Bernoulli` with what makes it integrate to 1. p is not the mean.
 
-    Source: Loaiza-Ganem and Cunningham 2019, section 3.
+    Source: Loaiza-Ganem and Cunningham 2019, "The continuous Bernoulli".
     """
 
     params_per_channel = 1
@@ -276,7 +276,7 @@ class DiscretizedLogistic(nn.Module):
     Raises:
         ValueError: if there is no component.
 
-    Source: Salimans et al. 2017, section 2.1, eq. 2; the bound of log s is that of their code.
+    Source: Salimans et al. 2017, "PixelCNN++", eqs. 1 and 2; the bound of log s is that of their code.
     """
 
     num_levels = 256
