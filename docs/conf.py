@@ -28,7 +28,9 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = f"vae_lab {release}"
 html_show_copyright = False
-html_theme_options = {"source_repository": "", "top_of_page_buttons": []}
+html_theme_options = {"top_of_page_buttons": []}
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 
 PLACES = {  # of what lies outside of docs/
     r"README\.md": "index.md",
@@ -51,23 +53,28 @@ def option(name: str, path: Path, seen: set[str]) -> str:
     lines = path.read_text().splitlines()
     said = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
     settings = "\n".join(dropwhile(lambda line: line.startswith("#"), lines))
-    parts = [f"## `{name}`", said.removeprefix("@package _global_ "), f"```yaml\n{settings}\n```"]
-    named = dict.fromkeys(target for _, target in targets(yaml.safe_load(settings)))
-    for target in (target for target in named if target.startswith("vae_lab.")):
-        parts.append(f"{{py:class}}`{target}`" if target in seen else f"```{{eval-rst}}\n.. autoclass:: {target}\n```")
+    parts = [f"## `{name}`", said.removeprefix("@package _global_ ")]
+    if content := yaml.safe_load(settings):
+        parts.append(f"```yaml\n{settings}\n```")
+    for target in dict.fromkeys(target for _, target in targets(content) if target.startswith("vae_lab.")):
+        is_new = target not in seen
+        parts.append(
+            f"```{{eval-rst}}\n.. autoclass:: {target}\n```" if is_new else f"It names {{py:class}}`~{target}`."
+        )
         seen.add(target)
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(filter(None, parts))
 
 
 def pages() -> dict[str, str]:
     """The pages that are made: one for each group of the config, and one for each example."""
-    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
+    table = (ROOT / "README.md").read_text().partition("| group |")[2].partition("\n\n")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", table, re.MULTILINE))
     made: dict[str, list[str]] = {}
     seen: set[str] = set()  # classes that a page before has
     for group, options in groups(CONF).items():
         top = group.partition("/")[0]
-        head = rows.get(top, "of Hydra: see [Sweeps](docs/sweeps.md)").replace("](docs/", "](../")
-        page = made.setdefault(top, [f"# {top}", f"{head[0].upper()}{head[1:]}."])
+        head = rows.get(top, "what starts and searches, see [Sweeps](docs/sweeps.md)").replace("](docs/", "](../")
+        page = made.setdefault(top, [f"# {top}", f"What it holds: {head}."])
         page += [option(f"{group}={name}", CONF / group / f"{name}.yaml", seen) for name in options]
     for path in sorted(CONF.glob("*/shared/*.yaml")):
         content = f"```yaml\n{path.read_text()}```"
@@ -109,7 +116,7 @@ def as_text(app, what, name, found, options, lines):
     """The stars and bars of a docstring are those of equations; it has no markup but sections and `backticks`."""
     for i, line in enumerate(lines):
         parts = re.split(r"(`[^`]*`)", line)
-        parts[::2] = (re.sub(r"[*|]|(?<=\w)_(?!\w)", r"\\\g<0>", part) for part in parts[::2])
+        parts[::2] = (re.sub(r"[*|]|(?<=\w)_(?!\w)|(?<=\b[A-Z])\.$", r"\\\g<0>", part) for part in parts[::2])
         lines[i] = "".join(parts)
 
 
