@@ -113,6 +113,9 @@ def evaluate_runs(arguments: list[str]) -> None:
         raise ValueError("no run folder given; usage: vae-lab-eval RUN_DIR... [key=value], or --help")
     if settings["sampler"] != "prior" and not settings["samples"] and "samples_file" not in settings:
         raise ValueError(f"sampler={settings['sampler']} has no effect without samples=N")
+    if settings["sampler_steps"] != DEFAULTS["sampler_steps"] and settings["sampler"] not in samplers.TRAINED:
+        given = f"sampler_steps={settings['sampler_steps']} has no effect with sampler={settings['sampler']}"
+        raise ValueError(f"{given}, only with {', '.join(samplers.TRAINED)}")
     for key in ("latents", "samples_file"):
         if settings.get(key) and len(folders) > 1:
             raise ValueError(

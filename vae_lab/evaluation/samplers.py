@@ -35,7 +35,8 @@ from vae_lab.runs.files import durable_open
 from vae_lab.runs.measurements import parameters_sha256
 from vae_lab.runs.trained import check_fit
 
-NAMES = ("prior", "gaussian", "mixture", "flow", "two_stage", "autoregressive")
+TRAINED = ("flow", "two_stage", "autoregressive")  # by gradient
+NAMES = ("prior", "gaussian", "mixture", *TRAINED)
 SEED = 0  # of a fit, which is the same at every call
 MAX_CODES = 50_000  # that a sampler is fitted on
 MAX_SIZE = 1024  # latents of one code, with full covariances
