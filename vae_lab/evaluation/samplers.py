@@ -46,7 +46,8 @@ CHUNK = 256  # codes in a step, and through a network at a time
 class Mixture(nn.Module):
     """A mixture of Gaussians with full covariances, fitted by expectation maximisation (scikit-learn).
 
-    Source: Ghosh et al. 2020, section 4, where it has 10 components; with one it is the Gaussian of that section.
+    Source: Ghosh et al. 2020, "From variational to deterministic autoencoders", ex-post density estimation: there a
+    mixture of 10 components, or one Gaussian.
 
     Args:
         shape: of one code.
@@ -86,7 +87,7 @@ class Mixture(nn.Module):
 class Flow(nn.Module):
     """The affine couplings of `prior=flow`, trained on codes that are fixed, after centring and scaling them.
 
-    Source: Dinh et al. 2017, "Density estimation using Real NVP", eq. 2.
+    Source: Dinh et al. 2017, "Density estimation using Real NVP".
 
     Args:
         shape: of one code.
@@ -117,7 +118,7 @@ class TwoStage(nn.Module):
 
     Its latent has as many dimensions as the code.
 
-    Source: Dai and Wipf 2019, "Diagnosing and enhancing VAE models", section 4 (the two stages), eq. 8 (gamma).
+    Source: Dai and Wipf 2019, "Diagnosing and enhancing VAE models".
 
     Args:
         shape: of one code.
@@ -163,8 +164,8 @@ class TwoStage(nn.Module):
 class Autoregressive(nn.Module):
     """A causal transformer over the places of a grid of codes: p(c) = prod_i p(c_i given c_1 ... c_(i-1)), row by row.
 
-    Sources: van den Oord et al. 2017, section 4 (such a prior, fitted when the codes are fixed; there a PixelCNN);
-    Vaswani et al. 2017, section 3 (the network).
+    Sources: van den Oord et al. 2017, "Neural discrete representation learning" (such a prior, fitted when the codes
+    are fixed; there a PixelCNN); Vaswani et al. 2017, "Attention is all you need" (the network).
 
     Args:
         shape: of the indices of one image, (n, *grid).

@@ -22,9 +22,9 @@ class ELBO(nn.Module):
     are no free bits, whose bound on the mean of a batch would make the loss depend on the batch size.
 
     Sources: Kingma and Welling 2014, eq. 3 (the bound); Higgins et al. 2017, eq. 4 (the weight);
-    Bowman et al. 2016, section 3.1 (KL annealing); Fu et al. 2019, "Cyclical annealing schedule", section 3.2 (cycles);
-    Kingma et al. 2016, "Improving variational inference with inverse autoregressive flow", appendix on free bits (here
-    each latent is a group of its own).
+    Bowman et al. 2016, "Generating sentences from a continuous space" (KL annealing); Fu et al. 2019, "Cyclical
+    annealing schedule" (cycles); Kingma et al. 2016, "Improving variational inference with inverse autoregressive
+    flow", appendix C.8 (free bits; here each latent is a group of its own).
 
     Args:
         kld_weight: weight of the KL, >= 0; 1 is the bound itself.
@@ -136,7 +136,7 @@ def report(loss: Tensor, reconstruction: Tensor, kl: Tensor | None, q: Any, **fu
         q: from `vae.encode`.
         **further: terms of the objective's own.
     """
-    bound = {} if kl is None else {"elbo": -(reconstruction + kl)}
+    bound = {} if kl is None else {"elbo": -(reconstruction.detach() + kl.detach())}
     terms = {"loss": sum(q.terms.values(), loss), **bound, "reconstruction": reconstruction}
     return terms | ({} if kl is None else {"kl": kl}) | further | q.terms | q.diagnostics()
 

@@ -37,7 +37,7 @@ from vae_lab.training.steps import StepGraph, Steps, why_eager
 
 log = logging.getLogger(__name__)
 
-EXECUTION_SECONDS, MOST_STEPS = 0.02, 64  # `auto` takes more steps at once while they take less, up to so many
+EXECUTION_SECONDS, MOST_STEPS = 0.1, 256  # `auto` takes more steps at once while they take less, up to so many
 AROUND = ("on_train_batch_start", "on_train_batch_end")
 
 
