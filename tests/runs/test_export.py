@@ -53,7 +53,7 @@ def test_the_same_weights_come_back(model, make_run, capsys):
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json"}
     assert str(folder / "model.safetensors") in printed
     assert str(folder / "config.json") in printed
-    (vae, cfg), (shared, shared_cfg) = (vae_lab.load_run(place) for place in (run_dir, folder))
+    (vae, cfg), (shared, shared_cfg) = ((r.vae, r.cfg) for r in map(vae_lab.load_run, (run_dir, folder)))
     assert parameters_sha256(shared) == parameters_sha256(vae) == read(folder)["parameters_sha256"]
     assert not shared.training
     assert not any(parameter.requires_grad for parameter in shared.parameters())

@@ -48,7 +48,8 @@ def test_a_run_leaves_the_whole_folder(config):
     assert set(status["times"][0]) == {"started", "ended", "command", "commit"}
     assert status["versions"]["torch"] == torch.__version__
 
-    vae, loaded = vae_lab.load_run(folder, "last")
+    run = vae_lab.load_run(folder, "last")
+    vae, loaded = run.vae, run.cfg
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert {f"vae.{name}" for name in vae.state_dict()} == set(saved)
     assert all(torch.equal(value, saved[f"vae.{name}"]) for name, value in vae.state_dict().items())

@@ -279,8 +279,8 @@ def load(sampler: nn.Module, path: Path, made_for: dict[str, str]) -> bool:
     return is_same
 
 
-def draw_latents(name: str, vae: VAE, data: ImageData, folder: Path, num: int, steps: int) -> Tensor:
-    """Latents from a sampler, (num, *latent_shape) on the CPU, the same ones at every call.
+def draw_latents(name: str, vae: VAE, data: ImageData, folder: Path, num: int, steps: int, seed: int = SEED) -> Tensor:
+    """Latents from a sampler, (num, *latent_shape) on the CPU, the same ones for the same seed.
 
     It is fitted once and stored in the run folder, `samplers/NAME.safetensors`, for this model and number of steps.
 
@@ -291,6 +291,7 @@ def draw_latents(name: str, vae: VAE, data: ImageData, folder: Path, num: int, s
         folder: of the run.
         num: latents, >= 1.
         steps: of a fit by gradient, >= 1.
+        seed: of what is drawn, not of the fit.
 
     Raises:
         ValueError: if the model has no codes of the kind that is needed.
@@ -308,7 +309,7 @@ def draw_latents(name: str, vae: VAE, data: ImageData, folder: Path, num: int, s
             sampler.cpu()
             with durable_open(path) as file:
                 file.write(safetensors.torch.save(dict(sampler.state_dict()), made_for))
-        drawn = sampler.eval().sample(num, torch.Generator().manual_seed(SEED))
+        drawn = sampler.eval().sample(num, torch.Generator().manual_seed(seed))
         chunks = (chunk.to(device) for chunk in drawn.split(CHUNK))
         to_latents: Any = vae.posterior.lookup if of_book else vae.project
         return torch.cat([to_latents(chunk).cpu() for chunk in chunks])

@@ -40,13 +40,6 @@ EXPORT = {
 }
 
 
-class TrainedRun(NamedTuple):
-    """A trained model with the config it was built from."""
-
-    vae: VAE
-    cfg: DictConfig
-
-
 class Stored(NamedTuple):
     """What a folder holds of a trained model."""
 
@@ -61,24 +54,6 @@ class Stored(NamedTuple):
     objective: dict[str, Tensor] | None = None  # its weights, an adversary's; None of an export, which has none
 
 
-def load_run(run_dir: str | Path, checkpoint: str = "best") -> TrainedRun:
-    """Load a trained model and its config.
-
-    Args:
-        run_dir: the run folder, or a folder that `vae-lab-export` wrote.
-        checkpoint: `best` or `last`; an export holds only one of them.
-
-    Returns:
-        The model on the CPU, in evaluation mode and without gradients, and its config.
-
-    Raises:
-        RunError: if the folder or the checkpoint is missing or damaged.
-        ValueError: if the config names a class that is not trusted.
-    """
-    stored = read_stored(run_dir, checkpoint)
-    return TrainedRun(build_stored(stored), stored.cfg)
-
-
 def read_stored(folder: str | Path, checkpoint: str) -> Stored:
     """Read a run folder or an export; nothing in it is executed.
 
@@ -87,7 +62,8 @@ def read_stored(folder: str | Path, checkpoint: str) -> Stored:
         checkpoint: `best` or `last`.
 
     Raises:
-        RunError, ValueError: as `load_run`.
+        RunError: if the folder or the checkpoint is missing or damaged.
+        ValueError: if the config holds more than plain settings.
     """
     folder = Path(folder)
     if is_export(folder):

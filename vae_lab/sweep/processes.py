@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
+from vae_lab.config.composing import without_hydra
 from vae_lab.config.secrets import print_redacted
 from vae_lab.runs.files import wait_for
 from vae_lab.runs.process import one_line_errors
@@ -233,9 +234,7 @@ def work(config: DictConfig, arguments: list[str], slot: Slot, asked: Connection
 
             torch.set_num_threads(slot.threads)
             wait_for(folder / ".lock", ORPHAN_SECONDS)
-            cfg = config.copy()
-            with open_dict(cfg):
-                del cfg["hydra"]
+            cfg = without_hydra(config)
             continue_if_begun(cfg)
             train(cfg)
     except Exception:
