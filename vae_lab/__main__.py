@@ -145,7 +145,7 @@ HELP = {"--help", "-h"}
 COMMANDS = {
     "eval": (evaluate, "RUN_DIR... [key=value]", "metrics on the test split"),
     "compare": (compare, "DIR... [key=value]", "runs and sweeps as a table and a report"),
-    "export": (export, "RUN_DIR [key=value]", "the model as two files to share"),
+    "export": (export, "RUN_DIR [key=value]", "the model as files to share, also ONNX"),
     "reproduce": (reproduce, "NAME... [key=value]", "published numbers: train, measure, PASS or FAIL"),
     "ls": (list_, "[DIR...] [key=value]", "runs and sweeps: their states, best values, places"),
 }
