@@ -1,10 +1,11 @@
-"""The page of the playground. Streamlit runs this file at every visit, and a fragment of it at every move of a slider.
+"""The page of the playground: Streamlit draws all of it at a visit, and one view, a fragment, at every move.
 
-Each view is a fragment of its own, and gets the subjects that are shown side by side.
+A view gets the subjects that are shown side by side.
 """
 
 import base64
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,13 @@ canvas { width: 100%; aspect-ratio: 1; display: block; touch-action: none; curso
   color: var(--st-text-color); background: var(--st-background-color); box-shadow: 0 1px 6px #0006 }
 .tip canvas { width: 84px; height: 84px; aspect-ratio: auto; image-rendering: pixelated }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 12px; padding-top: 6px; color: var(--st-text-color) }
+.sliders label { display: grid; grid-template-columns: 1fr auto; margin-top: 10px; color: var(--st-text-color) }
+.sliders input { grid-column: 1 / 3; width: 100%; margin: 4px 0; accent-color: var(--st-primary-color) }
 .legend i { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 4px }
 """
 HTML = (
     '<div class="plane"><canvas class="main" tabindex="0"></canvas>'
-    '<div class="tip"><canvas></canvas><div></div></div><div class="legend"></div></div>'
+    '<div class="tip"><canvas></canvas><div></div></div><div class="legend"></div><div class="sliders"></div></div>'
 )
 
 
@@ -66,8 +69,9 @@ def page() -> None:
             st.warning(f"The images of {subject.name} cannot be read: {subject.trouble}")
     views = {name: [s for s in subjects if can(s)] for name, (_, can) in VIEWS.items()}
     names = [name for name, able in views.items() if able]
-    chosen = st.segmented_control("View", names, default=names[0], key="view", label_visibility="collapsed",
-                                  required=True, bind="query-params")
+    chosen = st.segmented_control(
+        "View", names, default=names[0], key="view", label_visibility="collapsed", required=True, bind="query-params"
+    )
     view, able = VIEWS[chosen][0], views[chosen]
     try:
         view(able)
@@ -80,80 +84,79 @@ def latents(subjects: list[Subject]) -> None:
     """Sliders and a pad for the latents of the first subject; all that have latents of that shape are decoded."""
     first, *others = subjects
     same = [first] + [s for s in others if s.vae.latent_shape == first.vae.latent_shape]
-    low, high = (bound.tolist() for bound in first.bounds)
     key = f"{first.name} z"
-    base = st.session_state.setdefault(key, first.centre.clone())
+    st.session_state.setdefault(key, first.centre.clone())
 
     def put(z: Tensor) -> None:
-        """Put all sliders at a point (D,)."""
-        st.session_state[key] = z
-        for dim in range(first.num_latents):
-            st.session_state.pop(f"{key}{dim}", None)
+        st.session_state[key] = z.clone()
+
+    def draw() -> None:
+        st.session_state["draws"] = seed = st.session_state.get("draws", -1) + 1
+        put(first.draw("prior", 1, 1.0, seed)[0])
 
     controls, shown = st.columns([2, 3], gap="large")
     with controls:
         labels = choose_labels(same, "latents")
         with st.container(horizontal=True):
-            st.button("Centre", on_click=lambda: put(first.centre.clone()))
-            if "prior" in first.samplers():
-                seed = st.session_state.setdefault("draws", 0)
-                st.button("Random", on_click=lambda: (put(first.draw("prior", 1, 1.0, seed)[0]),
-                                                      st.session_state.update(draws=seed + 1)))  # fmt: skip
+            st.button("Centre", on_click=lambda: put(first.centre))
+            if "prior" in first.samplers:
+                st.button("Random draw", on_click=draw)
             if len(first.codes):
-                st.button("An image's code", on_click=lambda: put(
-                    first.codes[int(torch.randint(len(first.codes), ()))].clone()))
-        weights, unit = first.weights
+                number = int(torch.randint(len(first.codes), ()))
+                st.button("An image's code", on_click=lambda: put(first.codes[number]))
         num = min(MAX_SLIDERS, len(first.order))
         if len(first.order) > num:
-            num = st.number_input(f"Latents shown, of {len(first.order)}", 1, len(first.order), num)
-        dims = first.order[:num]
-        z = base.clone()
-        for dim in dims:  # what a slider says; those that were not shown yet begin at the point
-            name = f"{key}{dim}"
-            st.session_state.setdefault(name, min(max(float(z[dim]), low[dim]), high[dim]))
-            z[dim] = st.session_state[name]
-        if len(dims) > 1:
-            pad(first, key, dims, z, labels[first.name])
-        for dim in dims:
-            st.slider(f"z{dim}  ·  {weights[dim]:.3g} {unit}", low[dim], high[dim], key=f"{key}{dim}",
-                      step=(high[dim] - low[dim]) / 200, format="%.2f")  # fmt: skip
-        st.session_state[key] = z
+            num = st.number_input(f"Sliders, of {len(first.order)} latents", 1, len(first.order), num)
+        z = st.session_state[key]
+        move_latents(first, key, first.order[:num], labels[first.name])
     with shown:
         drawn = {}
         for column, subject in side_by_side(same):
             with column:
-                drawn[subject.name] = image = subject.decode(z[None], labels[subject.name])
-                picture(image, subject, LARGE)
+                drawn[subject.name] = subject.decode(z[None], labels[subject.name])
+                picture(drawn[subject.name], LARGE, subject.name)
         for subject in subjects:
             if subject not in same:
                 st.caption(f"{subject.name} has other latents: {' x '.join(map(str, subject.vae.latent_shape))}")
         downloads("latents", drawn, {"latents": z[None]})
 
 
-def pad(subject: Subject, key: str, dims: list[int], z: Tensor, labels: Tensor) -> None:
-    """A plane of two latents to drag a point on; behind it the manifold of two, or where the codes are."""
-    right, up = dims[:2]
+def move_latents(subject: Subject, key: str, dims: list[int], labels: Tensor) -> None:
+    """Sliders of latents, and a plane of two to drag a point on: on the manifold, or on where the codes are."""
+    right, up = dims[0], dims[-1]
     if len(dims) > 2:
         with st.container(horizontal=True):
-            right = st.selectbox("to the right", dims, 0, format_func=lambda dim: f"z{dim}", key=f"{key} right")
-            up = st.selectbox("upwards", dims, 1, format_func=lambda dim: f"z{dim}", key=f"{key} up")
-    low, high = subject.bounds
+            right = st.selectbox("To the right", dims, 0, format_func=lambda dim: f"z{dim}", key=f"{key} right")
+            up = st.selectbox("Upwards", dims, 1, format_func=lambda dim: f"z{dim}", key=f"{key} up")
+    (low, high), (weights, unit), z = (
+        (bound.tolist() for bound in subject.bounds),
+        subject.weights,
+        st.session_state[key],
+    )
+    move = (st.session_state.get(f"{key} plane") or {}).get("move") or {}
     data: dict[str, Any] = {
-        "range": [[float(low[dim]), float(high[dim])] for dim in (right, up)],
+        "range": [[low[dim], high[dim]] for dim in (right, up)],
         "names": [f"z{right}", f"z{up}"],
-        "at": [round(float(z[dim]), 4) for dim in (right, up)],
+        "dims": [right, up],
+        "at": {str(dim): float(z[dim]) for dim in dims},
+        "answer": move.get("number"),
+        "hidden": right == up,
+        "sliders": [
+            {"dim": dim, "label": f"z{dim} · {weights[dim]:.3g} {unit}", "low": low[dim], "high": high[dim]}
+            for dim in dims
+        ],
     }
-    if subject.num_latents == 2 and not subject.has_book:
+    if subject.num_latents == 2:
         data["background"] = manifold(subject, (right, up), labels)
     else:
         data["points"] = subject.codes[:300][:, [right, up]].T.tolist()
 
-    def move() -> None:
-        point = st.session_state[f"{key} pad"]["point"]
-        for dim, value in zip((right, up), point, strict=True):
-            st.session_state[f"{key}{dim}"] = min(max(float(value), float(low[dim])), float(high[dim]))
+    def follow() -> None:
+        moved = st.session_state[f"{key} plane"]["move"]["latents"]
+        for dim, value in moved.items():
+            st.session_state[key][int(dim)] = min(max(float(value), low[int(dim)]), high[int(dim)])
 
-    plane(f"{key} pad", data, on_point_change=move)
+    plane(f"{key} plane", data, on_move_change=follow)
 
 
 def manifold(subject: Subject, dims: tuple[int, int], labels: Tensor) -> str:
@@ -162,7 +165,7 @@ def manifold(subject: Subject, dims: tuple[int, int], labels: Tensor) -> str:
     name = (dims, tuple(labels.flatten().tolist()))
     if name not in known:
         drawn = subject.manifold(dims, subject.centre, labels, SIDE)
-        known[name] = data_url(enlarged(drawn, 448))
+        known[name] = data_url(enlarged(drawn, 448), "JPEG")
     return known[name]
 
 
@@ -170,7 +173,7 @@ def manifold(subject: Subject, dims: tuple[int, int], labels: Tensor) -> str:
 def samples(subjects: list[Subject]) -> None:
     """Draws from the prior, or from what is fitted to the codes."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        names = list(dict.fromkeys(name for subject in subjects for name in subject.samplers()))
+        names = list(dict.fromkeys(name for subject in subjects for name in subject.samplers))
         name = st.selectbox("Sampler", names, width=180, help="What is fitted takes a minute once, and is then kept.")
         num = st.number_input("Images", 1, 400, 36, width=120)
         temperature = st.slider("Temperature", 0.0, 2.0, 1.0, 0.05, width=220)
@@ -179,7 +182,7 @@ def samples(subjects: list[Subject]) -> None:
     drawn, codes = {}, {}
     for column, subject in side_by_side(subjects):
         with column:
-            if name not in subject.samplers():
+            if name not in subject.samplers:
                 st.caption(f"{subject.name} has no {name}")
                 continue
             with st.spinner(f"fitting {name}"):
@@ -187,7 +190,7 @@ def samples(subjects: list[Subject]) -> None:
             y = labels[subject.name]
             y = y[torch.arange(num) % len(y)]
             drawn[subject.name], codes[subject.name] = subject.decode(z, y), z
-            picture(drawn[subject.name], subject)
+            picture(drawn[subject.name], 48, subject.name)
             if temperature != 1 and not subject.has_temperature(name):
                 st.caption("The codes of this prior are all equally likely: there is no temperature.")
     downloads("samples", drawn, codes)
@@ -206,7 +209,7 @@ def reconstruct(subjects: list[Subject]) -> None:
             x_hat = subject.decode(z, y)
             drawn[subject.name], codes[subject.name] = torch.cat([x, x_hat]), z
             error = (x - x_hat).square().mean()
-            picture(drawn[subject.name], subject, LARGE if len(x) == 1 else 48, len(x) if len(x) > 1 else 2)
+            picture(drawn[subject.name], LARGE if len(x) == 1 else 48, subject.name, max(len(x), 2))
             st.caption(f"{'left' if len(x) == 1 else 'above'} the images, mse {error:.4f} per pixel")
     downloads("reconstructions", drawn, codes)
 
@@ -235,7 +238,7 @@ def between(subjects: list[Subject]) -> None:
         images = subject.decode(path, y)
         drawn[subject.name] = torch.cat([pair[0], images, pair[1]]) if pair else images
         codes[subject.name] = path
-        picture(drawn[subject.name], subject, 48, len(drawn[subject.name]))
+        picture(drawn[subject.name], 48, subject.name, len(drawn[subject.name]))
     downloads("interpolation", drawn, codes)
 
 
@@ -252,7 +255,7 @@ def map_of_codes(subjects: list[Subject]) -> None:
                 z, y = subject.codes[chosen].mean(0, keepdim=True), subject.y[chosen[:1]]
                 images = torch.cat([subject.x[chosen[:15]], subject.decode(z, y)])
                 drawn = subject.decode(z, y) if len(chosen) > 1 else images
-                picture(drawn, subject, 140, 2)
+                picture(drawn, 140, subject.name, 2)
                 st.caption(f"the mean of {len(chosen)} codes" if len(chosen) > 1 else "the image, and its code decoded")
                 downloads(key, {subject.name: drawn}, {"mean": z, "codes": subject.codes[chosen]})
 
@@ -308,7 +311,7 @@ def arithmetic(subjects: list[Subject]) -> None:
         direction = (subject.mean_of(plus) - subject.mean_of(less)).nan_to_num()  # a label may be missing elsewhere
         z = subject.encode(x, y)[0] + torch.linspace(0, most, 6)[:, None] * direction
         drawn[subject.name], codes[subject.name] = torch.cat([x, subject.decode(z, y)]), z
-        picture(drawn[subject.name], subject, 84, 7)
+        picture(drawn[subject.name], 84, subject.name, 7)
     st.caption(f"the image, its code decoded, and on the way to {most:g} times the difference")
     downloads("arithmetic", drawn, codes)
 
@@ -331,14 +334,20 @@ def codes_of_book(subjects: list[Subject]) -> None:
             if own.ndim == 2:
                 flat = own[0][None, None]
             table = {str(column): flat[layer, :, column].tolist() for column in range(flat.shape[2])}
-            edited = st.data_editor(table, hide_index=True, key=f"{subject.name} codes {source} {layer}", column_config={
-                name: st.column_config.NumberColumn(min_value=0, max_value=most, step=1, required=True) for name in table
-            })
+            edited = st.data_editor(
+                table,
+                hide_index=True,
+                key=f"{subject.name} codes {source} {layer}",
+                column_config={
+                    name: st.column_config.NumberColumn(min_value=0, max_value=most, step=1, required=True)
+                    for name in table
+                },
+            )
             values = torch.tensor([list(column) for column in edited.values()]).T.clamp(0, most)
             indices[0].view(flat.shape)[layer] = values
             z = [subject.vae.posterior.lookup(i).flatten(1) for i in (own, indices)]
             drawn[subject.name], found[subject.name] = subject.decode(torch.cat(z), y), indices
-            picture(torch.cat([x, drawn[subject.name]]), subject, 140, 3)
+            picture(torch.cat([x, drawn[subject.name]]), 140, subject.name, 3)
             st.caption(f"the image, from its codes, from the codes above (each from 0 to {most})")
     downloads("codes", drawn, found)
 
@@ -350,8 +359,14 @@ def choose_source(subjects: list[Subject], key: str, default: int = 0) -> tuple:
     kinds = kinds if able or len(kinds) == 1 else ["upload"]
     kind = kinds[0]
     if len(kinds) > 1:
-        kind = st.segmented_control("Source", kinds, default="image", required=True, key=f"{key} source",
-                                    format_func={"image": "Validation image", "upload": "Own picture"}.get)
+        kind = st.segmented_control(
+            "Source",
+            kinds,
+            default="image",
+            required=True,
+            key=f"{key} source",
+            format_func={"image": "Validation image", "upload": "Own picture"}.get,
+        )
     if kind == "image":
         largest = min(len(subject.x) for subject in able) - 1 if able else 2**31
         return "image", st.number_input("Number", 0, largest, min(default, largest), key=f"{key} number", width=140)
@@ -388,7 +403,9 @@ def choose_labels(subjects: list[Subject], key: str, all_in_turn: bool = False) 
             name = taking[0].data.factors[column] if taking[0].data is not None else f"label {column}"
             options = [-1] * (all_in_turn and not column) + list(range(num))
             text = lambda v, c=column: "all in turn" if v < 0 else label_name(taking[0], v) if c == 0 else str(v)  # noqa: E731
-            row.append(st.selectbox(name.capitalize(), options, format_func=text, key=f"{key} label {column}", width=180))
+            row.append(
+                st.selectbox(name.capitalize(), options, format_func=text, key=f"{key} label {column}", width=180)
+            )
     for subject in taking:
         if len(subject.vae.num_classes) == len(row):
             most = torch.tensor(subject.vae.num_classes) - 1
@@ -408,10 +425,14 @@ def side_by_side(subjects: list[Subject]) -> Any:
     return zip(st.columns(len(subjects)), subjects, strict=True)
 
 
-def picture(images: Tensor, subject: Subject, least: int = 48, num_columns: int | None = None) -> None:
-    """Show images (B, C, H, W) as tiles of at least so many pixels, below the name of the subject where there are more."""
-    columns = num_columns or int(np.ceil(np.sqrt(len(images))))
-    st.image(pictures.grid(enlarged(images, least), columns), caption=subject.name if len(SUBJECTS) > 1 else None)
+def picture(images: Tensor, least: int, name: str, num_columns: int | None = None) -> None:
+    """Show images (B, C, H, W) as tiles of at least so many pixels, named where there are several subjects.
+
+    The picture travels within the page: a file of its own would be gone before it is fetched, in the middle of a drag.
+    """
+    columns = num_columns or math.ceil(math.sqrt(len(images)))
+    tiles = torch.from_numpy(pictures.grid(enlarged(images, least), columns)).permute(2, 0, 1) / 255
+    st.image(data_url(tiles), caption=name if len(SUBJECTS) > 1 else None)
 
 
 def downloads(name: str, drawn: dict[str, Tensor], codes: dict[str, Tensor]) -> None:
@@ -420,7 +441,7 @@ def downloads(name: str, drawn: dict[str, Tensor], codes: dict[str, Tensor]) -> 
         return
 
     def image() -> bytes:
-        grids = [pictures.grid(x, int(np.ceil(np.sqrt(len(x))))) for x in drawn.values()]
+        grids = [pictures.grid(x, math.ceil(math.sqrt(len(x)))) for x in drawn.values()]
         return png(pictures.beside(grids))
 
     def arrays() -> bytes:
@@ -451,15 +472,10 @@ def plane(key: str, data: dict[str, Any], **on_change: Callable) -> None:
 # The views by their names: what draws them, and of which subjects.
 VIEWS: dict[str, tuple[Callable, Callable[[Subject], bool]]] = {
     "Latents": (latents, lambda s: not s.has_book),
-    "Samples": (samples, lambda s: bool(s.samplers())),
+    "Samples": (samples, lambda s: bool(s.samplers)),
     "Reconstruct": (reconstruct, lambda s: s.has_encoder),
     "Interpolate": (between, lambda s: len(s.x) > 1 or not s.has_encoder),
     "Map": (map_of_codes, lambda s: len(s.codes) > 1),
     "Arithmetic": (arithmetic, lambda s: len(s.codes) > 1 and s.y.shape[1] > 0),
     "Codes": (codes_of_book, lambda s: s.has_book),
 }
-
-if __name__ == "__main__":  # as Streamlit runs it; what was opened is in the module of the command
-    from vae_lab.play.app import page as draw
-
-    draw()

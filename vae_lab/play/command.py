@@ -1,5 +1,6 @@
 """`vae-lab-play`: trained runs in a browser, on this machine alone."""
 
+import gc
 import socket
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,5 +59,6 @@ def play(arguments: list[str]) -> None:
         "logger.hideWelcomeMessage": True,  # it would ask others for this machine's address
     }
     print(f"playing   {', '.join(map(str, folders))}\nopen      http://127.0.0.1:{settings['port']}   (Ctrl-C ends it)")
+    gc.freeze()  # Streamlit collects garbage after every move: torch alone would take it a third of a second
     bootstrap.load_config_options(options)
-    bootstrap.run(str(Path(app.__file__)), False, [], options)
+    bootstrap.run(str(Path(__file__).with_name("script.py")), False, [], options)

@@ -1,11 +1,13 @@
-// A square plane. Without a lasso a point is dragged on it; with one, points are looked at, and some are enclosed.
-// The page answers every move; the next is sent when the last was answered, so that none waits in a row.
+// A square plane, and sliders below it. Without a lasso a point is dragged on it, two latents at once; with one, points
+// are looked at, and some are enclosed. The page answers every move, and the next is sent when the last was answered,
+// so that moves never wait in a row. What is wanted of the latents is {number: value}.
 const PATIENCE = 1000 // milliseconds without an answer
 
 export default function ({ data, parentElement, setStateValue }) {
   const canvas = parentElement.querySelector("canvas.main"), tip = parentElement.querySelector(".tip")
   const memory = (canvas.memory ??= { images: {}, path: [] })
   const [[left, right], [bottom, top]] = data.range
+  const rounded = (number) => +number.toPrecision(4)
   const image = (url) => {
     if (!url) return null
     if (!memory.images[url]) {
@@ -18,8 +20,8 @@ export default function ({ data, parentElement, setStateValue }) {
   }
   const place = ([x, y]) => [
     ((x - left) / (right - left)) * canvas.width, ((top - y) / (top - bottom)) * canvas.height]
-  const value = ([px, py]) => [
-    +(left + (px / canvas.width) * (right - left)).toFixed(4), +(top - (py / canvas.height) * (top - bottom)).toFixed(4)]
+  const value = ([px, py]) => [left + (px / canvas.width) * (right - left), top - (py / canvas.height) * (top - bottom)]
+  const current = () => ({ ...data.at, ...memory.wanted })
   const pixel = (event) => {
     const box = canvas.getBoundingClientRect(), within = (v, most) => Math.min(Math.max(v, 0), most)
     return [within(((event.clientX - box.left) / box.width) * canvas.width, canvas.width),
@@ -75,9 +77,8 @@ export default function ({ data, parentElement, setStateValue }) {
       pen.closePath()
       pen.stroke()
     }
-    const at = memory.wanted ?? data.at
-    if (!data.lasso && at) {
-      const [x, y] = place(at)
+    if (data.dims) {
+      const [x, y] = place(data.dims.map((dim) => current()[dim]))
       for (const [colour, width] of [["#000a", 4], ["#fff", 2]]) {
         pen.strokeStyle = colour
         pen.lineWidth = width * unit
@@ -90,21 +91,35 @@ export default function ({ data, parentElement, setStateValue }) {
 
   function send() {
     clearTimeout(memory.timer)
+    memory.number = (memory.number ?? Date.now()) + 1
     memory.sent = memory.wanted
     memory.timer = setTimeout(answered, PATIENCE)
-    setStateValue("point", memory.wanted)
+    setStateValue("move", { number: memory.number, latents: memory.wanted })
   }
   function answered() {
     clearTimeout(memory.timer)
-    const isLast = String(memory.sent) === String(memory.wanted)
+    const isLast = memory.sent === memory.wanted
     memory.sent = null
     if (!isLast) send()
     else if (!memory.drags) memory.wanted = null
   }
-  function want(point) {
-    memory.wanted = [Math.min(Math.max(point[0], left), right), Math.min(Math.max(point[1], bottom), top)]
+  function want(latents) {
+    memory.wanted = { ...memory.wanted, ...latents }
     if (!memory.sent) send()
     draw()
+    slide()
+  }
+  function wantPoint(point) {
+    const ranges = [[left, right], [bottom, top]]
+    want(Object.fromEntries(data.dims.map((dim, i) =>
+      [dim, rounded(Math.min(Math.max(point[i], ranges[i][0]), ranges[i][1]))])))
+  }
+  function slide() {
+    for (const { dim } of data.sliders ?? []) {
+      const row = sliders.querySelector(`[data-dim="${dim}"]`)
+      row.querySelector("input").value = current()[dim]
+      row.querySelector("output").textContent = current()[dim].toFixed(2)
+    }
   }
   function choose(path) {
     if (path.length > 8) {
@@ -137,11 +152,11 @@ export default function ({ data, parentElement, setStateValue }) {
     canvas.setPointerCapture(event.pointerId)
     memory.drags = true
     memory.path = data.lasso ? [pixel(event)] : []
-    if (!data.lasso) want(value(pixel(event)))
+    if (!data.lasso) wantPoint(value(pixel(event)))
   }
   canvas.onpointermove = (event) => {
     if (memory.drags && data.lasso) memory.path.push(pixel(event))
-    if (memory.drags && !data.lasso) want(value(pixel(event)))
+    if (memory.drags && !data.lasso) wantPoint(value(pixel(event)))
     if (data.lasso) hover(pixel(event))
     if (memory.drags) draw()
   }
@@ -157,8 +172,8 @@ export default function ({ data, parentElement, setStateValue }) {
     const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key]
     if (!step || data.lasso) return
     event.preventDefault()
-    const [x, y] = memory.wanted ?? data.at
-    want([+(x + (step[0] * (right - left)) / 50).toFixed(4), +(y + (step[1] * (top - bottom)) / 50).toFixed(4)])
+    const [x, y] = data.dims.map((dim) => current()[dim])
+    wantPoint([x + (step[0] * (right - left)) / 50, y + (step[1] * (top - bottom)) / 50])
   }
   parentElement.querySelector(".legend").replaceChildren(...(data.legend ?? []).map(([name, colour]) => {
     const entry = document.createElement("span"), dot = document.createElement("i")
@@ -166,7 +181,24 @@ export default function ({ data, parentElement, setStateValue }) {
     entry.append(dot, name)
     return entry
   }))
-  if (memory.sent && data.at && String(memory.sent) === String(data.at)) answered()
+  const sliders = parentElement.querySelector(".sliders"), wantedRows = JSON.stringify(data.sliders ?? [])
+  if (memory.rows !== wantedRows) {
+    memory.rows = wantedRows
+    sliders.replaceChildren(...(data.sliders ?? []).map(({ dim, label, low, high }) => {
+      const row = document.createElement("label"), name = document.createElement("span")
+      const output = document.createElement("output"), input = document.createElement("input")
+      row.dataset.dim = dim
+      name.textContent = label
+      Object.assign(input, { type: "range", min: low, max: high, step: (high - low) / 400 })
+      input.oninput = () => memory.onslide(dim, +input.value)
+      row.append(name, output, input)
+      return row
+    }))
+  }
+  memory.onslide = (dim, value) => want({ [dim]: rounded(value) })
+  canvas.style.display = data.hidden ? "none" : ""
+  if (memory.sent && data.answer === memory.number) answered()
+  slide()
   const watcher = new ResizeObserver(draw)
   watcher.observe(canvas)
   draw()

@@ -161,6 +161,7 @@ class Subject:
         variances = self.codes.var(0, correction=0)
         return [latent for latent in order if variances[latent] > ACTIVE] or order[:1]
 
+    @cached_property
     def samplers(self) -> list[str]:
         """The names of what can draw latents: the prior, and what can be fitted to the codes."""
         names = ["prior"] if self.vae.prior is not None else []
