@@ -7,6 +7,7 @@ import base64
 import io
 import math
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from vae_lab.data.image_folder import ENDINGS
-from vae_lab.errors import DataError, RunError
+from vae_lab.errors import DataError, RunError, one_line
 from vae_lab.evaluation import pictures
 from vae_lab.evaluation.pictures import MUTED, principal_components
 from vae_lab.play.subject import MAX_BYTES, Subject, enlarged, interpolate, open_subject, png
@@ -59,9 +60,10 @@ def open_all(folders: list[Path], settings: dict[str, Any]) -> None:
 def page() -> None:
     """Draw the whole page."""
     st.set_page_config(page_title="vae_lab play", layout="wide")
-    names = [subject.name for subject in SUBJECTS]
-    shown = names
-    if len(names) > 1:
+    shown = names = [subject.name for subject in SUBJECTS]
+    if len(names) == 1:
+        st.caption(f"**{names[0]}**")
+    else:
         shown = st.pills("Runs", names, selection_mode="multi", default=names, key="runs") or names[:1]
     subjects = [subject for subject in SUBJECTS if subject.name in shown]
     for subject in subjects:
@@ -72,14 +74,24 @@ def page() -> None:
     chosen = st.segmented_control(
         "View", names, default=names[0], key="view", label_visibility="collapsed", required=True, bind="query-params"
     )
-    view, able = VIEWS[chosen][0], views[chosen]
-    try:
-        view(able)
-    except (RunError, ValueError, OSError) as error:
-        st.error(str(error))
+    VIEWS[chosen][0](views[chosen])
 
 
-@st.fragment
+def view(draw: Callable[[list[Subject]], None]) -> Callable[[list[Subject]], None]:
+    """A fragment on which a failure that a user can mend is one line."""
+
+    @st.fragment
+    @wraps(draw)
+    def guarded(subjects: list[Subject]) -> None:
+        try:
+            draw(subjects)
+        except (DataError, RunError, OSError) as error:
+            st.error(one_line(error))
+
+    return guarded
+
+
+@view
 def latents(subjects: list[Subject]) -> None:
     """Sliders and a pad for the latents of the first subject; all that have latents of that shape are decoded."""
     first, *others = subjects
@@ -94,7 +106,7 @@ def latents(subjects: list[Subject]) -> None:
         st.session_state["draws"] = seed = st.session_state.get("draws", -1) + 1
         put(first.draw("prior", 1, 1.0, seed)[0])
 
-    controls, shown = st.columns([2, 3], gap="large")
+    shown, controls = st.columns(2, gap="large")  # on a phone the picture is above what moves it
     with controls:
         labels = choose_labels(same, "latents")
         with st.container(horizontal=True):
@@ -117,7 +129,8 @@ def latents(subjects: list[Subject]) -> None:
                 picture(drawn[subject.name], LARGE, subject.name)
         for subject in subjects:
             if subject not in same:
-                st.caption(f"{subject.name} has other latents: {' x '.join(map(str, subject.vae.latent_shape))}")
+                shape = " x ".join(map(str, subject.vae.latent_shape))
+                st.caption(f"{subject.name} has other latents ({shape}); to move these, leave the runs before it out.")
         downloads("latents", drawn, {"latents": z[None]})
 
 
@@ -169,7 +182,7 @@ def manifold(subject: Subject, dims: tuple[int, int], labels: Tensor) -> str:
     return known[name]
 
 
-@st.fragment
+@view
 def samples(subjects: list[Subject]) -> None:
     """Draws from the prior, or from what is fitted to the codes."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -196,7 +209,7 @@ def samples(subjects: list[Subject]) -> None:
     downloads("samples", drawn, codes)
 
 
-@st.fragment
+@view
 def reconstruct(subjects: list[Subject]) -> None:
     """Images and what the model makes of their codes."""
     source = choose_source(subjects, "reconstruct")
@@ -214,16 +227,16 @@ def reconstruct(subjects: list[Subject]) -> None:
     downloads("reconstructions", drawn, codes)
 
 
-@st.fragment
+@view
 def between(subjects: list[Subject]) -> None:
     """A way from one image, or draw, to another."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         steps = st.slider("Steps", 3, 24, 10, width=220)
         way = st.segmented_control("Way", ["linear", "spherical"], default="linear", required=True)
     ends = []
-    for side, column in zip(("from", "to"), st.columns(2), strict=True):
+    for side, column in zip(("From", "To"), st.columns(2), strict=True):
         with column:
-            ends.append(choose_source(subjects, side, int(side == "to")))
+            ends.append(choose_source(subjects, side, side, int(side == "To")))
     drawn, codes = {}, {}
     for subject in subjects:
         z, pair, y = [], [], subject.label()
@@ -242,7 +255,7 @@ def between(subjects: list[Subject]) -> None:
     downloads("interpolation", drawn, codes)
 
 
-@st.fragment
+@view
 def map_of_codes(subjects: list[Subject]) -> None:
     """The codes of images in the plane: look at one, or enclose a group to see what its mean stands for."""
     for column, subject in side_by_side(subjects):
@@ -294,7 +307,7 @@ def atlas(subject: Subject) -> dict[str, Any]:
     return subject.__dict__["atlas"]
 
 
-@st.fragment
+@view
 def arithmetic(subjects: list[Subject]) -> None:
     """An image's code, less the mean code of one label, plus that of another."""
     first = subjects[0]
@@ -316,7 +329,7 @@ def arithmetic(subjects: list[Subject]) -> None:
     downloads("arithmetic", drawn, codes)
 
 
-@st.fragment
+@view
 def codes_of_book(subjects: list[Subject]) -> None:
     """The indices of an image in a book of codes, which can be edited."""
     source = choose_source(subjects, "codes")
@@ -352,24 +365,23 @@ def codes_of_book(subjects: list[Subject]) -> None:
     downloads("codes", drawn, found)
 
 
-def choose_source(subjects: list[Subject], key: str, default: int = 0) -> tuple:
+def choose_source(subjects: list[Subject], key: str, label: str = "Image", default: int = 0) -> tuple:
     """("image", number) of the validation images, or ("upload", name, content)."""
     able = [subject for subject in subjects if len(subject.x)]
     kinds = ["image", "upload"] if all(s.has_encoder for s in subjects) else ["image"]
     kinds = kinds if able or len(kinds) == 1 else ["upload"]
-    kind = kinds[0]
-    if len(kinds) > 1:
-        kind = st.segmented_control(
-            "Source",
-            kinds,
-            default="image",
-            required=True,
-            key=f"{key} source",
-            format_func={"image": "Validation image", "upload": "Own picture"}.get,
-        )
-    if kind == "image":
-        largest = min(len(subject.x) for subject in able) - 1 if able else 2**31
-        return "image", st.number_input("Number", 0, largest, min(default, largest), key=f"{key} number", width=140)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        texts = {"image": "Validation image", "upload": "Own picture"}
+        kind = kinds[0]
+        if len(kinds) > 1:
+            kind = st.segmented_control(
+                label, kinds, default=kind, required=True, key=f"{key} source", format_func=texts.get
+            )
+        if kind == "image":
+            largest = min(len(subject.x) for subject in able) - 1 if able else 2**31
+            name = "Number" if len(kinds) > 1 else label
+            number = st.number_input(name, 0, largest, min(default, largest), key=f"{key} number", width=140)
+            return "image", number
     types = [ending.removeprefix(".") for ending in ENDINGS]
     file = st.file_uploader("A picture", types, key=f"{key} file", max_upload_size=MAX_BYTES // 10**6)
     invert = st.checkbox("Invert (dark on light becomes light on dark)", key=f"{key} invert")
@@ -383,11 +395,7 @@ def take(subject: Subject, source: tuple, num: int, labels: Tensor | None) -> tu
     if source[0] == "image":
         start = source[1]
         return subject.x[start : start + num], subject.y[start : start + num]
-    try:
-        x = subject.upload(source[1], source[2])
-    except DataError as error:
-        st.error(str(error))
-        st.stop()
+    x = subject.upload(source[1], source[2])
     return (1 - x if source[3] else x), subject.label() if labels is None else labels
 
 

@@ -36,17 +36,17 @@ def play(arguments: list[str]) -> None:
         raise ValueError("no run folder given; usage: vae-lab-play RUN_DIR... [key=value], or --help")
     if find_spec("streamlit") is None:
         raise RunError("vae-lab play needs Streamlit; install it with: pip install 'vae_lab[play]'")
+    from streamlit.web import bootstrap  # takes a second
+
+    from vae_lab.play import app
+
+    app.open_all(folders, settings)  # a run that is refused is one line here, and no page in the browser
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings["address"], settings["port"]))
         except OSError as error:
             raise RunError(f"port={settings['port']} cannot be used ({error.strerror}); choose another one") from error
-    from streamlit.web import bootstrap  # after what can be refused at once: it takes a second
-
-    from vae_lab.play import app
-
-    app.open_all(folders, settings)  # a run that is refused is one line here, and no page in the browser
     options = {
         "server.address": settings["address"],
         "server.port": settings["port"],

@@ -23,7 +23,7 @@ from torchvision.utils import make_grid
 from vae_lab.data.batches import Batch, ImageData
 from vae_lab.data.decoding import decode
 from vae_lab.data.standard import no_downloads
-from vae_lab.errors import DataError, one_line, printable
+from vae_lab.errors import DataError, NumericsError, one_line, printable
 from vae_lab.evaluation import samplers
 from vae_lab.evaluation.evaluate import DEFAULTS, build_images
 from vae_lab.evaluation.gallery import CHUNK, NUM_CODES
@@ -228,11 +228,11 @@ class Subject:
             path = Path(folder, "picture")
             path.write_bytes(content)
             try:
-                pixels = decode(path, self.vae.image_shape, self.cfg.dataset.fit, levels)
+                pixels = decode(path, self.vae.image_shape, self.cfg.dataset.get("fit", "resize"), levels)
             except DataError as error:
                 raise DataError(f"{printable(name)}: {str(error).removeprefix(f'{path}: ')}") from error
         x = pixels[None].float() / 255
-        return x if self.cfg.dataset.binarize == "none" else x.round()
+        return x if self.cfg.dataset.get("binarize", "none") == "none" else x.round()
 
 
 def open_subject(folder: Path, settings: dict[str, Any]) -> Subject:
@@ -244,6 +244,7 @@ def open_subject(folder: Path, settings: dict[str, Any]) -> Subject:
 
     Raises:
         RunError, ValueError: as `vae_lab.runs.trained.load_run`.
+        NumericsError: if the model has diverged.
     """
     stored = read_stored(folder, settings["checkpoint"])
     vae, cfg, data, trouble = build_stored(stored), stored.cfg, None, ""
@@ -258,7 +259,10 @@ def open_subject(folder: Path, settings: dict[str, Any]) -> Subject:
         check_same_images(data, stored.images)
     except (DataError, OSError) as error:
         data, trouble = None, one_line(error)
-    return Subject(folder.resolve().name, folder, vae, cfg, data, trouble)
+    subject = Subject(folder.resolve().name, folder, vae, cfg, data, trouble)
+    if not subject.codes.isfinite().all():
+        raise NumericsError(f"{folder} has nothing to play with: its codes are not finite, the model has diverged")
+    return subject
 
 
 def interpolate(start: Tensor, end: Tensor, num: int, on_sphere: bool) -> Tensor:
@@ -266,7 +270,7 @@ def interpolate(start: Tensor, end: Tensor, num: int, on_sphere: bool) -> Tensor
 
     sin((1 - t) a) / sin(a) start + sin(t a) / sin(a) end, a the angle between the two
 
-    Source: White 2016, "Sampling generative networks", section 2.1 (spherical interpolation).
+    Source: White 2016, "Sampling generative networks", on spherical linear interpolation.
     """
     t = torch.linspace(0, 1, num)[:, None]
     angle = torch.acos(torch.cosine_similarity(start, end, 0).clamp(-1, 1))
