@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from PIL import Image
 from torch import Tensor
 
 from vae_lab.data.batches import ImageData
@@ -93,6 +94,21 @@ class Run:
         for event in read_events(self.folder / "metrics.jsonl"):
             rows.setdefault(int(event["step"] or 0), {}).update(event)
         return as_frame([rows[step] for step in sorted(rows)], "step")
+
+    def picture(self, kind: str) -> Image.Image:
+        """A picture that the run drew at its end, such as `reconstructions`, `traversals`, `latents` or `curves`.
+
+        Raises:
+            ValueError: if there is none of that name.
+        """
+        folder = self.folder / "pictures"
+        path = folder / f"{kind}.png"
+        if not path.is_file():
+            known = ", ".join(sorted(found.stem for found in folder.glob("*.png"))) or "none"
+            raise ValueError(
+                f"there is no picture {kind} in {folder}, only {known}; vae-lab eval with pictures=true draws all"
+            )
+        return Image.open(path)
 
     def to(self, device: str | torch.device) -> Self:
         """Move the model to a device."""
