@@ -6,6 +6,7 @@
 import os
 
 import numpy as np
+import torch
 from PIL import Image
 
 import vae_lab
@@ -24,11 +25,11 @@ run.metrics[["train/generator_loss", "train/discriminator_loss"]].dropna()
 # `training.npz` holds them. A row for each epoch, the first before any training:
 # %%
 with np.load(run.folder / "pictures" / "training.npz") as file:
-    epochs = [file[name][:12] for name in sorted(file, key=int)]
-Image.fromarray(pictures.grid(np.concatenate(epochs) / 255, 12))
+    epochs = [torch.from_numpy(file[name][:12]) / 255 for name in sorted(file, key=int)]
+Image.fromarray(pictures.grid(torch.cat(epochs), 12))
 # %% [markdown]
 # Latents between two draws are images, too, though nobody told the generator so.
 # %%
-z = run.vae.prior.sample(8).numpy()
-walk = z[:4, None] + (z[4:, None] - z[:4, None]) * np.linspace(0, 1, 12, dtype="float32")[:, None]
-Image.fromarray(pictures.grid(run.decode(walk.reshape(48, -1)), 12))
+start, end = run.vae.prior.sample(8).split(4)
+walk = torch.lerp(start[:, None], end[:, None], torch.linspace(0, 1, 12)[:, None])
+Image.fromarray(pictures.grid(run.decode(walk.flatten(0, 1)), 12))

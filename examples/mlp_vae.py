@@ -6,6 +6,7 @@
 import os
 
 import numpy as np
+import torch
 from PIL import Image
 
 import vae_lab
@@ -32,7 +33,6 @@ print(f"{(deviations > 0.1).sum()} of {len(deviations)} latents vary, the first 
 # A walk from one image to another through the codes, and images from the prior. The weight of the KL is below 1, so
 # that the codes are not quite where the prior is, and samples are less clear than reconstructions.
 # %%
-codes = run.encode(images[:2])
-walk = codes[:1] + (codes[1:] - codes[:1]) * np.linspace(0, 1, 12, dtype="float32")[:, None]
-rows = np.concatenate([run.decode(walk), run.sample(24, seed=0)])
-Image.fromarray(pictures.grid(rows, 12))
+start, end = run.encode(images[:2])
+walk = torch.lerp(start, end, torch.linspace(0, 1, 12)[:, None])
+Image.fromarray(pictures.grid(torch.cat([run.decode(walk), run.sample(24, seed=0)]), 12))

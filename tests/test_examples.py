@@ -20,7 +20,7 @@ MORE = {  # of the notebooks, what they take in place of their own images
     "gan": f"{DIGITS} dataset.image_size=28",
     "latent_manifold": DIGITS,
     "mlp_vae": DIGITS,
-    "disentanglement": "dataset.source.orientations=2 dataset.source.positions=3",
+    "disentanglement": "dataset.source.orientations=2 dataset.source.positions=5",
     "image_tokenizer": "model.channels=[8,16] model.num_blocks=1",
     "objectives": "metrics.nll.samples=100",
 }

@@ -96,19 +96,17 @@ class Run:
         return as_frame([rows[step] for step in sorted(rows)], "step")
 
     def picture(self, kind: str) -> Image.Image:
-        """A picture that the run drew at its end, such as `reconstructions`, `traversals`, `latents` or `curves`.
+        """The latest picture of a kind that the run drew, such as `reconstructions`, `traversals`, `latents`, `curves`.
 
         Raises:
-            ValueError: if there is none of that name.
+            ValueError: if there is none of that kind.
         """
         folder = self.folder / "pictures"
-        path = folder / f"{kind}.png"
-        if not path.is_file():
-            known = ", ".join(sorted(found.stem for found in folder.glob("*.png"))) or "none"
-            raise ValueError(
-                f"there is no picture {kind} in {folder}, only {known}; vae-lab eval with pictures=true draws all"
-            )
-        return Image.open(path)
+        drawn = {path.parent.name: path for path in sorted(folder.glob("*/*.png"))}  # the last of each
+        drawn |= {path.stem: path for path in folder.glob("*.png")}
+        if kind not in drawn:
+            raise ValueError(f"there is no picture {kind} in {folder}, only {', '.join(sorted(drawn)) or 'none'}")
+        return Image.open(drawn[kind])
 
     def to(self, device: str | torch.device) -> Self:
         """Move the model to a device."""
