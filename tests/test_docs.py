@@ -70,6 +70,17 @@ def test_nothing_is_left_to_fill_in():
     assert not re.findall(r"\b[A-Z]+_[A-Z]+\b", re.sub(r"VAE_LAB_\w+|WANDB_\w+|RUN_DIR|PYTHONPATH", "", README))
 
 
+@pytest.mark.slow
+def test_every_block_of_the_python_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL):
+        exec(block, names)
+    assert len(list(tmp_path.glob("outputs/2*/*/result.json"))) == 3
+    assert names["better"].shape == (16, 1, 8, 8)
+    assert names["bound"].shape == (32,)
+
+
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """The files of docs/parts.md, written where it says."""

@@ -233,11 +233,12 @@ def test_c10_resuming_refuses_what_would_change_the_result_and_allows_the_rest(c
 def test_a_damaged_config_or_status_is_named(config):
     cfg = config(tiny=LONGER)
     folder = Path(cfg.run_dir)
+    Run(folder).write_config(config=cfg)
+    cfg.resume = cfg.run_dir
     for name, content in (("status.json", '{"state": "comp'), (".hydra/config.yaml", "a: [1")):
-        Run(folder).write_config(config=cfg)
         (folder / name).write_text(content)
         with pytest.raises(RunError, match=f"{name} is damaged"):
-            resume_arguments([f"resume={folder}"], CONF)
+            train(cfg)
 
 
 def test_a_folder_with_an_odd_name_is_resumed(config, monkeypatch):

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from PIL import Image
 from torch import Tensor
 
 from vae_lab.data.batches import ImageData
@@ -93,6 +94,19 @@ class Run:
         for event in read_events(self.folder / "metrics.jsonl"):
             rows.setdefault(int(event["step"] or 0), {}).update(event)
         return as_frame([rows[step] for step in sorted(rows)], "step")
+
+    def picture(self, kind: str) -> Image.Image:
+        """The latest picture of a kind that the run drew, such as `reconstructions`, `traversals`, `latents`, `curves`.
+
+        Raises:
+            ValueError: if there is none of that kind.
+        """
+        folder = self.folder / "pictures"
+        drawn = {path.parent.name: path for path in sorted(folder.glob("*/*.png"))}  # the last of each
+        drawn |= {path.stem: path for path in folder.glob("*.png")}
+        if kind not in drawn:
+            raise ValueError(f"there is no picture {kind} in {folder}, only {', '.join(sorted(drawn)) or 'none'}")
+        return Image.open(drawn[kind])
 
     def to(self, device: str | torch.device) -> Self:
         """Move the model to a device."""
