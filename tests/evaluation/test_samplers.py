@@ -1,6 +1,7 @@
 """Samplers: each draws the law of the codes that it was fitted to, and is kept in the run folder."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,26 @@ def test_an_evaluation_fits_a_sampler_once_and_draws_from_it(name, config, monke
     (folder / "samplers" / f"{name}.safetensors").write_bytes(b"gar")
     with pytest.raises(RunError, match=r"safetensors is damaged: .*; delete it to fit the sampler again"):
         evaluate_runs(arguments)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [([], ""), (["loss.KLD_weight=1e-6"], "the mean square of a latent is .*sampler=mixture"),
+     (["posterior=fsq", "posterior.levels=[3,3,2]"], "sampler=autoregressive")],
+    ids=["elbo", "small_weight", "book"],
+)  # fmt: skip
+def test_samples_of_a_prior_that_is_not_the_law_of_the_codes_are_explained(overrides, said, config, capsys):
+    cfg = config(*overrides, "trainer.max_steps=1")
+    train(cfg)
+    if "loss.KLD_weight=1e-6" in overrides:  # what many steps would do
+        path = Path(cfg.run_dir) / "checkpoints" / "best.ckpt"
+        content = torch.load(path, weights_only=True)
+        content["state_dict"] = {k: 20 * v if "encoder" in k else v for k, v in content["state_dict"].items()}
+        torch.save(content, path)
+    capsys.readouterr()
+    evaluate_runs([cfg.run_dir, "samples=200"])
+    found = capsys.readouterr().err
+    assert re.search(said, found) if said else "expect noise" not in found
 
 
 def test_what_cannot_be_fitted_is_refused_with_the_reason(config):
