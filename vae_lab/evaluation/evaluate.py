@@ -297,6 +297,8 @@ def write_samples(vae: VAE, data: ImageData, folder: Path, settings: dict) -> No
         folder = folder / f"samples_{name}"
     elif vae.prior is not None:
         folder, drawn = folder / "samples", fixed_latents(vae, num)
+        if told := samplers.unlike_prior(vae, data, drawn):
+            print(f"vae-lab: {told}", file=sys.stderr)
     else:
         raise ValueError("samples need a prior, which this model does not have; fit a sampler with sampler=mixture")
     labels, like = fixed_labels(vae, data, num), next(vae.parameters())
