@@ -6,6 +6,7 @@ one of its own, the weights by that of the parameters.
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ class Stored(NamedTuple):
 
     cfg: DictConfig
     weights: dict[str, Tensor]
-    checkpoint: str  # best or last
+    checkpoint: str  # best, last or one that was kept
     epoch: int  # that it was saved in, from 1
     step: int
     images: str  # the fingerprint of the images it was trained on
@@ -66,7 +67,7 @@ def load_run(run_dir: str | Path, checkpoint: str = "best") -> TrainedRun:
 
     Args:
         run_dir: the run folder, or a folder that `vae-lab-export` wrote.
-        checkpoint: `best` or `last`; an export holds only one of them.
+        checkpoint: `best`, `last`, or one that was kept, as `epoch_0010`; an export holds only one of them.
 
     Returns:
         The model on the CPU, in evaluation mode and without gradients, and its config.
@@ -84,11 +85,13 @@ def read_stored(folder: str | Path, checkpoint: str) -> Stored:
 
     Args:
         folder: of either kind.
-        checkpoint: `best` or `last`.
+        checkpoint: `best`, `last`, or one that was kept.
 
     Raises:
         RunError, ValueError: as `load_run`.
     """
+    if not re.fullmatch(r"best|last|epoch_\d+", checkpoint):
+        raise ValueError(f"checkpoint must be best, last or one that was kept, as epoch_0010, got {checkpoint!r}")
     folder = Path(folder)
     if is_export(folder):
         return read_export(folder, checkpoint)
