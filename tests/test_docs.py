@@ -9,31 +9,51 @@ import pytest
 from composed import composed
 
 from vae_lab.__main__ import CONF, main
+from vae_lab.compare.command import compare_runs
 from vae_lab.config.help import groups
+from vae_lab.errors import RunError
+from vae_lab.evaluation.evaluate import evaluate_runs
+from vae_lab.runs.export import export_run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PARTS = (ROOT / "docs/parts.md").read_text()
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-COMMANDS = {
-    tuple(shlex.split(line, comments=True)[1:])
+LINES = [
+    line
     for path in PAGES
     for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL)
     for line in block.splitlines()
-    if re.match(r"vae-lab (?!eval |compare |export |ls|reproduce|resume)", line) and "--" not in line
+    if "--" not in line
+]
+TRAINING = {
+    tuple(shlex.split(line, comments=True)[1:])
+    for line in LINES
+    if re.match(r"vae-lab (?!eval |compare |export |ls|reproduce|resume)", line)
 }
+CALLS = {"eval": evaluate_runs, "compare": compare_runs, "export": export_run}
 TINY = ["logger=none", "callbacks.gallery=null", "trainer=cpu", "trainer.max_steps=2", "trainer.limit_val_batches=1"]
 
 
 def test_there_are_commands():
-    assert len(COMMANDS) >= 20
+    assert len(TRAINING) >= 20
 
 
-@pytest.mark.parametrize("words", sorted(COMMANDS), ids=" ".join)
-def test_every_command_composes(words):
+@pytest.mark.parametrize("words", sorted(TRAINING), ids=" ".join)
+def test_every_run_composes(words):
     """Of a sweep, its first job; what a search draws is left out."""
     overrides = [re.sub(r"=([^\[,(]+),.*", r"=\1", word) for word in words if word != "-m" and "interval(" not in word]
     composed(*overrides)
+
+
+@pytest.mark.parametrize("word", CALLS)
+def test_every_command_lacks_only_its_folder(word):
+    lines = [line for line in LINES if re.match(rf"vae-lab[ -]{word} ", line)]
+    assert lines
+    for line in lines:
+        settings = [text for text in shlex.split(line, comments=True) if "=" in text]
+        with pytest.raises(RunError, match="nowhere"):
+            CALLS[word](["nowhere", *settings])
 
 
 def test_the_table_of_groups_is_that_of_conf():

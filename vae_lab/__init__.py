@@ -12,6 +12,7 @@ config/      from YAML to checked objects, and from errors to one line
 sweep/       many runs from one command: launcher, jobs, processes, search, table
 compare/     runs to groups to tables, figures and a report
 reproduce/   numbers to reach, closed forms and published ones, and their bands
+play/        the playground: trained runs in a browser
 
 `conf/` has a folder for each group of the config; an option there names a class in the room of that group. The commands
 are in `__main__.py`, what a notebook calls in `api.py`, the failures that a user can mend in `errors.py`.

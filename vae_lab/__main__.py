@@ -140,14 +140,23 @@ def list_() -> None:
     list_runs(sys.argv[1:])
 
 
+@one_line_errors()
+def play() -> None:
+    """Run `vae-lab-play`."""
+    from vae_lab.play.command import play as serve
+
+    serve(sys.argv[1:])
+
+
 HELP = {"--help", "-h"}
 # The words of `vae-lab`: what they run, what they take, what they do.
 COMMANDS = {
     "eval": (evaluate, "RUN_DIR... [key=value]", "metrics on the test split"),
     "compare": (compare, "DIR... [key=value]", "runs and sweeps as a table and a report"),
-    "export": (export, "RUN_DIR [key=value]", "the model as two files to share"),
+    "export": (export, "RUN_DIR [key=value]", "the model as files to share, also ONNX"),
     "reproduce": (reproduce, "NAME... [key=value]", "published numbers: train, measure, PASS or FAIL"),
     "ls": (list_, "[DIR...] [key=value]", "runs and sweeps: their states, best values, places"),
+    "play": (play, "RUN_DIR... [key=value]", "runs in a browser: latents, samples, codes"),
 }
 
 

@@ -263,6 +263,34 @@ def test_settings_that_follow_from_an_option_or_copy_another_are_no_columns(tmp_
     assert comparison(tmp_path).by == ["model", "latent_dim"]
     write("d", 2, {"model.hidden_dims": [64]})
     assert comparison(tmp_path).by == ["model", "latent_dim", "model.hidden_dims"]
+    for name, bits in (("e", {}), ("f", {"objective.free_bits": 0}), ("g", {"objective.free_bits": 2})):
+        free = {"loss.free_bits": max(bits.values(), default=0)}
+        write_run(tmp_path / "more" / name, changes=free | bits | ({} if bits else {"objective": "gan"}))
+    found = comparison(tmp_path / "more")  # the objective's copy is where there is one
+    assert found.by == ["objective", "loss.free_bits"]
+    assert {group.label for group in found.groups} == {"gan, free_bits=0", "elbo, free_bits=0", "elbo, free_bits=2"}
+
+
+def test_a_game_is_not_ranked_by_its_losses_but_by_its_samples(tmp_path):
+    """Neither those of a GAN nor, beside it, those of another model; its samples decide where they were measured."""
+    for latent_dim, loss in ((2, 0.7), (4, 1.9)):
+        result = write_run(tmp_path / f"{latent_dim}", latent_dim=latent_dim) / "result.json"
+        losses = {"val/loss": loss, "val/generator_loss": loss, "val/discriminator_loss": 2 - loss}
+        result.write_text(json.dumps(losses))
+        found = comparison(tmp_path)
+        assert (found.sort, [group.verdict for group in found.groups]) == ("", [""] * len(found.groups))
+        assert any("metrics=samples" in note for note in found.notes)
+        page(found)
+    assert conclusion(found) == "The groups are not ranked."
+    assert any("is of a game of two" in note for note in comparison(tmp_path, sort="val/loss").notes)
+    for latent_dim, fid in ((2, 30.0), (4, 10.0)):
+        result = tmp_path / f"{latent_dim}" / "result.json"
+        result.write_text(json.dumps(json.loads(result.read_text()) | {"test/fid_digits-cnn_n100": fid}))
+    found = comparison(tmp_path)
+    assert (found.sort, [group.settings["latent_dim"] for group in found.groups]) == (
+        "test/fid_digits-cnn_n100",
+        ["4", "2"],
+    )
 
 
 def test_an_option_of_callbacks_is_a_column_where_it_changes_more_than_what_is_shown(tmp_path):

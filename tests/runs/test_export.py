@@ -157,9 +157,10 @@ def test_an_export_is_written_anew_but_over_no_other_files(make_run, tmp_path):
     run_dir = make_run()
     export_run([str(run_dir)])
     before = {path.name: path.read_bytes() for path in (run_dir / "export").iterdir()}
+    (run_dir / "export" / "encoder.onnx").write_text("of the weights that lay here")
     export_run([str(run_dir)])
     assert {path.name: path.read_bytes() for path in (run_dir / "export").iterdir()} == before
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", "model.safetensors", "decoder.onnx"):
         other = tmp_path / f"with_{name}"
         other.mkdir()
         (other / name).write_text('{"architectures": ["Other"]}')
@@ -226,7 +227,7 @@ def test_the_help_names_every_setting(capsys):
     with pytest.raises(SystemExit):
         export_run(["--help"])
     text = capsys.readouterr().out
-    for word in ("RUN_DIR", "out=", "checkpoint=", "load_run"):
+    for word in ("RUN_DIR", "out=", "checkpoint=", "onnx=", "load_run"):
         assert word in text
 
 

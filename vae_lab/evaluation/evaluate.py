@@ -113,6 +113,9 @@ def evaluate_runs(arguments: list[str]) -> None:
         raise ValueError("no run folder given; usage: vae-lab-eval RUN_DIR... [key=value], or --help")
     if settings["sampler"] != "prior" and not settings["samples"] and "samples_file" not in settings:
         raise ValueError(f"sampler={settings['sampler']} has no effect without samples=N")
+    if settings["sampler_steps"] != DEFAULTS["sampler_steps"] and settings["sampler"] not in samplers.TRAINED:
+        given = f"sampler_steps={settings['sampler_steps']} has no effect with sampler={settings['sampler']}"
+        raise ValueError(f"{given}, only with {', '.join(samplers.TRAINED)}")
     for key in ("latents", "samples_file"):
         if settings.get(key) and len(folders) > 1:
             raise ValueError(
@@ -247,16 +250,21 @@ def write_values(lit: LitVAE, path: Path, step: int) -> None:
         np.savez(file, **{**kept, "step": np.array(step), **found})
 
 
+def build_images(cfg: DictConfig, *parts: str) -> ImageData:
+    """Build the data module of a run, whose config may be a stranger's; `parts` of it must name classes, too."""
+    nodes = {key: cfg.get(key) for key in ("seed", "dataset", "objective", "metrics")}
+    plain = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in nodes.items()}
+    check_parts(plain, ("dataset.source", *parts))
+    check_own(plain, READERS)
+    check_seed(cfg.seed)
+    return build_data(cfg)
+
+
 def build_evaluated(stored: Stored, vae: VAE) -> tuple[ImageData, LitVAE]:
     """Build what is evaluated from the config of a run, which may be a stranger's."""
     cfg = stored.cfg
     try:
-        nodes = {key: cfg.get(key) for key in ("seed", "dataset", "objective", "metrics")}
-        plain = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in nodes.items()}
-        check_parts(plain, ("dataset.source", "objective"))
-        check_own(plain, READERS)
-        check_seed(cfg.seed)
-        data = build_data(cfg)
+        data = build_images(cfg, "objective")
         objective, metrics = build_objective(cfg, vae), build_metrics(cfg, vae)
         if stored.objective is not None:
             check_fit(objective, stored.objective, stored.source)

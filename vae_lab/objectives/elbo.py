@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context
 
+CYCLES, RISE = 4, 0.5  # of a cyclic warm-up
+
 
 class ELBO(nn.Module):
     """The evidence lower bound with a weight on the KL, from one sample of z for each image.
@@ -47,8 +49,8 @@ class ELBO(nn.Module):
         warmup_steps: int,
         free_bits: float,
         warmup: Literal["linear", "cyclic"] = "linear",
-        cycles: int = 4,
-        rise: float = 0.5,
+        cycles: int = CYCLES,
+        rise: float = RISE,
         perceptual: nn.Module | None = None,
     ):
         super().__init__()
@@ -56,6 +58,11 @@ class ELBO(nn.Module):
             check_weight(f"loss.{key}", value)
         if warmup == "cyclic" and warmup_steps == 0:
             raise ValueError("loss.warmup_steps must be >= 1 with objective.warmup=cyclic, got 0")
+        if warmup == "linear" and (cycles, rise) != (CYCLES, RISE):
+            raise ValueError(
+                f"objective.cycles={cycles} and objective.rise={rise} have no effect without objective.warmup=cyclic; "
+                f"leave {CYCLES} and {RISE}"
+            )
         check_count("objective.cycles", cycles)
         if not 0 < rise <= 1:
             raise ValueError(f"objective.rise must be in (0, 1], got {rise}")
