@@ -245,7 +245,7 @@ def open_subject(folder: Path, settings: dict[str, Any], others: Sequence[Subjec
         others: that are open; one of the same dataset shares its images.
 
     Raises:
-        RunError, ValueError: as `vae_lab.runs.trained.load_run`.
+        RunError, ValueError: as `read_stored`.
         NumericsError: if the model has diverged.
     """
     stored = read_stored(folder, settings["checkpoint"])
