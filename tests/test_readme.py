@@ -15,7 +15,7 @@ COMMANDS = [
     line.split("#")[0].split()[1:]
     for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
     for line in block.splitlines()
-    if re.match(r"vae-lab (?!eval |compare |export |ls|reproduce |resume=)", line) and "--" not in line
+    if re.match(r"vae-lab (?!eval |compare |export |ls|play |reproduce |resume=)", line) and "--" not in line
 ]
 TINY = ["logger=none", "callbacks.gallery=null", "trainer=cpu", "trainer.max_steps=2", "trainer.limit_val_batches=1"]
 
