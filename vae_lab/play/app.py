@@ -66,7 +66,9 @@ def page() -> None:
     if len(names) == 1:
         st.caption(f"**{names[0]}**")
     else:
-        shown = st.pills("Runs", names, selection_mode="multi", default=names, key="runs") or names[:1]
+        shown = (
+            st.pills("Runs", names, selection_mode="multi", default=names, key="runs", bind="query-params") or names[:1]
+        )
     subjects = [subject for subject in SUBJECTS if subject.name in shown]
     for subject in subjects:
         if subject.trouble:
@@ -222,7 +224,8 @@ def reconstruct(subjects: list[Subject]) -> None:
             drawn[subject.name], codes[subject.name] = torch.cat([x, x_hat]), z
             error = (x - x_hat).square().mean()
             picture(drawn[subject.name], LARGE if len(x) == 1 else 48, subject.name, max(len(x), 2))
-            st.caption(f"{'left' if len(x) == 1 else 'above'} the images, mse {error:.4f} per pixel")
+            where = "The image and its reconstruction" if len(x) == 1 else "Images above, reconstructions below"
+            st.caption(f"{where}: mse {error:.4f} per pixel")
     downloads("reconstructions", drawn, codes)
 
 
