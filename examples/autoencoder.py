@@ -5,6 +5,7 @@
 # %%
 import os
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -20,7 +21,7 @@ run.result["val/mse"]
 # %%
 early = sorted((run.folder / "pictures" / "latents").glob("step_*.png"))
 scatters = [Image.open(path) for path in (early[0], early[-1])] + [run.picture("latents")]
-Image.fromarray(pictures.beside([pictures.np.asarray(scatter) for scatter in scatters]))
+Image.fromarray(pictures.beside([np.asarray(scatter) for scatter in scatters]))
 # %% [markdown]
 # Nothing keeps the codes near a law that is known, so that there is no prior to draw from:
 # %%

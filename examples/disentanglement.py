@@ -15,12 +15,8 @@ from vae_lab.evaluation import pictures
 QUICK = os.environ.get("QUICK", "").split()  # overrides for a quick look, as trainer.max_epochs=1
 
 settings = ["dataset=sprites", "dataset.image_size=32", "model=conv", "latent_dim=8", "metrics=factors"]
-settings += [
-    "metrics.factors.scores=[mig,dci]",
-    "trainer.max_epochs=20",
-    "trainer.check_val_every_n_epoch=20",
-    "logger=none",
-]
+settings += ["metrics.factors.scores=[mig,dci]", "trainer.max_epochs=20", "trainer.check_val_every_n_epoch=20"]
+settings += ["logger=none", "callbacks.summary=null"]
 objectives = {"VAE": [], "beta-VAE": ["loss.KLD_weight=6"], "beta-TC-VAE": ["objective=beta_tc"]}
 runs = [vae_lab.train([*settings, *more, *QUICK]) for more in objectives.values()]
 # %% [markdown]

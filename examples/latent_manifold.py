@@ -5,6 +5,7 @@
 # %%
 import os
 
+import numpy as np
 from PIL import Image
 
 import vae_lab
@@ -12,7 +13,7 @@ from vae_lab.evaluation import pictures
 
 QUICK = os.environ.get("QUICK", "").split()  # overrides for a quick look, as dataset=digits trainer.max_epochs=1
 
-settings = ["experiment=mlp_vae_mnist", "trainer.max_epochs=5", "logger=none"]
+settings = ["experiment=mlp_vae_mnist", "trainer.max_epochs=5", "logger=none", "callbacks.summary=null"]
 runs = [vae_lab.train([*settings, f"loss.KLD_weight={weight}", *QUICK]) for weight in (0.1, 1, 10)]
 # %% [markdown]
 # A smaller weight buys a better reconstruction with a larger KL. The ELBO, which counts both fully, is best near 1.
@@ -25,7 +26,7 @@ found.plane("val/reconstruction")
 # The codes of validation images, coloured by the digit. At a small weight they spread far beyond the prior, whose 95 %
 # lie within a distance of 2.4; at a large one the digits overlap.
 # %%
-Image.fromarray(pictures.beside([pictures.np.asarray(run.picture("latents")) for run in runs]))
+Image.fromarray(pictures.beside([np.asarray(run.picture("latents")) for run in runs]))
 # %% [markdown]
 # The manifold: what the decoder makes of each place on the sheet, at quantiles of the prior.
 # %%

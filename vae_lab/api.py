@@ -5,6 +5,7 @@ process is left as it was: Hydra, handlers of signals, warnings, logging, the en
 numbers.
 """
 
+import logging
 import os
 import random
 import signal
@@ -163,18 +164,19 @@ def told(overrides: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def unchanged() -> Iterator[None]:
-    """Leave the process as it was, however the block ends; within, no launcher's variables say what it is."""
-    import logging
-
+    """Leave the process as it was, however the block ends; within it is the first and only one of its run."""
+    variables = dict(os.environ)
+    for name in RANKS:  # of a launcher, which Lightning's import looks at
+        os.environ.pop(name, None)
     import torch
+    from lightning.pytorch.utilities import rank_zero_only
 
+    rank, rank_zero_only.rank = rank_zero_only.rank, 0
     cudnn, on_gpu = torch.backends.cudnn, torch.cuda.is_initialized()
     settings = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
     flags, threads = (cudnn.deterministic, cudnn.benchmark), torch.get_num_threads()
     levels = {log: log.level for log in map(logging.getLogger, ("lightning.pytorch", "lightning.fabric"))}
-    variables, python, arrays = dict(os.environ), random.getstate(), np.random.get_state()
-    for name in RANKS:
-        os.environ.pop(name, None)
+    python, arrays = random.getstate(), np.random.get_state()
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(range(torch.cuda.device_count() if on_gpu else 0)):
             yield
@@ -182,6 +184,7 @@ def unchanged() -> Iterator[None]:
         for name in os.environ.keys() - variables.keys():
             del os.environ[name]
         os.environ.update(variables)
+        rank_zero_only.rank = rank
         random.setstate(python)
         np.random.set_state(arrays)
         torch.use_deterministic_algorithms(settings[0], warn_only=settings[1])

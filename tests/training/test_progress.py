@@ -4,13 +4,16 @@ import io
 import json
 import logging
 import re
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from rich.console import Console
 
 from vae_lab.metrics.catalogue import HEADLINE
+from vae_lab.runs import folder
 from vae_lab.training import progress
 from vae_lab.training.train import train
 
@@ -63,6 +66,23 @@ def test_a_line_has_the_metrics_of_the_catalogue_that_fit():
     assert progress.show(metrics, "val", HEADLINE) == "val  loss 123457  elbo -104  kl 25.14  mse 1.000e-05"
     assert progress.show(metrics, "val", width=54) == "val  loss 123457  elbo -104  reconstruction 79.12"
     assert progress.show(metrics, "train") == ""
+
+
+def test_a_notebook_has_a_bar_in_the_output_of_the_cell_of_which_a_line_stays(config, monkeypatch, capsys):
+    shown = []
+    output = SimpleNamespace(update=shown.append)
+    there = {"IPython": ModuleType("IPython"), "IPython.display": ModuleType("IPython.display")}
+    vars(there["IPython.display"]).update(HTML=str, display=lambda html, display_id: output)
+    for name, module in there.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(progress, "Console", lambda stderr: SimpleNamespace(is_terminal=False, is_jupyter=True))
+    monkeypatch.setattr(folder, "Console", lambda: SimpleNamespace(is_jupyter=True))
+    train(config(PROGRESS), tells=False)
+    assert re.match(r'<div><progress value="\d" max="6" style=.* epoch \d/2, \d batches, 0:00:\d\d', shown[0])
+    assert any("<pre>step 3  val  loss " in html for html in shown)
+    assert re.fullmatch(r"<div>epoch 2/2, 6 batches, 0:00:\d\d</div>", shown[-1])
+    output, errors = capsys.readouterr()
+    assert ("epoch 2/2  step 6  val" in output, errors) == (True, "")
 
 
 @pytest.mark.parametrize("width", [40, 80])

@@ -59,7 +59,7 @@ class Compared:
 
     @property
     def table(self) -> Any:
-        """A row for each group, best first, with settings, seeds, means and deviations of metrics, the verdict.
+        """A row for each group, best first: settings, seeds, means of metrics with deviations over seeds, verdict.
 
         It is a pandas frame by the number of the group, or a list of dicts where there is no pandas.
         """
@@ -70,7 +70,9 @@ class Compared:
             row["n"] = group.spread(found.sort).n
             for metric in found.shown:
                 values = group.spread(metric)
-                row |= {metric: values.mean, f"{metric} {found.spread}": getattr(values, found.spread)}
+                row[metric] = values.mean
+                if any(other.spread(metric).n > 1 for other in found.groups):
+                    row[f"{metric} {found.spread}"] = getattr(values, found.spread)
             rows.append({**row, "verdict": group.verdict})
         return as_frame(rows, "group")
 
