@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from html import escape as html_escape
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -681,7 +682,8 @@ def search(tmp_path_factory) -> Path:
                         changes={"optimizer.lr": rate, "model.activation": "relu" if trial % 2 else "elu"})  # fmt: skip
         lines.append(json.dumps({"event": "start", "job": trial, "folder": run.name}))
     status = {"started": "2026-11-01T10:00:00+00:00", "ended": "2026-11-01T11:01:05+00:00"}
-    status |= {"command": "vae-lab 'a=<b>'", "commit": "0123456789abcdef-dirty"}
+    status |= {"command": "vae-lab 'a=<b>'", "commit": "0123456789abcdef-dirty", "host": "<h>"}
+    status["hardware"] = {"cpu": "EPYC", "cores": 8, "memory_gb": 64, "gpus": ["NVIDIA H100", "NVIDIA H100"]}
     content = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(
         json.dumps(content | {"times": [status, status | {"command": "vae-lab resume=x"}]})
@@ -712,6 +714,16 @@ def test_a_trial_has_the_number_of_the_search_everywhere(search):
     (search / "multirun.yaml").write_text("hydra:\n  sweeper:\n    _target_: x.OptunaSweeper\n")
 
 
+def test_the_setting_that_accounts_for_most_is_the_most_important(tmp_path):
+    """Of all runs, not of the best tenth, in which every setting has one value."""
+    for i, (model, latent_dim, seed) in enumerate(product(({}, CONV), (2, 4), range(3))):
+        write_run(tmp_path / f"{i}", seed, -100 - 10 * bool(model) - latent_dim + 0.1 * seed, latent_dim=latent_dim,
+                  changes=model)  # fmt: skip
+    (importance,), _ = draw_search(comparison(tmp_path))
+    assert list(importance.data[0].y) == ["latent_dim", "model"]
+    assert importance.data[0].x[-1] == pytest.approx(0.96, abs=0.03)  # 25 of 26 of the variance between groups
+
+
 def test_single_runs_have_links_to_their_files_and_say_how_they_were_started(search, tmp_path):
     found = comparison(search)
     table = runs_table(found, found.entries)
@@ -719,13 +731,15 @@ def test_single_runs_have_links_to_their_files_and_say_how_they_were_started(sea
     told = {column.title: cell for column, cell in zip(table.columns, row.cells, strict=True)}
     assert (told["time"].text, told["trial"].text, told["command"].text) == ("2:02:10", "12", "vae-lab 'a=<b>'")
     assert (told["commit"].text, told["commit"].tip) == ("012345678-dirty", "0123456789abcdef-dirty")
+    assert (told["machine"].text, told["machine"].tip) == ("<h>", "<h>: 8 x EPYC, 64 GB, NVIDIA H100, NVIDIA H100")
     html = to_html(table, home=search.parent / "report")
     assert re.findall(r'href="([^"]*r88[^"]*)"', html) == [
         f"../tpe/r88{rest}" for rest in ("", "/pictures", "/train.log")
     ]
     assert address_of("javascript:alert(1)", tmp_path) == ""
     assert "command" not in "".join(to_markdown(table))
-    assert {"trial", "seconds", "commit", "command", "images"} <= set(runs_csv(found).splitlines()[0].split(","))
+    written = set(runs_csv(found).splitlines()[0].split(","))
+    assert {"trial", "seconds", "commit", "command", "machine", "images"} <= written
 
 
 def test_help_table_and_report_need_no_torch(sweep, tmp_path):

@@ -27,6 +27,9 @@ KINDS = {
     "book": ["model=conv", "model.channels=[4,4]", "model.hidden_dims=[8]", "model.spatial=true", "posterior=vq",
              "posterior.num_codes=8", "latent_dim=4"],
     "gumbel": ["posterior=gumbel", "posterior.num_categories=4", "latent_dim=8"],
+    "finite": ["posterior=fsq", "posterior.levels=[3,3]", "latent_dim=4"],
+    "layers": ["posterior=hierarchical", "prior=hierarchical", "loss=optimal_sigma"],
+    "flow": ["posterior=iaf", "prior=vamp", "prior.components=5"],
     "sphere": ["posterior=vmf", "latent_dim=3"],
 }  # fmt: skip
 
@@ -138,7 +141,7 @@ def test_what_is_no_picture_is_refused_in_a_line_that_names_it(make, content, re
 def test_every_view_of_every_kind_of_model_is_drawn(kind, make):
     page = shown([make(kind)])
     views = page.segmented_control(key="view").options
-    assert ("Codes" in views) is (kind == "book")
+    assert ("Codes" in views) is (kind in ("book", "finite"))
     assert ("Reconstruct" in views) is (kind != "generator")
     assert ("Samples" in views) is True
     for view in views:
@@ -200,11 +203,13 @@ def test_the_server_is_of_this_machine_alone_and_tells_nobody(config, monkeypatc
     monkeypatch.setattr("streamlit.web.bootstrap.run", lambda script, *rest: started.append(script))
     monkeypatch.setattr(app, "open_all", lambda folders, settings: None)
     monkeypatch.setattr(command.gc, "freeze", lambda: None)
+    monkeypatch.setattr("streamlit.net_util.get_external_ip", None)  # so that it is as before afterwards
     command.play(["run"])
     assert Path(started[0]).is_file()
     expected = {"server.address": "127.0.0.1", "browser.gatherUsageStats": False, "server.fileWatcherType": "none",
                 "server.maxUploadSize": 10, "server.enableXsrfProtection": True, "server.enableCORS": True}  # fmt: skip
     assert {key: streamlit.get_option(key) for key in expected} == expected
+    assert streamlit.net_util.get_external_ip() is None
     assert "http://127.0.0.1:8501" in capsys.readouterr().out
 
 

@@ -202,7 +202,7 @@ def test_the_places_of_an_export_are_the_defaults_of_the_config():
     [
         ([], "expected one run folder, got 0"),
         (["a", "b"], "expected one run folder, got 2"),
-        (["a", "checkpoint=first"], "checkpoint must be one of best, last, got 'first'"),
+        (["a", "checkpoint=first"], "checkpoint must be best, last or one that was kept, as epoch_0010, got 'first'"),
         (["a", "out="], "out is empty"),
     ],
 )

@@ -154,12 +154,12 @@ def compare(
 
 
 def deciding(groups: list[Group], metrics: list[str]) -> str:
-    """The first metric in which all groups that have completed runs can be compared, else the one that most can.
+    """The first metric in which all groups that measured any can be compared, else the one that most can.
 
     Where the terms of the loss are weighed differently, the ELBO decides, if need be for each likelihood by itself: a
     smaller weight of the KL buys a smaller mean squared error whatever the model.
     """
-    done = [group for group in groups if group.completed]
+    done = [group for group in groups if group.completed and any(group.values(metric) for metric in metrics)]
     weights = {as_text(weights_of(run)) for group in done for run in group.completed}
     if len(weights) > 1 and all(group.values(BOUND) for group in done):
         return BOUND

@@ -7,7 +7,7 @@ import base64
 import io
 import math
 from collections.abc import Callable
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,9 @@ HTML = (
 
 def open_all(folders: list[Path], settings: dict[str, Any]) -> None:
     """Open the runs that the page shows; the first that is refused is raised."""
-    SUBJECTS[:] = [open_subject(folder, settings) for folder in folders]
+    SUBJECTS.clear()
+    for folder in folders:
+        SUBJECTS.append(open_subject(folder, settings, SUBJECTS))
     names = [subject.name for subject in SUBJECTS]
     for subject in SUBJECTS:  # names are keys on the page
         if names.count(subject.name) > 1:
@@ -160,7 +162,7 @@ def move_latents(subject: Subject, key: str, dims: list[int], labels: Tensor) ->
         ],
     }
     if subject.num_latents == 2:
-        data["background"] = manifold(subject, (right, up), labels)
+        data["background"] = manifold(subject, (right, up), tuple(labels[0].tolist()))
     else:
         data["points"] = subject.codes[:300][:, [right, up]].T.tolist()
 
@@ -172,14 +174,11 @@ def move_latents(subject: Subject, key: str, dims: list[int], labels: Tensor) ->
     plane(f"{key} plane", data, on_move_change=follow)
 
 
-def manifold(subject: Subject, dims: tuple[int, int], labels: Tensor) -> str:
-    """What two latents stand for, as a data URL; of each subject and label it is drawn once."""
-    known = subject.__dict__.setdefault("manifolds", {})
-    name = (dims, tuple(labels.flatten().tolist()))
-    if name not in known:
-        drawn = subject.manifold(dims, subject.centre, labels, SIDE)
-        known[name] = data_url(enlarged(drawn, 448), "JPEG")
-    return known[name]
+@lru_cache(maxsize=100)
+def manifold(subject: Subject, dims: tuple[int, int], labels: tuple[int, ...]) -> str:
+    """What two latents stand for, as a data URL."""
+    drawn = subject.manifold(dims, subject.centre, torch.tensor([labels]).long(), SIDE)
+    return data_url(enlarged(drawn, 448), "JPEG")
 
 
 @view
@@ -273,38 +272,37 @@ def map_of_codes(subjects: list[Subject]) -> None:
                 downloads(key, {subject.name: drawn}, {"mean": z, "codes": subject.codes[chosen]})
 
 
+@lru_cache(maxsize=20)
 def atlas(subject: Subject) -> dict[str, Any]:
-    """What the map of a subject shows: points, colours, and a sheet of small images; made once."""
-    if "atlas" not in subject.__dict__:
-        codes, x = subject.codes[:MAX_POINTS], subject.x[:MAX_POINTS]
-        names = ["z0", f"z{subject.num_latents - 1}"]
-        if subject.num_latents > 2:
-            codes, share = principal_components(codes)
-            names = [f"principal component {i} ({part:.0%})" for i, part in enumerate(share.tolist(), 1)]
-        points = codes[:, [0, -1]]
-        low, high = points.amin(0), points.amax(0)
-        margin = 0.05 * (high - low).clamp(min=1e-6)
-        values = subject.y[:MAX_POINTS, 0].tolist() if subject.y.shape[1] else [0] * len(points)
-        kinds = sorted(set(values))
-        colours = dict(zip(kinds, MUTED, strict=False))
-        if len(kinds) > len(MUTED):
-            shades = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(kinds)))
-            colours = {kind: to_hex(shade) for kind, shade in zip(kinds, shades, strict=True)}
-        if max(x.shape[-2:]) > MAX_THUMBNAIL:
-            x = torch.nn.functional.interpolate(x, (MAX_THUMBNAIL, MAX_THUMBNAIL), mode="area")
-        texts = [label_name(subject, value) for value in values] if subject.y.shape[1] else [""] * len(values)
-        subject.__dict__["atlas"] = {
-            "range": torch.stack([low - margin, high + margin], 1).tolist(),
-            "names": names,
-            "points": points.T.tolist(),
-            "colours": [colours[value] for value in values],
-            "legend": [[label_name(subject, k), c] for k, c in colours.items()] if 1 < len(kinds) <= len(MUTED) else [],
-            "texts": texts,
-            "sheet": data_url(make_grid(x, nrow=32, padding=0)[: x.shape[1]], "JPEG"),
-            "tile": [x.shape[3], x.shape[2], min(32, len(x))],
-            "lasso": True,
-        }
-    return subject.__dict__["atlas"]
+    """What the map of a subject shows: points, colours, and a sheet of small images."""
+    codes, x = subject.codes[:MAX_POINTS], subject.x[:MAX_POINTS]
+    names = ["z0", f"z{subject.num_latents - 1}"]
+    if subject.num_latents > 2:
+        codes, share = principal_components(codes)
+        names = [f"principal component {i} ({part:.0%})" for i, part in enumerate(share.tolist(), 1)]
+    points = codes[:, [0, -1]]
+    low, high = points.amin(0), points.amax(0)
+    margin = 0.05 * (high - low).clamp(min=1e-6)
+    values = subject.y[:MAX_POINTS, 0].tolist() if subject.y.shape[1] else [0] * len(points)
+    kinds = sorted(set(values))
+    colours = dict(zip(kinds, MUTED, strict=False))
+    if len(kinds) > len(MUTED):
+        shades = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(kinds)))
+        colours = {kind: to_hex(shade) for kind, shade in zip(kinds, shades, strict=True)}
+    if max(x.shape[-2:]) > MAX_THUMBNAIL:
+        x = torch.nn.functional.interpolate(x, (MAX_THUMBNAIL, MAX_THUMBNAIL), mode="area")
+    texts = [label_name(subject, value) for value in values] if subject.y.shape[1] else [""] * len(values)
+    return {
+        "range": torch.stack([low - margin, high + margin], 1).tolist(),
+        "names": names,
+        "points": points.T.tolist(),
+        "colours": [colours[value] for value in values],
+        "legend": [[label_name(subject, k), c] for k, c in colours.items()] if 1 < len(kinds) <= len(MUTED) else [],
+        "texts": texts,
+        "sheet": data_url(make_grid(x, nrow=32, padding=0)[: x.shape[1]], "JPEG"),
+        "tile": [x.shape[3], x.shape[2], min(32, len(x))],
+        "lasso": True,
+    }
 
 
 @view

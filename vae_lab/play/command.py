@@ -36,7 +36,8 @@ def play(arguments: list[str]) -> None:
         raise ValueError("no run folder given; usage: vae-lab-play RUN_DIR... [key=value], or --help")
     if find_spec("streamlit") is None:
         raise RunError("vae-lab play needs Streamlit; install it with: pip install 'vae_lab[play]'")
-    from streamlit.web import bootstrap  # takes a second
+    from streamlit import net_util
+    from streamlit.web import bootstrap
 
     from vae_lab.play import app
 
@@ -56,8 +57,9 @@ def play(arguments: list[str]) -> None:
         "browser.gatherUsageStats": False,
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
-        "logger.hideWelcomeMessage": True,  # it would ask others for this machine's address
+        "logger.hideWelcomeMessage": True,
     }
+    net_util.get_external_ip = lambda: None  # it asks others, at a visit from a page of a stranger, who is refused
     print(f"playing   {', '.join(map(str, folders))}\nopen      http://127.0.0.1:{settings['port']}   (Ctrl-C ends it)")
     gc.freeze()  # Streamlit collects garbage after every move: torch alone would take it a third of a second
     bootstrap.load_config_options(options)

@@ -7,6 +7,7 @@ Shapes: N images, B latents or images, C channels, H height, W width, D latents,
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -154,9 +155,9 @@ class Subject:
 
     @cached_property
     def order(self) -> list[int]:
-        """The active latents, those that matter most first; without codes all of them."""
+        """The active latents, those that matter most first; without codes, and of a plane, all of them."""
         order = self.weights[0].argsort(descending=True, stable=True).tolist()
-        if not len(self.codes):
+        if not len(self.codes) or len(order) == 2:
             return order
         variances = self.codes.var(0, correction=0)
         return [latent for latent in order if variances[latent] > ACTIVE] or order[:1]
@@ -235,15 +236,16 @@ class Subject:
         return x if self.cfg.dataset.get("binarize", "none") == "none" else x.round()
 
 
-def open_subject(folder: Path, settings: dict[str, Any]) -> Subject:
-    """Open a run or an export to play with; what its images are missing is told by the subject.
+def open_subject(folder: Path, settings: dict[str, Any], others: Sequence[Subject] = ()) -> Subject:
+    """Open a run or an export to play with; if its images cannot be read, the subject says why.
 
     Args:
         folder: of the run.
         settings: `checkpoint`, `data_root` and `dataset.root`.
+        others: that are open; one of the same dataset shares its images.
 
     Raises:
-        RunError, ValueError: as `vae_lab.runs.trained.load_run`.
+        RunError, ValueError: as `read_stored`.
         NumericsError: if the model has diverged.
     """
     stored = read_stored(folder, settings["checkpoint"])
@@ -253,7 +255,9 @@ def open_subject(folder: Path, settings: dict[str, Any]) -> Subject:
             OmegaConf.update(cfg, key, settings[key])
     try:
         cfg.dataset.num_workers = 0
-        data = build_images(cfg)
+        places = (cfg.dataset, cfg.get("data_root"))
+        same = (o.data for o in others if o.data is not None and (o.cfg.dataset, o.cfg.get("data_root")) == places)
+        data = next(same, None) or build_images(cfg)
         with no_downloads():
             data.prepare_data()
         check_same_images(data, stored.images)
