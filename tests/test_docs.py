@@ -29,7 +29,7 @@ LINES = [
 TRAINING = {
     tuple(shlex.split(line, comments=True)[1:])
     for line in LINES
-    if re.match(r"vae-lab (?!eval |compare |export |ls|play|reproduce|resume)", line)
+    if re.match(r"vae-lab (?!eval |compare |export |play |ls|reproduce|resume)", line)
 }
 CALLS = {"eval": evaluate_runs, "compare": compare_runs, "export": export_run}
 TINY = ["logger=none", "callbacks.gallery=null", "trainer=cpu", "trainer.max_steps=2", "trainer.limit_val_batches=1"]

@@ -71,7 +71,9 @@ class Run:
 
     @cached_property
     def data(self) -> ImageData:
-        """The images that it was trained on; `data.to_pixels(data.splits["test"][:64])` is what the model sees of some.
+        """The images that it was trained on.
+
+        `data.to_pixels(data.splits["test"][:64])` is what the model sees of some.
 
         Raises:
             DataError: if they are missing, or others.
