@@ -18,6 +18,7 @@ Where there is no MNIST, the images are sprites of the same size.
 import argparse
 import contextlib
 import gc
+import math
 import os
 import platform
 import resource
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -33,7 +35,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms.functional import to_pil_image, to_tensor
@@ -43,10 +45,13 @@ from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import Experiment, build
 from vae_lab.training.train import fit, quiet_lightning
 
+COLOUR = ["dataset=sprites", "dataset.image_size=32", "dataset.channels=3"]
 CASES = {  # name: overrides
     "mlp": ["experiment=mlp_vae_mnist"],
     "conv": ["experiment=conv_vae_mnist", "dataset.fit=pad"],
-    "resnet": ["dataset=sprites", "dataset.image_size=32", "model=resnet", "latent_dim=16"],
+    "resnet": [*COLOUR, "model=resnet", "latent_dim=16"],
+    "gan": ["experiment=gan_mnist"],
+    "vq": [*COLOUR, "model=conv", "model.spatial=true", "posterior=vq", "posterior.revive_below=0", "loss=mse"],
 }
 PATHS = ("bare", "barebones", "tutorial", "vae-lab", "graph")
 ACCELERATOR = {"cpu": "cpu", "cuda": "gpu"}
@@ -91,7 +96,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def overrides(args: argparse.Namespace, case: str, batch_size: int, positions: int = POSITIONS) -> list[str]:
     """The config of a case as overrides."""
-    data = [f"dataset.source.positions={positions}"] if case == "resnet" else images(args.data, positions)
+    data = [f"dataset.source.positions={positions}"] if COLOUR[0] in CASES[case] else images(args.data, positions)
     settings = [*CASES[case], *data, f"dataset.batch_size={batch_size}", "logger=none", *args.set]
     steps = [f"trainer.limit_train_batches={args.steps}"] if args.steps else []
     return [*settings, *steps, f"trainer.accelerator={ACCELERATOR[args.device]}", f"trainer.max_epochs={args.epochs}"]
@@ -159,8 +164,8 @@ def train_bare(experiment: Experiment, epochs: int, steps: int, device: str) -> 
     Returns:
         Seconds.
     """
-    vae, batch_size = experiment.lit.vae.to(device).train(), experiment.data.batch_size
-    optimizer = experiment.lit.optimizer(vae.parameters(), lr=experiment.lit.lr)
+    lit, batch_size = experiment.lit.to(device).train(), experiment.data.batch_size
+    optimizers = lit.new_optimizers()
     split = experiment.data.splits["train"]
     pixels = split.pixels[split.index].to(device)  # uint8 (N, C, H, W)
     # Lightning sets this at its import; without a GPU it slows every step of a fused optimizer down.
@@ -170,11 +175,13 @@ def train_bare(experiment: Experiment, epochs: int, steps: int, device: str) -> 
         order = torch.randperm(len(pixels), device=device)
         for index in order.split(batch_size)[:steps]:
             x = pixels.index_select(0, index).float().div_(255)
-            with cast(experiment, device):
-                loss = negative_elbo(vae, x)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            computed = losses(lit.vae, lit.adversary, x)
+            for optimizer in optimizers:
+                with cast(experiment, device):
+                    loss = next(computed)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
     seconds = clock(device) - start
     if nvml_check is not None:
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = nvml_check
@@ -187,7 +194,54 @@ def cast(experiment: Experiment, device: str) -> contextlib.AbstractContextManag
     return torch.autocast(device, torch.bfloat16) if is_mixed else contextlib.nullcontext()
 
 
-def negative_elbo(vae: torch.nn.Module, x: Tensor) -> Tensor:
+def losses(vae: nn.Module, adversary: nn.Module | None, x: Tensor) -> Iterator[Tensor]:
+    """The loss of each optimizer on images (B, C, H, W), each computed when it is asked for."""
+    if adversary is not None:
+        yield from game(vae, adversary, x)
+    elif hasattr(vae.posterior, "book"):
+        yield quantized(vae, x)
+    else:
+        yield negative_elbo(vae, x)
+
+
+def game(generator: nn.Module, discriminator: nn.Module, x: Tensor) -> Iterator[Tensor]:
+    """The non-saturating loss of a generator, then that of a discriminator of standardised images."""
+
+    def judge(images: Tensor) -> Tensor:
+        return discriminator((images - x.mean()) / x.std(correction=0))
+
+    def draw() -> Tensor:
+        return generator.decoder(torch.randn(len(x), generator.latent_dim).to(x.device)).sigmoid()
+
+    discriminator.requires_grad_(False)
+    yield F.softplus(-judge(draw())).mean()
+    discriminator.requires_grad_(True)
+    with torch.no_grad():
+        fake = draw()
+    yield F.softplus(-judge(x)).mean() + F.softplus(judge(fake)).mean()
+
+
+def quantized(vae: nn.Module, x: Tensor) -> Tensor:
+    """A VQ-VAE with a book of running means: Gaussian pixels of variance 1/2, the commitment, log K for each code."""
+    posterior = vae.posterior
+    z = vae.encoder(x).float().movedim(1, -1)  # (B, h, w, D)
+    flat = z.detach().flatten(0, -2)
+    with torch.no_grad():
+        book, use = posterior.book, posterior.use
+        index = (book.square().sum(1) - 2 * flat @ book.T).argmin(1)
+        codes = F.embedding(index, book).view_as(z)
+        one_hot = F.one_hot(index, len(book)).float()
+        count = one_hot.sum(0)
+        use.lerp_(count, 1 - posterior.decay)
+        step = (1 - posterior.decay) / use.clamp(min=1e-30)
+        book += step[:, None] * (one_hot.T @ flat - count[:, None] * book)
+    output = vae.decoder((codes + (z - z.detach())).movedim(-1, 1)).float()
+    squares = F.mse_loss(output, x, reduction="sum") + posterior.commitment * (z - codes).square().sum()
+    constant = 0.5 * math.log(math.pi) * x[0].numel() + math.log(len(book)) * (len(index) // len(x))
+    return squares / len(x) + constant
+
+
+def negative_elbo(vae: nn.Module, x: Tensor) -> Tensor:
     """BCE on logits plus the KL to N(0, I) in closed form, nats per image: (B, C, H, W) -> 0-dim."""
     mean, log_var = vae.encoder(x).float().chunk(2, dim=1)
     logits = vae.decoder(mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)).float()
@@ -201,18 +255,25 @@ class Plain(LightningModule):
 
     def __init__(self, experiment: Experiment, logs: bool):
         super().__init__()
-        self.vae, self.new_optimizer, self.lr = experiment.lit.vae, experiment.lit.optimizer, experiment.lit.lr
-        self.logs = logs
+        self.vae, self.adversary = experiment.lit.vae, experiment.lit.adversary
+        self.new_optimizers, self.logs = experiment.lit.new_optimizers, logs
+        self.automatic_optimization = self.adversary is None
 
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor | None:
         x = batch[0] if batch[0].is_floating_point() else batch[0].float().div_(255)
-        loss = negative_elbo(self.vae, x)
+        computed = losses(self.vae, self.adversary, x)
+        for optimizer in [None] if self.automatic_optimization else self.optimizers():
+            loss = next(computed)
+            if optimizer is not None:
+                self.manual_backward(loss)
+                optimizer.step()
+                optimizer.zero_grad()
         if self.logs:
             self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True)
-        return loss
+        return loss if self.automatic_optimization else None
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.new_optimizer(self.parameters(), lr=self.lr)
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return self.new_optimizers()
 
 
 class Items(Dataset):

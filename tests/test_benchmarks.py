@@ -1,5 +1,6 @@
 """The benchmarks run, and the judgements of `benchmarks/faults.py` are those that it states."""
 
+import copy
 import json
 import re
 from importlib.util import module_from_spec, spec_from_file_location
@@ -7,6 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from vae_lab.data.batches import Batch
+from vae_lab.objectives import Context
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -30,6 +35,26 @@ def test_checkpoints_measures_every_size_and_both_directions(benchmark, capsys, 
     rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("| 0")]
     assert rows == [[f" {size} ", f" {action} "] for size in ("0.01", "0.1") for action in ("save", "load")]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["mlp", "conv", "resnet", "gan", "vq"])
+def test_the_bare_loop_has_the_losses_of_the_program(case, benchmark, tmp_path):
+    throughput = benchmark("throughput")
+    args = throughput.parse_arguments(["--data", str(tmp_path)])
+    cfg = throughput.compose_config([*throughput.overrides(args, case, 4, positions=2), f"run_dir={tmp_path}"])
+    lit = throughput.prepare(cfg).lit.train()
+    vae, (x, y) = lit.vae, (torch.rand(4, *lit.vae.image_shape), None)
+    batch, context, before = Batch(x, y), Context(0, 100, "train"), copy.deepcopy(vae.state_dict())
+    torch.manual_seed(0)
+    expected = [lit.objective(vae, batch, context)["loss"]]
+    if lit.adversary is not None:
+        expected.append(lit.objective.adversary_loss(vae, batch, context)["discriminator_loss"])
+    after = copy.deepcopy(vae.state_dict())
+    vae.load_state_dict(before)
+    torch.manual_seed(0)
+    torch.testing.assert_close(list(throughput.losses(vae, lit.adversary, x)), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(vae.state_dict(), after)  # the book, and running statistics
 
 
 @pytest.mark.slow

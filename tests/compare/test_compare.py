@@ -682,7 +682,8 @@ def search(tmp_path_factory) -> Path:
                         changes={"optimizer.lr": rate, "model.activation": "relu" if trial % 2 else "elu"})  # fmt: skip
         lines.append(json.dumps({"event": "start", "job": trial, "folder": run.name}))
     status = {"started": "2026-11-01T10:00:00+00:00", "ended": "2026-11-01T11:01:05+00:00"}
-    status |= {"command": "vae-lab 'a=<b>'", "commit": "0123456789abcdef-dirty"}
+    status |= {"command": "vae-lab 'a=<b>'", "commit": "0123456789abcdef-dirty", "host": "<h>"}
+    status["hardware"] = {"cpu": "EPYC", "cores": 8, "memory_gb": 64, "gpus": ["NVIDIA H100", "NVIDIA H100"]}
     content = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(
         json.dumps(content | {"times": [status, status | {"command": "vae-lab resume=x"}]})
@@ -730,13 +731,15 @@ def test_single_runs_have_links_to_their_files_and_say_how_they_were_started(sea
     told = {column.title: cell for column, cell in zip(table.columns, row.cells, strict=True)}
     assert (told["time"].text, told["trial"].text, told["command"].text) == ("2:02:10", "12", "vae-lab 'a=<b>'")
     assert (told["commit"].text, told["commit"].tip) == ("012345678-dirty", "0123456789abcdef-dirty")
+    assert (told["machine"].text, told["machine"].tip) == ("<h>", "<h>: 8 x EPYC, 64 GB, NVIDIA H100, NVIDIA H100")
     html = to_html(table, home=search.parent / "report")
     assert re.findall(r'href="([^"]*r88[^"]*)"', html) == [
         f"../tpe/r88{rest}" for rest in ("", "/pictures", "/train.log")
     ]
     assert address_of("javascript:alert(1)", tmp_path) == ""
     assert "command" not in "".join(to_markdown(table))
-    assert {"trial", "seconds", "commit", "command", "images"} <= set(runs_csv(found).splitlines()[0].split(","))
+    written = set(runs_csv(found).splitlines()[0].split(","))
+    assert {"trial", "seconds", "commit", "command", "machine", "images"} <= written
 
 
 def test_help_table_and_report_need_no_torch(sweep, tmp_path):

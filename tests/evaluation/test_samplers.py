@@ -10,7 +10,7 @@ from torch import nn
 
 from vae_lab.errors import RunError
 from vae_lab.evaluation.evaluate import evaluate_runs
-from vae_lab.evaluation.samplers import Autoregressive, Flow, Mixture, TwoStage
+from vae_lab.evaluation.samplers import TRAINED, Autoregressive, Flow, Mixture, TwoStage
 from vae_lab.models.priors import StandardNormal
 from vae_lab.training.train import train
 
@@ -118,7 +118,7 @@ def test_an_evaluation_fits_a_sampler_once_and_draws_from_it(name, config, monke
     cfg = config(*FITTED[name], "trainer.max_steps=2")
     train(cfg)
     folder = Path(cfg.run_dir)
-    arguments = [str(folder), "samples=3", f"sampler={name}", "sampler_steps=2"]
+    arguments = [str(folder), "samples=3", f"sampler={name}"] + ["sampler_steps=2"] * (name in TRAINED)
     evaluate_runs(arguments)
     pictures = {path.name: path.read_bytes() for path in (folder / f"samples_{name}").iterdir()}
     assert len(pictures) == 3
@@ -128,6 +128,11 @@ def test_an_evaluation_fits_a_sampler_once_and_draws_from_it(name, config, monke
     (folder / "samplers" / f"{name}.safetensors").write_bytes(b"gar")
     with pytest.raises(RunError, match=r"safetensors is damaged: .*; delete it to fit the sampler again"):
         evaluate_runs(arguments)
+
+
+def test_steps_of_what_is_not_trained_are_refused():
+    with pytest.raises(ValueError, match="sampler_steps=9 has no effect with sampler=mixture, only with flow, two_st"):
+        evaluate_runs(["folder", "samples=3", "sampler=mixture", "sampler_steps=9"])
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,17 @@ def test_a_latent_of_two_factors_is_not_modular():
     assert found["dci_informativeness"] == 1
 
 
+def test_images_may_come_in_any_order():
+    ordered = np.array(list(itertools.product(range(3), range(4))) * 40)  # every other one has odd values of the last
+    found = scores(ordered.astype(float), ordered)
+    assert found == pytest.approx(dict.fromkeys(found, 1.0), abs=0.02)
+    assert SCORES["sap"](ordered, ordered)["sap"] >= 0
+
+
 def test_without_factors_there_is_nothing():
     codes = np.zeros((100, 2))
     assert scores(codes, np.zeros((100, 1), int)) == {}
     assert scores(codes, np.zeros((100, 3), int)) == {}
+    assert scores(codes, np.c_[np.arange(100), np.arange(100) % 3]) == {}  # a number of the image is no factor
     with pytest.raises(ValueError, match="metrics.factors.scores must be of mig, .*, got fid"):
         Factors(["fid"])

@@ -132,8 +132,9 @@ def test_a_cyclic_weight_rises_in_each_cycle_and_one_cycle_is_linear():
     assert all(one.weight(during(step)) == linear.weight(during(step)) for step in range(50))
     for settings, message in (
         ({"warmup_steps": 0, "warmup": "cyclic"}, "loss.warmup_steps must be >= 1 with objective.warmup=cyclic, got 0"),
-        ({"cycles": 0}, "objective.cycles must be >= 1, got 0"),
-        ({"rise": 0.0}, r"objective.rise must be in \(0, 1\], got 0"),
+        ({"cycles": 0, "warmup": "cyclic"}, "objective.cycles must be >= 1, got 0"),
+        ({"rise": 0.0, "warmup": "cyclic"}, r"objective.rise must be in \(0, 1\], got 0"),
+        ({"cycles": 2}, r"objective.cycles=2 and objective.rise=0.5 have no effect without objective.warmup=cyclic"),
     ):
         with pytest.raises(ValueError, match=message):
             ELBO(**{"kld_weight": 1.0, "warmup_steps": 10, "free_bits": 0.0, **settings})

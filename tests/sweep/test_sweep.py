@@ -113,6 +113,11 @@ def test_other_command_lines_stay_as_they_are(given):
     assert sweep_arguments(given, CONF) == given
 
 
+def test_a_single_run_has_no_jobs():
+    with pytest.raises(ValueError, match="sweep.n_jobs=2 has no effect on a single run"):
+        sweep_arguments(["latent_dim=2", "sweep.n_jobs=2"], CONF)
+
+
 def test_resume_sweep_is_the_last_command_in_its_folder(tmp_path):
     append_event(tmp_path, "sweep", arguments=["-m", "seed=0,1", "sweep.name=x"])
     append_event(tmp_path, "sweep", arguments=["--multirun", "seed=0,1,2", "sweep.name=x"])

@@ -35,7 +35,8 @@ from vae_lab.runs.files import durable_open
 from vae_lab.runs.measurements import parameters_sha256
 from vae_lab.runs.trained import check_fit
 
-NAMES = ("prior", "gaussian", "mixture", "flow", "two_stage", "autoregressive")
+TRAINED = ("flow", "two_stage", "autoregressive")  # by gradient
+NAMES = ("prior", "gaussian", "mixture", *TRAINED)
 SEED = 0  # of a fit, which is the same at every call
 MAX_CODES = 50_000  # that a sampler is fitted on
 MAX_SIZE = 1024  # latents of one code, with full covariances
@@ -47,7 +48,8 @@ NUM_LOOKED_AT, FAR = 1024, 4.0  # codes; how many times, or what part, of the me
 class Mixture(nn.Module):
     """A mixture of Gaussians with full covariances, fitted by expectation maximisation (scikit-learn).
 
-    Source: Ghosh et al. 2020, section 4, where it has 10 components; with one it is the Gaussian of that section.
+    Source: Ghosh et al. 2020, "From variational to deterministic autoencoders", ex-post density estimation: there a
+    mixture of 10 components, or one Gaussian.
 
     Args:
         shape: of one code.
@@ -87,7 +89,7 @@ class Mixture(nn.Module):
 class Flow(nn.Module):
     """The affine couplings of `prior=flow`, trained on codes that are fixed, after centring and scaling them.
 
-    Source: Dinh et al. 2017, "Density estimation using Real NVP", eq. 2.
+    Source: Dinh et al. 2017, "Density estimation using Real NVP".
 
     Args:
         shape: of one code.
@@ -118,7 +120,7 @@ class TwoStage(nn.Module):
 
     Its latent has as many dimensions as the code.
 
-    Source: Dai and Wipf 2019, "Diagnosing and enhancing VAE models", section 4 (the two stages), eq. 8 (gamma).
+    Source: Dai and Wipf 2019, "Diagnosing and enhancing VAE models".
 
     Args:
         shape: of one code.
@@ -164,8 +166,8 @@ class TwoStage(nn.Module):
 class Autoregressive(nn.Module):
     """A causal transformer over the places of a grid of codes: p(c) = prod_i p(c_i given c_1 ... c_(i-1)), row by row.
 
-    Sources: van den Oord et al. 2017, section 4 (such a prior, fitted when the codes are fixed; there a PixelCNN);
-    Vaswani et al. 2017, section 3 (the network).
+    Sources: van den Oord et al. 2017, "Neural discrete representation learning" (such a prior, fitted when the codes
+    are fixed; there a PixelCNN); Vaswani et al. 2017, "Attention is all you need" (the network).
 
     Args:
         shape: of the indices of one image, (n, *grid).
@@ -199,12 +201,12 @@ class Autoregressive(nn.Module):
         """Maximise the likelihood of indices (N, n, *grid)."""
         minimise(self, lambda c: F.cross_entropy(self(c).flatten(0, 1), c.flatten()), codes.flatten(1), steps)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n grids of indices, int64 (n, n_codes, *grid)."""
+    def sample(self, n: int, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """Draw n grids of indices, int64 (n, n_codes, *grid); a temperature > 0 divides the logits."""
         indices = torch.zeros(n, 0, dtype=torch.long)
         for _ in range(len(self.position)):
             logits = torch.cat([self(chunk)[:, -1] for chunk in indices.split(CHUNK)])
-            indices = torch.cat([indices, logits.softmax(1).multinomial(1, generator=generator)], 1)
+            indices = torch.cat([indices, (logits / temperature).softmax(1).multinomial(1, generator=generator)], 1)
         return indices.unflatten(1, self.shape)
 
 
@@ -306,36 +308,54 @@ def load(sampler: nn.Module, path: Path, made_for: dict[str, str]) -> bool:
     return is_same
 
 
-def draw_latents(name: str, vae: VAE, data: ImageData, folder: Path, num: int, steps: int) -> Tensor:
-    """Latents from a sampler, (num, *latent_shape) on the CPU, the same ones at every call.
+def fitted(name: str, vae: VAE, data: ImageData, folder: Path, steps: int) -> Any:
+    """A sampler on the CPU, fitted once and stored in the run folder, `samplers/NAME.safetensors`.
 
-    It is fitted once and stored in the run folder, `samplers/NAME.safetensors`, for this model and number of steps.
+    What is stored is of this model and number of steps.
 
     Args:
         name: one of `NAMES` but `prior`.
         vae: the model, in evaluation mode.
         data: its images, which have been read.
         folder: of the run.
-        num: latents, >= 1.
         steps: of a fit by gradient, >= 1.
 
     Raises:
         ValueError: if the model has no codes of the kind that is needed.
         RunError: if the file is damaged or cannot be written.
     """
-    of_book, device = name == "autoregressive", next(vae.parameters()).device
     path, made_for = folder / "samplers" / f"{name}.safetensors", {"model": parameters_sha256(vae), "steps": str(steps)}
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(SEED)
         sampler = build(name, vae)
         if not load(sampler, path, made_for):
-            codes = encode(vae, data, of_book, MAX_CODES)
+            codes = encode(vae, data, name == "autoregressive", MAX_CODES)
             with torch.enable_grad():
-                sampler.to(device).fit(codes, steps)
+                sampler.to(next(vae.parameters()).device).fit(codes, steps)
             sampler.cpu()
             with durable_open(path) as file:
                 file.write(safetensors.torch.save(dict(sampler.state_dict()), made_for))
-        drawn = sampler.eval().sample(num, torch.Generator().manual_seed(SEED))
+    return sampler.eval()
+
+
+def draw_latents(name: str, vae: VAE, data: ImageData, folder: Path, num: int, steps: int, seed: int = SEED) -> Tensor:
+    """Latents from a fitted sampler, (num, *latent_shape) on the CPU, the same ones for the same seed.
+
+    Args:
+        name: as the others, see `fitted`.
+        vae: the model.
+        data: its images.
+        folder: of the run.
+        num: latents, >= 1.
+        steps: of the fit.
+        seed: of what is drawn, not of the fit.
+
+    Raises:
+        ValueError, RunError: as `fitted`.
+    """
+    sampler, device = fitted(name, vae, data, folder, steps), next(vae.parameters()).device
+    with torch.no_grad():
+        drawn = sampler.sample(num, torch.Generator().manual_seed(seed))
         chunks = (chunk.to(device) for chunk in drawn.split(CHUNK))
-        to_latents: Any = vae.posterior.lookup if of_book else vae.project
+        to_latents: Any = vae.posterior.lookup if name == "autoregressive" else vae.project
         return torch.cat([to_latents(chunk).cpu() for chunk in chunks])

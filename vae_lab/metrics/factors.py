@@ -1,8 +1,8 @@
 """Whether each latent stands for one factor: scores of codes of images whose factors are labels.
 
 Published values do not agree on definitions and bins, so those used here stand with each score. All compute on the
-codes E[z given x] of the images of a split, of which there must be two label columns that vary. What is fitted is
-fitted on every other image and measured on the rest. Shapes: N images, D latents, K factors.
+codes E[z given x] of the images of a split, of which there must be two label columns whose values vary and repeat. What
+is fitted is fitted on half of the images and measured on the rest. Shapes: N images, D latents, K factors.
 """
 
 import math
@@ -55,7 +55,9 @@ class Factors:
         if sum(map(len, self.codes)) < MIN_IMAGES:
             return {}
         codes, labels = torch.cat(self.codes).double().nan_to_num().numpy(), torch.cat(self.labels).numpy()
-        labels = labels[:, [len(np.unique(column[::2])) > 1 for column in labels.T]]
+        order = np.random.default_rng(0).permutation(len(codes))  # every other one is then a half without an order
+        codes, labels = codes[order], labels[order]
+        labels = labels[:, [1 < len(np.unique(column[::2])) <= len(codes) / 4 for column in labels.T]]
         if labels.shape[1] < 2:
             return {}
         found = {key: value for name in self.scores for key, value in SCORES[name](codes, labels).items()}
@@ -76,9 +78,11 @@ def mig(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     1/K sum_k (I(z_j; v_k) - I(z_j'; v_k)) / H(v_k)
 
-    Codes are in 20 bins of equal width; the paper has samples of z and no bins.
+    Codes are in 20 bins of equal width, so that a factor of more values cannot reach 1; the paper has samples of z and
+    no bins.
 
-    Source: Chen et al. 2018, eq. 6; the bins of Locatello et al. 2019, appendix C.
+    Sources: Chen et al. 2018, "Isolating sources of disentanglement in variational autoencoders"; Locatello et al. 2019
+    for the bins.
     """
     ordered = np.sort(
         np.vstack([information(codes, labels), np.zeros(labels.shape[1])]), 0
@@ -92,9 +96,10 @@ def modularity(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     mean_j 1 - sum_(k not k_j) I(z_j; v_k)^2 / ((K - 1) I(z_j; v_k_j)^2), k_j the factor of which z_j knows most
 
-    Codes are in 20 bins of equal width; a latent that knows of nothing counts as 0.
+    Codes are in 20 bins of equal width; a latent that knows of nothing counts as 0. Noise can look modular: of few
+    images, it seems to know most of the factor that has the most values.
 
-    Source: Ridgeway and Mozer 2018, section 3, eq. 1 and 2.
+    Source: Ridgeway and Mozer 2018, "Learning deep disentangled embeddings with the F-statistic loss", eq. 2.
     """
     squares = information(codes, labels) ** 2
     largest = squares.max(1)
@@ -115,12 +120,12 @@ def sap(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     gaps = []
     for factor in labels.T:
-        seen = np.isin(factor, factor[::2])
+        seen = np.isin(factor[1::2], factor[::2])
         tree = DecisionTreeClassifier(max_leaf_nodes=len(np.unique(factor)), class_weight="balanced", random_state=0)
         told = [0.0, 0.0]
         for latent in codes.T[:, :, None]:
-            guess = tree.fit(latent[::2], factor[::2]).predict(latent[1::2][seen[1::2]])
-            told.append(balanced_accuracy_score(factor[1::2][seen[1::2]], guess, adjusted=True))
+            guess = tree.fit(latent[::2], factor[::2]).predict(latent[1::2])
+            told.append(balanced_accuracy_score(factor[1::2][seen], guess[seen], adjusted=True) if seen.any() else 0)
         gaps.append(np.diff(np.sort(told)[-2:])[0])
     return {"sap": float(np.mean(gaps))}
 
@@ -133,7 +138,7 @@ def dci(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     importances of a random forest (10 trees, all latents at each split, at least 5 images in a leaf); a forest's
     importances differ from those of a lasso or of boosting, and so do scores.
 
-    Source: Eastwood and Williams 2018, section 2.
+    Source: Eastwood and Williams 2018, "A framework for the quantitative evaluation of disentangled representations".
     """
     from sklearn.ensemble import RandomForestClassifier
 
@@ -158,7 +163,7 @@ def factor_score(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     800 groups, the accuracy that of 800 others. Images come from the split, again where it has too few that share a
     value. Guessing gives about 1 / K.
 
-    Source: Kim and Mnih 2018, section 4.
+    Source: Kim and Mnih 2018, "Disentangling by factorising", the metric.
     """
     scale = codes.std(0)
     alive = scale > 1e-6
@@ -182,7 +187,7 @@ def beta_score(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     It sees the mean over the pairs of |z_a - z_b|, standardised; it is fitted on 800 groups of pairs and measured on
     800 others. Images come from the split. Guessing gives about 1 / K.
 
-    Source: Higgins et al. 2017, section 3, algorithm 1.
+    Source: Higgins et al. 2017, "beta-VAE", the disentanglement metric.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -33,7 +33,8 @@ class PSNR:
 class SSIM:
     """`ssim`: structural similarity of the reconstruction from the code, in [-1, 1], mean over images.
 
-    Source: Wang et al. 2004, eq. 13, with a Gaussian window of deviation 1.5.
+    Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", with a
+    Gaussian window of deviation 1.5.
     """
 
     needs = ("encoder",)
@@ -52,7 +53,7 @@ class SSIM:
 class BitsPerDim:
     """`bits_per_dim`: -elbo / (C H W log 2), where the likelihood is of the 256 levels; an upper bound.
 
-    Source: Theis et al. 2016, "A note on the evaluation of generative models", section 3.1.
+    Source: Theis et al. 2016, "A note on the evaluation of generative models".
     """
 
     def __init__(self) -> None:

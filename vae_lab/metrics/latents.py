@@ -49,12 +49,14 @@ class AggregatePosterior:
     """`mutual_information` and `total_correlation` of a diagonal Gaussian q, from one z for each image.
 
     I(x; z) = E log q(z given x) - E log q(z), at most log N
+
     TC(z) = E log q(z) - sum_j E log q(z_j)
 
     q(z) is the mixture over the first 2,000 images themselves, in nats. That the image of a sample is always among them
     biases both: where few posteriors overlap, I is near log N whatever the model, and TC is too large.
 
-    Source: Chen et al. 2018, eq. 2; Hoffman and Johnson 2016, "ELBO surgery".
+    Sources: Chen et al. 2018, "Isolating sources of disentanglement in variational autoencoders"; Hoffman and Johnson
+    2016, "ELBO surgery".
     """
 
     needs = ("encoder",)
@@ -101,7 +103,7 @@ class MMD:
 
     Unbiased, so it can be below 0; from one z of the first 2,000 images and as many draws from the prior.
 
-    Source: Gretton et al. 2012, eq. 3; Zhao et al. 2019, section 4.
+    Sources: Gretton et al. 2012, "A kernel two-sample test"; Zhao et al. 2019, "InfoVAE".
     """
 
     needs = ("encoder",)

@@ -1,4 +1,4 @@
-"""How well labels can be read from codes: fitted on every other image of a split, measured on the rest.
+"""How well labels can be read from codes: fitted on half of the images of a split, measured on the rest.
 
 The mean over the label columns of the accuracies; guessing gives the share of the most frequent class. Shapes: N
 images, D latents, F label columns.
@@ -55,6 +55,8 @@ class Probe:
         if sum(map(len, self.codes)) < MIN_IMAGES:
             return {}
         codes, labels = torch.cat(self.codes).nan_to_num().numpy(), torch.cat(self.labels).numpy()
+        order = np.random.default_rng(0).permutation(len(codes))  # every other one is then a half without an order
+        codes, labels = codes[order], labels[order]
         accuracies = [self._accuracy(codes, column) for column in labels.T]
         return mean_over_processes({self.kind: torch.tensor(float(np.mean(accuracies)))}, len(codes), total)
 

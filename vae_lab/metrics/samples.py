@@ -135,7 +135,7 @@ def fid(real: Tensor, fake: Tensor) -> float:
 
     Biased upwards, and the more the fewer images: compare the same number only.
 
-    Source: Heusel et al. 2017, eq. 6.
+    Source: Heusel et al. 2017, "GANs trained by a two time-scale update rule", the Frechet Inception distance.
     """
     identity: Any = nn.Identity()
     identity.num_features = real.shape[1]
@@ -150,7 +150,7 @@ def kid(real: Tensor, fake: Tensor) -> float:
 
     Over all pairs; torchmetrics averages the same estimate over random subsets, which has more noise.
 
-    Source: Binkowski et al. 2018, section 4.
+    Source: Binkowski et al. 2018, "Demystifying MMD GANs", the kernel Inception distance.
     """
     real, fake, n = real.double(), fake.double(), len(real)
 
@@ -178,7 +178,7 @@ def radii(features: Tensor) -> Tensor:
 def precision(real: Tensor, fake: Tensor) -> float:
     """The share of samples within the ball of an image, which reaches to its fifth nearest neighbour.
 
-    Source: Kynkaanniemi et al. 2019, eq. 1 and 2, where it is the third.
+    Source: Kynkaanniemi et al. 2019, "Improved precision and recall metric", where it is the third.
     """
     r = radii(real)
     return torch.cat([(d < r).any(1) for d in distances(fake, real)]).float().mean().item()
@@ -187,7 +187,7 @@ def precision(real: Tensor, fake: Tensor) -> float:
 def recall(real: Tensor, fake: Tensor) -> float:
     """The share of images within the ball of a sample, which reaches to its fifth nearest neighbour.
 
-    Source: Kynkaanniemi et al. 2019, eq. 1 and 2, where it is the third.
+    Source: Kynkaanniemi et al. 2019, "Improved precision and recall metric", where it is the third.
     """
     return precision(fake, real)
 
@@ -195,7 +195,7 @@ def recall(real: Tensor, fake: Tensor) -> float:
 def density(real: Tensor, fake: Tensor) -> float:
     """In how many balls of images a sample lies, over 5; about 1 of equal laws, and can be above.
 
-    Source: Naeem et al. 2020, section 3.2.
+    Source: Naeem et al. 2020, "Reliable fidelity and diversity metrics for generative models".
     """
     r = radii(real)
     return torch.cat([(d < r).sum(1) for d in distances(fake, real)]).float().mean().item() / NEIGHBOURS
@@ -204,7 +204,7 @@ def density(real: Tensor, fake: Tensor) -> float:
 def coverage(real: Tensor, fake: Tensor) -> float:
     """The share of images in whose ball, to the fifth nearest neighbour, there is a sample.
 
-    Source: Naeem et al. 2020, section 3.2.
+    Source: Naeem et al. 2020, "Reliable fidelity and diversity metrics for generative models".
     """
     nearest = torch.cat([d.amin(1) for d in distances(real, fake)])
     return (nearest < radii(real)).float().mean().item()

@@ -25,7 +25,7 @@ class Flow:
 
     log q(z_K given x) = log q(z_0 given x) - sum_k log |det df_k / dz_{k-1}|
 
-    Source: Rezende and Mohamed 2015, "Variational inference with normalizing flows", eq. 7.
+    Source: Rezende and Mohamed 2015, "Variational inference with normalizing flows".
 
     Args:
         base: the Gaussian.
@@ -88,7 +88,7 @@ class PlanarMap:
 
     m(a) = -1 + softplus(a + log(e - 1)), where the paper has -1 + softplus(a): with it u = 0 is the identity.
 
-    Source: Rezende and Mohamed 2015, eq. 10 and appendix A.1.
+    Source: Rezende and Mohamed 2015, planar flows and the appendix on their invertibility.
 
     Args:
         u: (B, D).
@@ -130,7 +130,7 @@ class RadialMap:
     alpha = softplus(a) and beta = -alpha + softplus(a + b): b = 0 is the identity. The paper's softplus(b) in its place
     is another parameter for the same beta.
 
-    Source: Rezende and Mohamed 2015, eq. 14 and appendix A.2.
+    Source: Rezende and Mohamed 2015, radial flows and the appendix on their invertibility.
 
     Args:
         centre: c, (B, D).
@@ -237,7 +237,7 @@ class MaskedLinear(nn.Linear):
 class AutoregressiveNetwork(nn.Module):
     """m_i and s_i of each latent from the latents before it, and from the context: (S, B, D), (B, D) -> 2 (S, B, D).
 
-    Source: Germain et al. 2015, "MADE: masked autoencoder for distribution estimation", eqs. 8 and 9.
+    Source: Germain et al. 2015, "MADE: masked autoencoder for distribution estimation", eqs. 12 and 13.
 
     Args:
         latent_dim: D.
@@ -266,8 +266,8 @@ class AutoregressiveNetwork(nn.Module):
 class AutoregressiveMap:
     """f(z)_i = m_i + exp(s_i) z_i, with m_i and s_i of the latents before i, or behind it where the order is turned.
 
-    Source: Kingma et al. 2016, "Improving variational inference with inverse autoregressive flow", eqs. 9 to 11, with
-    sigma = exp(s) in place of the gate of eq. 14, so that it can begin as the identity.
+    Source: Kingma et al. 2016, "Improving variational inference with inverse autoregressive flow", eqs. 10 and 11,
+    with sigma = exp(s) in place of the gate of eqs. 13 and 14, so that it can begin as the identity.
 
     Args:
         network: (z, context) -> m, s.

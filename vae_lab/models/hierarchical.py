@@ -121,8 +121,8 @@ class HierarchicalGaussian(nn.Module):
     Raises:
         ValueError: if a number is out of its range.
 
-    Source: Soenderby et al. 2016, "Ladder variational autoencoders", section 2: the order of inference is theirs; they
-    weigh what comes from below and above by its precision, here the one shifts and scales the other.
+    Source: Soenderby et al. 2016, "Ladder variational autoencoders": the order of inference is theirs; they weigh
+    what comes from below and above by its precision, here the one shifts and scales the other.
     """
 
     params_per_latent = 2
@@ -152,7 +152,7 @@ class HierarchicalPrior(nn.Module):
     Raises:
         ValueError: if a number is out of its range, or latents keep a grid.
 
-    Source: Burda et al. 2016, eq. 1, with L = 2; Soenderby et al. 2016, eq. 1 to 3.
+    Sources: Burda et al. 2016, "Importance weighted autoencoders", with L = 2; Soenderby et al. 2016.
     """
 
     def __init__(self, latent_shape: Sequence[int], top_dim: int | None, hidden_dim: int):

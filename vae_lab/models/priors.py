@@ -38,7 +38,7 @@ class Mixture(nn.Module):
 
     It begins with equal weights, unit variances and means drawn from N(0, I).
 
-    Source: Tomczak and Welling 2018, section 2.2, the prior called MoG.
+    Source: Tomczak and Welling 2018, "VAE with a VampPrior", the prior called MoG.
 
     Args:
         latent_shape: of one z.
@@ -77,7 +77,7 @@ class Vamp(nn.Module):
     The u_k begin as uniform noise, and what the encoder sees of them is clamped to [0, 1]. With batch normalisation,
     its running statistics are theirs, too.
 
-    Source: Tomczak and Welling 2018, eq. 9.
+    Source: Tomczak and Welling 2018, "VAE with a VampPrior".
 
     Args:
         latent_shape: of one z.
@@ -126,7 +126,7 @@ class Flow(nn.Module):
     f is a chain of affine couplings, each of which keeps one half a of the latents and maps the other,
     b -> b exp(s(a)) + t(a), with s in (-1, 1); between them the order of the latents is reversed. It begins as N(0, I).
 
-    Source: Dinh et al. 2017, "Density estimation using Real NVP", eq. 4 and 5 (the coupling), eq. 6 (its determinant).
+    Source: Dinh et al. 2017, "Density estimation using Real NVP", eqs. 4 and 5 (the coupling).
 
     Args:
         latent_shape: of one z; at least two latents.

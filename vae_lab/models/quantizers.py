@@ -80,7 +80,7 @@ class Codes:
     def kl(self, prior: Any) -> Tensor | None:
         """KL(q, uniform) = log K nats at each place, (B, n, *grid); None for another prior.
 
-        Source: van den Oord et al. 2017, "Neural discrete representation learning", section 3.1.
+        Source: van den Oord et al. 2017, "Neural discrete representation learning", eq. 1.
         """
         if not isinstance(prior, UniformCodes):
             return None
@@ -102,7 +102,7 @@ class VectorQuantizer(nn.Module):
     less than `revive_below` times the mean becomes a vector of the present batch; so do all of them at the start.
 
     Sources: van den Oord et al. 2017, eqs. 1 to 3 and appendix A.1 (there with running sums m_k = N_k e_k; smoothing
-    of N_k is not needed where no N_k stays near 0); Dhariwal et al. 2020, "Jukebox", section 3.1 (random restarts).
+    of N_k is not needed where no N_k stays near 0); Dhariwal et al. 2020, "Jukebox" (random restarts).
 
     Args:
         num_codes: K, >= 2.
@@ -224,7 +224,7 @@ class FiniteScalarQuantizer(nn.Module):
     f(z) = half tanh(z + shift) - offset, rounded and divided by floor(L / 2), with half = (L - 1)(1 - 0.001) / 2 and,
     where L is even, offset = 1/2 and shift = tan(offset / half), else 0.
 
-    Source: Mentzer et al. 2024, "Finite scalar quantization: VQ-VAE made simple", section 3.1 and appendix A.1.
+    Source: Mentzer et al. 2024, "Finite scalar quantization: VQ-VAE made simple", appendix A.1.
 
     Args:
         levels: L of each coordinate of a code, each >= 2; their number must divide latent_dim.
@@ -294,7 +294,7 @@ def concrete_log_prob(z: Tensor, log_probs: Tensor, temperature: float | None) -
 
     log (K - 1)! + (K - 1) log t + sum_k (log p_k - (t + 1) log z_k) - K log sum_k p_k z_k^-t
 
-    Source: Maddison et al. 2017, "The concrete distribution", definition 1.
+    Source: Maddison et al. 2017, "The concrete distribution".
 
     Args:
         z: (..., K), on the simplex.
@@ -334,7 +334,7 @@ class Categories:
     def rsample(self, num_samples: int) -> Tensor:
         """Draw softmax((log p + g) / t), g Gumbel noise, or the one-hot vector of the largest, (S, B, *latent_shape).
 
-        Source: Jang et al. 2017, "Categorical reparameterization with Gumbel-softmax", eq. 2.
+        Source: Jang et al. 2017, "Categorical reparameterization with Gumbel-softmax".
         """
         tiny = torch.finfo(self.log_probs.dtype).tiny
         noise = torch.empty_like(self.log_probs.expand(num_samples, *self.log_probs.shape)).exponential_()
@@ -399,7 +399,7 @@ class GumbelSoftmax(nn.Module):
     The temperature falls from the first to the last over `anneal_steps` steps of the optimizer,
     t(step) = temperature (final_temperature / temperature)^min(1, step / anneal_steps).
 
-    Sources: Jang et al. 2017, section 2.2, and the exponential schedule of section 4.1; Maddison et al. 2017.
+    Sources: Jang et al. 2017, with the exponential schedule of its experiments; Maddison et al. 2017.
 
     Args:
         num_categories: K, >= 2, which must divide latent_dim.

@@ -25,7 +25,7 @@ def log_bessel(order: float, x: Tensor) -> tuple[Tensor, Tensor]:
     The uniform expansion for large orders, then the recurrence I_{v-1} = I_{v+1} + (2 v / x) I_v downwards, in which
     errors shrink.
 
-    Source: NIST Digital Library of Mathematical Functions, 10.41.3, 10.41.10 and 10.29.1.
+    Source: NIST Digital Library of Mathematical Functions, 10.41.3 and 10.29.1.
 
     Args:
         order: v >= 0.
@@ -108,8 +108,8 @@ class VonMisesFisherLaw:
         The gradient of w is that of the inverse of its distribution function, so that it is exact; the paper's
         derivative of an accepted proposal leaves a term out.
 
-        Sources: Davidson et al. 2018, "Hyperspherical variational auto-encoders", algorithms 1 and 2 (after Ulrich
-        1984 and Wood 1994); Figurnov et al. 2018, "Implicit reparameterization gradients", eq. 5.
+        Sources: Davidson et al. 2018, "Hyperspherical variational auto-encoders" (after Ulrich 1984 and Wood 1994);
+        Figurnov et al. 2018, "Implicit reparameterization gradients".
         """
         w = self._cosines(num_samples).float()
         noise = torch.randn(num_samples, *self.mean.shape, device=self.mean.device)
@@ -125,7 +125,7 @@ class VonMisesFisherLaw:
 
         kappa I_{D/2}(kappa) / I_{D/2 - 1}(kappa) + log C + log(area of the sphere)
 
-        Source: Davidson et al. 2018, section 3.2.
+        Source: Davidson et al. 2018.
         """
         if not isinstance(prior, UniformSphere):
             return None
@@ -185,8 +185,9 @@ class VonMisesFisher:
 
     kappa = D softplus(its last number), bounded to [0.001, max_concentration].
 
-    Source: Davidson et al. 2018, section 3. There it is softplus + 1, which begins next to uniform where D is large, so
-    that z says nothing and the KL drives kappa down before the decoder has learned anything.
+    Source: Davidson et al. 2018, "Hyperspherical variational auto-encoders". There it is softplus + 1, which begins
+    next to uniform where D is large, so that z says nothing and the KL drives kappa down before the decoder has learned
+    anything.
 
     Args:
         max_concentration: in (1, 1e6].

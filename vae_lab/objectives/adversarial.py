@@ -80,8 +80,8 @@ class VAEGAN(nn.Module):
     With `adaptive`, balance = |grad reconstruction| / (|grad generator_loss| + 1e-6), the norms of the gradients at the
     last layer of the decoder; else it is 1.
 
-    Sources: Larsen et al. 2016, section 2.3, without its distance in the discriminator's features; Esser et al. 2021,
-    eq. 4 and 7, with the non-saturating loss.
+    Sources: Larsen et al. 2016, "Autoencoding beyond pixels", without its distance in the discriminator's features;
+    Esser et al. 2021, "Taming transformers for high-resolution image synthesis", eq. 7 (the balance).
 
     Args:
         adversary: the discriminator, images (B, C, H, W) -> (B, 1), or (B, 1, h, w) for patches.
@@ -169,7 +169,7 @@ class AAE(nn.Module):
 
     loss = reconstruction + weight * -E log D(z)
 
-    Source: Makhzani et al. 2016, section 2, where the two terms are minimised in turn.
+    Source: Makhzani et al. 2016, "Adversarial autoencoders", where the two terms are minimised in turn.
 
     Args:
         adversary: the discriminator, codes (B, D, 1, 1) -> (B, 1).
@@ -212,7 +212,7 @@ class Factor(nn.Module):
 
     where D tells codes from codes whose latents are permuted over the batch, each by itself.
 
-    Source: Kim and Mnih 2018, eq. 2 and 3 and algorithms 1 and 2; here both kinds of code are of the same images.
+    Source: Kim and Mnih 2018, "Disentangling by factorising", eq. 2; here both kinds of code are of the same images.
 
     Args:
         adversary: the discriminator, codes (B, D, 1, 1) -> (B, 1).

@@ -25,7 +25,7 @@ class Capacity(nn.Module):
     The KL is the mean over the batch, as in the published code, so the loss depends on the batch size where some
     batches lie above C and some below. Evaluation asks for the final capacity.
 
-    Source: Burgess et al. 2018, eq. 8.
+    Source: Burgess et al. 2018, "Understanding disentangling in beta-VAE", eq. 8.
 
     Args:
         gamma: weight of the distance, >= 0; 1 without capacity is the ELBO.
@@ -74,8 +74,8 @@ class BetaTC(nn.Module):
     `stratified` is unbiased for q(z), if not for its log: the image itself counts 1/N, the M = B - 1 others 1/M each,
     but one of them (N - M) / (N M).
 
-    Source: Chen et al. 2018, section 3, eq. 2 (the terms), eq. 3 (weighted), eq. 4 (the loss), appendix C.2
-    (stratified).
+    Source: Chen et al. 2018, "Isolating sources of disentanglement in variational autoencoders": the terms, minibatch
+    weighted and minibatch stratified sampling.
 
     Args:
         alpha: weight of the mutual information, >= 0.
@@ -132,7 +132,8 @@ class DIP(nn.Module):
     C is Cov(E[z given x]) for type 1, and the covariance of the aggregate posterior, which adds E Var(z given x), for
     type 2. It is that of the batch, so the penalty is larger on small batches, at evaluation too.
 
-    Source: Kumar et al. 2018, eq. 6 (type 1) and eq. 7 (type 2).
+    Source: Kumar et al. 2018, "Variational inference of disentangled latent concepts from unlabeled observations",
+    eq. 6 (type 1) and eq. 7 (type 2).
 
     Args:
         kld_weight: weight of the KL, >= 0.

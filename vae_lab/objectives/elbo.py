@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context
 
+CYCLES, RISE = 4, 0.5  # of a cyclic warm-up
+
 
 class ELBO(nn.Module):
     """The evidence lower bound with a weight on the KL, from one sample of z for each image.
@@ -22,9 +24,9 @@ class ELBO(nn.Module):
     are no free bits, whose bound on the mean of a batch would make the loss depend on the batch size.
 
     Sources: Kingma and Welling 2014, eq. 3 (the bound); Higgins et al. 2017, eq. 4 (the weight);
-    Bowman et al. 2016, section 3.1 (KL annealing); Fu et al. 2019, "Cyclical annealing schedule", section 3.2 (cycles);
-    Kingma et al. 2016, "Improving variational inference with inverse autoregressive flow", appendix on free bits (here
-    each latent is a group of its own).
+    Bowman et al. 2016, "Generating sentences from a continuous space" (KL annealing); Fu et al. 2019, "Cyclical
+    annealing schedule" (cycles); Kingma et al. 2016, "Improving variational inference with inverse autoregressive
+    flow", appendix C.8 (free bits; here each latent is a group of its own).
 
     Args:
         kld_weight: weight of the KL, >= 0; 1 is the bound itself.
@@ -47,8 +49,8 @@ class ELBO(nn.Module):
         warmup_steps: int,
         free_bits: float,
         warmup: Literal["linear", "cyclic"] = "linear",
-        cycles: int = 4,
-        rise: float = 0.5,
+        cycles: int = CYCLES,
+        rise: float = RISE,
         perceptual: nn.Module | None = None,
     ):
         super().__init__()
@@ -56,6 +58,11 @@ class ELBO(nn.Module):
             check_weight(f"loss.{key}", value)
         if warmup == "cyclic" and warmup_steps == 0:
             raise ValueError("loss.warmup_steps must be >= 1 with objective.warmup=cyclic, got 0")
+        if warmup == "linear" and (cycles, rise) != (CYCLES, RISE):
+            raise ValueError(
+                f"objective.cycles={cycles} and objective.rise={rise} have no effect without objective.warmup=cyclic; "
+                f"leave {CYCLES} and {RISE}"
+            )
         check_count("objective.cycles", cycles)
         if not 0 < rise <= 1:
             raise ValueError(f"objective.rise must be in (0, 1], got {rise}")
@@ -136,7 +143,7 @@ def report(loss: Tensor, reconstruction: Tensor, kl: Tensor | None, q: Any, **fu
         q: from `vae.encode`.
         **further: terms of the objective's own.
     """
-    bound = {} if kl is None else {"elbo": -(reconstruction + kl)}
+    bound = {} if kl is None else {"elbo": -(reconstruction.detach() + kl.detach())}
     terms = {"loss": sum(q.terms.values(), loss), **bound, "reconstruction": reconstruction}
     return terms | ({} if kl is None else {"kl": kl}) | further | q.terms | q.diagnostics()
 

@@ -62,7 +62,8 @@ class WassersteinMMD(nn.Module):
 
     The expectation of the MMD does not depend on the batch size, but for a batch of one image; see `mmd`.
 
-    Source: Tolstikhin et al. 2018, eq. 4 and algorithm 2; section 4 for the kernel and its scale.
+    Source: Tolstikhin et al. 2018, "Wasserstein auto-encoders", WAE-MMD, with the kernel and the scale of its
+    experiments.
 
     Args:
         lam: lambda, the weight of the MMD, >= 0; 0 is the plain autoencoder.
@@ -97,7 +98,7 @@ def mmd(z: Tensor, other: Tensor, kernel: Kernel) -> Tensor:
     With c = 2 D, the mean squared distance of two samples of a standard normal, `imq` is c / (c + |z - z'|^2) and `rbf`
     is exp(-|z - z'|^2 / c). A single sample has no other to be compared with: the first two means are 0.
 
-    Source: Gretton et al. 2012, "A kernel two-sample test", eq. 3 (the estimate).
+    Source: Gretton et al. 2012, "A kernel two-sample test", the unbiased estimate.
 
     Args:
         z: samples of the one, (B, ...).

@@ -19,7 +19,7 @@ WEIGHTS = Path(__file__).with_name("mnist_classifier.safetensors")
 class FeatureDistance(nn.Module):
     """weight * sum_l 1/2 mean_{C', H', W'} (f_l(x) - f_l(x'))^2, the mean over the batch.
 
-    Source: Hou et al. 2017, "Deep feature consistent variational autoencoder", section 3.2.
+    Source: Hou et al. 2017, "Deep feature consistent variational autoencoder".
 
     Args:
         weight: nats per image for each unit of distance, >= 0; 0 is the ELBO.
@@ -63,7 +63,7 @@ class MNISTClassifier(nn.Module):
 class VGG(nn.Module):
     """The maps relu1_1, relu2_1 and relu3_1 of torchvision's VGG-19, trained on ImageNet.
 
-    Source: Hou et al. 2017, section 3.2, the model called VAE-123; Simonyan and Zisserman 2015 for the network.
+    Source: Hou et al. 2017, the model called VAE-123; Simonyan and Zisserman 2015 for the network.
 
     Args:
         weights: vgg19-dcbb9e9d.pth, as torchvision downloads it; nothing is downloaded here.

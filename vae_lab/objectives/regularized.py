@@ -19,7 +19,7 @@ class RAE(nn.Module):
     at the code (`gradient`). The latter is estimated without bias by the gradient along one random direction of the
     image, E_v |v J|^2 with v ~ N(0, I).
 
-    Source: Ghosh et al. 2020, "From variational to deterministic autoencoders", section 3 (RAE-L2 and RAE-GP).
+    Source: Ghosh et al. 2020, "From variational to deterministic autoencoders", RAE-L2 and RAE-GP.
 
     Args:
         code_weight: of the squares of the codes, >= 0.

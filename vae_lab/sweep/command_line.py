@@ -27,13 +27,17 @@ def sweep_arguments(arguments: list[str], conf: Path) -> list[str]:
         Arguments for Hydra.
 
     Raises:
-        ValueError: if the settings beside `resume_sweep=DIR` would change what its jobs are, higher limits aside.
+        ValueError: if the settings beside `resume_sweep=DIR` would change what its jobs are, higher limits aside, or if
+            a single run is told how to run jobs.
         RunError: if the folder of `resume_sweep=DIR` holds no sweep.
     """
     if resumed := [a.removeprefix("resume_sweep=") for a in arguments if a.startswith("resume_sweep=")]:
         others = [a for a in arguments if not a.startswith("resume_sweep=") and not is_multirun(a)]
         return resumed_command(resumed[-1].strip("'\""), others)
     if not any(map(is_multirun, arguments)):
+        for argument in arguments:
+            if argument.startswith(("sweep.n_jobs=", "sweep.jobs_per_device=", "sweep.on_failure=")):
+                raise ValueError(f"{argument} has no effect on a single run, only on a sweep, vae-lab -m")
         return arguments
     named = [a for a in arguments if a.startswith(("sweep.name=", "hydra.sweep.dir=")) and a != "sweep.name=null"]
     name = None if named else study_of(arguments, conf)

@@ -24,7 +24,7 @@ def check_warmup(warmup_steps: int) -> None:
 class Cosine:
     """Half a cosine from 1 after the warm-up to `final_fraction` at `total_steps`.
 
-    Source: Loshchilov and Hutter 2017, eq. 5, without restarts.
+    Source: Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", without restarts.
 
     Args:
         warmup_steps: >= 0.

@@ -19,7 +19,7 @@ class ConditionalEncoder(nn.Module):
     The plane is a learned linear map of the one-hot labels, so that any network takes it as one more channel.
 
     Source: Sohn et al. 2015, "Learning structured output representation using deep conditional generative models",
-    eq. 4, with q(z given x, y), p(x given z, y) and a prior that does not depend on y.
+    with q(z given x, y), p(x given z, y) and a prior that does not depend on y.
 
     Args:
         network: an encoder of images (C + 1, H, W).

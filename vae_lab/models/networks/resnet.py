@@ -10,7 +10,7 @@ from vae_lab.models.networks.layers import activation_layer, check_positive, dro
 class ResidualBlock(nn.Module):
     """x + f(x) with f of two normalised, activated 3x3 convolutions: (B, C, H, W) -> (B, C, H, W).
 
-    Source: He et al. 2016, "Identity mappings in deep residual networks", figure 4(e).
+    Source: He et al. 2016, "Identity mappings in deep residual networks", full pre-activation.
     """
 
     def __init__(self, channels: int, norm: str | None, activation: str, dropout: float):
