@@ -667,7 +667,7 @@ def test_a_table_is_the_same_in_all_its_forms(sweep):
             assert f"<span>{html_escape(cell.text)}</span>" in html
     assert html.count("<tr") == len(table.rows) + 1
     assert [column.title for column in table.columns] == [
-        "#", "mse", "against the best", "model", "loss", "n", "elbo †", "reconstruction †", "kl", "active units",
+        "#", "mse", "against the best", "model", "loss", "n", "elbo\xa0†", "reconstruction\xa0†", "kl", "active units",
         "images per second", "train seconds",
     ]  # fmt: skip
 

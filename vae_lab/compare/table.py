@@ -122,7 +122,7 @@ def groups_table(comparison: Comparison) -> Table:
 def metric_column(comparison: Comparison, metric: str) -> tuple[Column, Callable[[Group], Cell]]:
     """The means of the groups in a metric, with their deviations."""
     groups, known, digits = comparison.groups, find(metric), decimals(comparison.groups, metric)
-    title = comparison.title_of(metric).replace("_", " ") + " †" * (metric in comparison.apart)
+    title = comparison.title_of(metric).replace("_", " ") + "\N{NO-BREAK SPACE}†" * (metric in comparison.apart)
     arrow, unit = {"higher": "↑ ", "lower": "↓ ", None: ""}[known.better], "" if known.unit == title else known.unit
     column = Column(title, f"{arrow}{unit}".strip(), "metric", known.better == "higher", metric == comparison.sort)
     kinds = list(dict.fromkeys(group.yardstick(metric) for group in groups))

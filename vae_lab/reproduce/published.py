@@ -248,7 +248,7 @@ TARGETS = {
         check_mig,
     ),
     "vq_ema": Target(
-        "a book of running means is better than one trained by gradient, on CIFAR-10 pictures",
+        "a book of running means, with revived codes, is better than one trained by gradient, on CIFAR-10 pictures",
         "van den Oord et al. 2017, appendix A.1; Razavi et al. 2019",
         "better in both: no figure is published for these networks",
         "cpu",
