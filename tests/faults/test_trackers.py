@@ -439,7 +439,7 @@ process.finish(0)
 def settings(folder: Path) -> dict:
     """What W&B's process is told of a run; without a `WandbLogger`, whose import takes long."""
     texts = {"folder": str(folder), "run_id": folder.name, "name": folder.name, "mode": "offline"}
-    return {**texts, "labels": {}, "init_timeout": 15, "upload_timeout": 8}
+    return {**texts, "labels": {}, "pid": os.getpid(), "init_timeout": 15, "upload_timeout": 8}
 
 
 @pytest.mark.slow

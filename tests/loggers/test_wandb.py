@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from command import vae_lab
@@ -14,7 +16,7 @@ from tracking import CONFIG, KEY, METRICS, alone, go_online, history, log_run, p
 from wandb_server import WandbServer
 
 from vae_lab.loggers import wandb, wandb_process
-from vae_lab.loggers.wandb_process import WandbProcess
+from vae_lab.loggers.wandb_process import WandbForkServer, WandbProcess
 
 
 @pytest.fixture(scope="module")
@@ -310,6 +312,37 @@ def test_no_secret_reaches_the_disk_or_the_server(one_process, tmp_path, monkeyp
 
 
 # --- a sweep
+
+
+@pytest.mark.slow
+def test_a_forked_process_tracks_and_fails_as_another_one(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 10)
+    server = WandbForkServer()
+    for name, number in {"whole": None, "killed": signal.SIGKILL, "frozen": signal.SIGSTOP}.items():
+        caplog.clear()
+        wandb_process.forked[:] = server.fork()
+        run = tracker(tmp_path / name)
+        run.log_config(CONFIG)
+        assert wandb_process.forked == []
+        while run._process._process is None:
+            run.log_metrics({"loss": 1.0}, 0)
+            time.sleep(0.01)
+        process = run._process._process
+        assert process.ppid() != os.getpid()
+        if number:
+            process.send_signal(number)
+        else:
+            run.log_metrics({"loss": 2.0}, 1)
+        run.finish(0)
+        assert not process.is_running() or process.status() == "zombie"
+        assert len([line for line in said(caplog) if line.startswith("WARNING W&B")]) == bool(number)
+    (part,) = parts(tmp_path / "whole")
+    records = read_back(part)
+    assert history(records)[-1] == (1, {"loss": 2.0})
+    assert records[-1]["exit"]["exit_code"] == 0
+    server._process.kill()
+    server._process.join()
+    assert server.fork() == []
 
 
 @pytest.mark.slow
