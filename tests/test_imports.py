@@ -19,6 +19,7 @@ ROOMS = {  # each with the rooms it may import; it may import what those may, to
     "sweep": ("config", "runs", "training"),
     "compare": ("config", "runs", "metrics.catalogue"),
     "reproduce": ("training", "evaluation"),
+    "play": ("runs", "evaluation"),
 }
 # A file that may import more: a strip of images is drawn by the model, so that torch comes with it.
 MORE = {"compare/images.py": ("data", "training", "evaluation")}

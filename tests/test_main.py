@@ -59,7 +59,7 @@ def test_the_help_names_every_option_and_its_examples_compose(run):
     assert [line.split() for line in table[1:] if line] == [[group, *options] for group, options in known.items()]
     defaults = {"dataset": "digits", "optimizer/schedule": "none", "hydra/sweeper/sampler": "tpe"}
     assert {group: next(iter(known[group])) for group in defaults} == defaults
-    for word in ("eval", "compare", "export", "ls"):
+    for word in ("eval", "compare", "export", "ls", "play"):
         assert f"  vae-lab {word} " in text
     lines = text[text.index("Examples") : text.index("Every key")].splitlines()
     examples = [line.split()[1:] for line in lines if line.startswith("  vae-lab")]
@@ -71,7 +71,7 @@ def test_the_help_names_every_option_and_its_examples_compose(run):
 
 
 def test_the_small_commands_are_words(run):
-    for word in ("eval", "compare", "export", "ls"):
+    for word in ("eval", "compare", "export", "ls", "play"):
         code, output, errors = run(word, "nowhere")
         assert code in (2, 5), word
         assert "nowhere" in output + errors

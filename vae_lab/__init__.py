@@ -12,14 +12,26 @@ config/      from YAML to checked objects, and from errors to one line
 sweep/       many runs from one command: launcher, jobs, processes, search, table
 compare/     runs to groups to tables, figures and a report
 reproduce/   numbers to reach, closed forms and published ones, and their bands
+play/        the playground: trained runs in a browser
 
 `conf/` has a folder for each group of the config; an option there names a class in the room of that group. The commands
-are in `__main__.py`, the failures that a user can mend in `errors.py`.
+are in `__main__.py`, what a notebook calls in `api.py`, the failures that a user can mend in `errors.py`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-def load_run(run_dir, checkpoint="best"):
-    """Load a trained model and its config from a run folder; see `vae_lab.runs.trained.load_run`."""
-    from vae_lab.runs.trained import load_run  # torch is imported only when a model is wanted
+if TYPE_CHECKING:
+    from vae_lab import compare
+    from vae_lab.api import compose, load_run, train
 
-    return load_run(run_dir, checkpoint)
+__all__ = ["compare", "compose", "load_run", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is public only when it is wanted: torch takes seconds."""
+    if name == "compare":
+        return import_module("vae_lab.compare")
+    if name in __all__:
+        return getattr(import_module("vae_lab.api"), name)
+    raise AttributeError(f"module 'vae_lab' has no attribute {name!r}")

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import uuid
 from contextlib import nullcontext
 
 os.environ["MPLBACKEND"] = "agg"  # whatever a notebook hands on: torchmetrics imports matplotlib, which would refuse it
@@ -25,11 +24,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.config.arguments import expand_home, flags_last
+from vae_lab.config.composing import names_folder
 from vae_lab.config.explain import refuse_flags
 from vae_lab.config.help import CONF, help_text
 from vae_lab.config.secrets import refuse_secrets
 from vae_lab.errors import Preempted
-from vae_lab.runs.folder import aside_if_unbegun, folder_name
+from vae_lab.runs.folder import aside_if_unbegun
 from vae_lab.runs.process import in_one_line, one_line_errors
 from vae_lab.runs.resume import continue_if_begun, resume_arguments
 from vae_lab.sweep.command_line import sweep_arguments
@@ -37,9 +37,6 @@ from vae_lab.sweep.job import job_folder
 
 if is_ours:
     signal.signal(signal.SIGINT, on_interrupt)
-# A suffix for folder names: two runs that start in the same second must not share one.
-OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
-OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
@@ -64,7 +61,8 @@ def run() -> None:
             continue_if_begun(cfg)
             refuse_processes(cfg)
         try:
-            with nullcontext() if is_job else aside_if_unbegun(cfg.run_dir):
+            stays = is_job or names_folder(OmegaConf.merge(HydraConfig.instance().cfg, cfg))
+            with nullcontext() if stays else aside_if_unbegun(cfg.run_dir):
                 from vae_lab.training.train import train  # takes seconds, in which Ctrl-C may come
 
                 return train(cfg)
@@ -142,14 +140,23 @@ def list_() -> None:
     list_runs(sys.argv[1:])
 
 
+@one_line_errors()
+def play() -> None:
+    """Run `vae-lab-play`."""
+    from vae_lab.play.command import play as serve
+
+    serve(sys.argv[1:])
+
+
 HELP = {"--help", "-h"}
 # The words of `vae-lab`: what they run, what they take, what they do.
 COMMANDS = {
     "eval": (evaluate, "RUN_DIR... [key=value]", "metrics on the test split"),
     "compare": (compare, "DIR... [key=value]", "runs and sweeps as a table and a report"),
-    "export": (export, "RUN_DIR [key=value]", "the model as two files to share"),
+    "export": (export, "RUN_DIR [key=value]", "the model as files to share, also ONNX"),
     "reproduce": (reproduce, "NAME... [key=value]", "published numbers: train, measure, PASS or FAIL"),
     "ls": (list_, "[DIR...] [key=value]", "runs and sweeps: their states, best values, places"),
+    "play": (play, "RUN_DIR... [key=value]", "runs in a browser: latents, samples, codes"),
 }
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from html import escape as html_escape
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -263,6 +264,34 @@ def test_settings_that_follow_from_an_option_or_copy_another_are_no_columns(tmp_
     assert comparison(tmp_path).by == ["model", "latent_dim"]
     write("d", 2, {"model.hidden_dims": [64]})
     assert comparison(tmp_path).by == ["model", "latent_dim", "model.hidden_dims"]
+    for name, bits in (("e", {}), ("f", {"objective.free_bits": 0}), ("g", {"objective.free_bits": 2})):
+        free = {"loss.free_bits": max(bits.values(), default=0)}
+        write_run(tmp_path / "more" / name, changes=free | bits | ({} if bits else {"objective": "gan"}))
+    found = comparison(tmp_path / "more")  # the objective's copy is where there is one
+    assert found.by == ["objective", "loss.free_bits"]
+    assert {group.label for group in found.groups} == {"gan, free_bits=0", "elbo, free_bits=0", "elbo, free_bits=2"}
+
+
+def test_a_game_is_not_ranked_by_its_losses_but_by_its_samples(tmp_path):
+    """Neither those of a GAN nor, beside it, those of another model; its samples decide where they were measured."""
+    for latent_dim, loss in ((2, 0.7), (4, 1.9)):
+        result = write_run(tmp_path / f"{latent_dim}", latent_dim=latent_dim) / "result.json"
+        losses = {"val/loss": loss, "val/generator_loss": loss, "val/discriminator_loss": 2 - loss}
+        result.write_text(json.dumps(losses))
+        found = comparison(tmp_path)
+        assert (found.sort, [group.verdict for group in found.groups]) == ("", [""] * len(found.groups))
+        assert any("metrics=samples" in note for note in found.notes)
+        page(found)
+    assert conclusion(found) == "The groups are not ranked."
+    assert any("is of a game of two" in note for note in comparison(tmp_path, sort="val/loss").notes)
+    for latent_dim, fid in ((2, 30.0), (4, 10.0)):
+        result = tmp_path / f"{latent_dim}" / "result.json"
+        result.write_text(json.dumps(json.loads(result.read_text()) | {"test/fid_digits-cnn_n100": fid}))
+    found = comparison(tmp_path)
+    assert (found.sort, [group.settings["latent_dim"] for group in found.groups]) == (
+        "test/fid_digits-cnn_n100",
+        ["4", "2"],
+    )
 
 
 def test_an_option_of_callbacks_is_a_column_where_it_changes_more_than_what_is_shown(tmp_path):
@@ -653,7 +682,8 @@ def search(tmp_path_factory) -> Path:
                         changes={"optimizer.lr": rate, "model.activation": "relu" if trial % 2 else "elu"})  # fmt: skip
         lines.append(json.dumps({"event": "start", "job": trial, "folder": run.name}))
     status = {"started": "2026-11-01T10:00:00+00:00", "ended": "2026-11-01T11:01:05+00:00"}
-    status |= {"command": "vae-lab 'a=<b>'", "commit": "0123456789abcdef-dirty"}
+    status |= {"command": "vae-lab 'a=<b>'", "commit": "0123456789abcdef-dirty", "host": "<h>"}
+    status["hardware"] = {"cpu": "EPYC", "cores": 8, "memory_gb": 64, "gpus": ["NVIDIA H100", "NVIDIA H100"]}
     content = json.loads((run / "status.json").read_text())
     (run / "status.json").write_text(
         json.dumps(content | {"times": [status, status | {"command": "vae-lab resume=x"}]})
@@ -684,6 +714,16 @@ def test_a_trial_has_the_number_of_the_search_everywhere(search):
     (search / "multirun.yaml").write_text("hydra:\n  sweeper:\n    _target_: x.OptunaSweeper\n")
 
 
+def test_the_setting_that_accounts_for_most_is_the_most_important(tmp_path):
+    """Of all runs, not of the best tenth, in which every setting has one value."""
+    for i, (model, latent_dim, seed) in enumerate(product(({}, CONV), (2, 4), range(3))):
+        write_run(tmp_path / f"{i}", seed, -100 - 10 * bool(model) - latent_dim + 0.1 * seed, latent_dim=latent_dim,
+                  changes=model)  # fmt: skip
+    (importance,), _ = draw_search(comparison(tmp_path))
+    assert list(importance.data[0].y) == ["latent_dim", "model"]
+    assert importance.data[0].x[-1] == pytest.approx(0.96, abs=0.03)  # 25 of 26 of the variance between groups
+
+
 def test_single_runs_have_links_to_their_files_and_say_how_they_were_started(search, tmp_path):
     found = comparison(search)
     table = runs_table(found, found.entries)
@@ -691,13 +731,15 @@ def test_single_runs_have_links_to_their_files_and_say_how_they_were_started(sea
     told = {column.title: cell for column, cell in zip(table.columns, row.cells, strict=True)}
     assert (told["time"].text, told["trial"].text, told["command"].text) == ("2:02:10", "12", "vae-lab 'a=<b>'")
     assert (told["commit"].text, told["commit"].tip) == ("012345678-dirty", "0123456789abcdef-dirty")
+    assert (told["machine"].text, told["machine"].tip) == ("<h>", "<h>: 8 x EPYC, 64 GB, NVIDIA H100, NVIDIA H100")
     html = to_html(table, home=search.parent / "report")
     assert re.findall(r'href="([^"]*r88[^"]*)"', html) == [
         f"../tpe/r88{rest}" for rest in ("", "/pictures", "/train.log")
     ]
     assert address_of("javascript:alert(1)", tmp_path) == ""
     assert "command" not in "".join(to_markdown(table))
-    assert {"trial", "seconds", "commit", "command", "images"} <= set(runs_csv(found).splitlines()[0].split(","))
+    written = set(runs_csv(found).splitlines()[0].split(","))
+    assert {"trial", "seconds", "commit", "command", "machine", "images"} <= written
 
 
 def test_help_table_and_report_need_no_torch(sweep, tmp_path):

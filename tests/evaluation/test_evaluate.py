@@ -13,11 +13,11 @@ import torch
 from command import TINY
 from omegaconf import OmegaConf
 
+from vae_lab import load_run
 from vae_lab.__main__ import main
 from vae_lab.compare.runs import find_runs
 from vae_lab.errors import DataError, OutOfMemoryError, Preempted, RunError
 from vae_lab.evaluation.evaluate import DEFAULTS, evaluate, evaluate_runs
-from vae_lab.runs.trained import load_run
 from vae_lab.training.build import build_data
 from vae_lab.training.module import LitVAE
 
@@ -75,7 +75,8 @@ def test_values_of_the_last_weights_beside_those_of_the_best_are_told(run_dir, c
 
 def test_the_mse_is_that_of_the_posterior_mean_over_the_whole_split(run_dir):
     evaluate_runs([str(run_dir), "batch_size=7"])
-    vae, cfg = load_run(run_dir)
+    run = load_run(run_dir)
+    vae, cfg = run.vae, run.cfg
     data = build_data(cfg)
     data.setup("test")
     x, _ = data.examples("test", 10**6)

@@ -220,7 +220,8 @@ def test_the_frames_are_the_pictures_of_their_epochs(tmp_path):
         picture = pictures.annotate(
             pictures.grid(torch.from_numpy(frames[epoch]) / 255, 2), f"samples at epoch {epoch}"
         )
-        np.testing.assert_array_equal(picture, np.asarray(Image.open(folder / "samples" / f"epoch_00{epoch}.png")))
+        drawn = Image.open(folder / "samples" / f"epoch_00{epoch}.png").convert("RGB")
+        np.testing.assert_array_equal(picture, np.asarray(drawn))
 
 
 def test_drawing_an_older_checkpoint_leaves_the_frames_alone(tmp_path):

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sklearn.datasets  # noqa: F401  while the user may still read it; the data set of the runs
 import torch
 from command import TINY, finish, record, start, status
 from composed import composed

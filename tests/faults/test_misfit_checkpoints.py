@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from vae_lab import load_run
 from vae_lab.errors import RunError
 from vae_lab.runs.continuation import check_continuation
 from vae_lab.runs.signals import Preemption
-from vae_lab.runs.trained import load_run
 from vae_lab.training.build import build
 
 pytestmark = pytest.mark.fault

@@ -139,6 +139,29 @@ def test_the_best_value_survives_a_resume(fit):
     assert load_checkpoint(folder / "best.ckpt") == {"step": 10}
 
 
+@pytest.mark.parametrize(
+    ("mode", "settings", "kept"),
+    [
+        ("min", {"keep": 2}, [2, 4]),
+        ("max", {"keep": 2}, [1, 3]),  # of the equal ones the first
+        ("last", {"keep": 2}, [5, 6]),
+        ("min", {"every_n_epochs": 2}, [2, 4, 6]),
+        ("min", {"every_n_epochs": 3, "keep": 1}, [6]),
+        ("min", {}, []),
+    ],
+)
+def test_so_many_of_so_many_epochs_are_kept(fit, mode, settings, kept):
+    fake, lit, folder = fit
+    callback = Checkpoints("val/loss", mode, 10, **settings)
+    for epoch, value in enumerate((4.0, 1.0, 5.0, 2.0, 3.0, 4.0), 1):
+        lit.epochs_begun = epoch
+        fake.validate(callback, lit, 10 * epoch, value)
+        state, callback = callback.state_dict(), Checkpoints("val/loss", mode, 10, **settings)
+        callback.load_state_dict(state)  # as after a kill
+    steps = {path.name: load_checkpoint(path)["step"] for path in folder.glob("epoch_*")}
+    assert steps == {f"epoch_{epoch:04d}.ckpt": 10 * epoch for epoch in kept}
+
+
 def test_a_file_system_without_links_gets_a_copy(fit, monkeypatch):
     fake, lit, folder = fit
 
@@ -168,6 +191,8 @@ def test_broken_weights_never_replace_a_good_checkpoint(fit, value):
     ("arguments", "message"),
     [
         (("val/loss", "least", 10), r"callbacks\.checkpoints\.mode must be min, max or last, got 'least'"),
+        (("val/loss", "min", 10, 0), r"callbacks\.checkpoints\.every_n_epochs must be >= 1, got 0"),
+        (("val/loss", "min", 10, None, -1), r"callbacks\.checkpoints\.keep must be >= 1, got -1"),
         (("val/loss", "min", 0), r"callbacks\.checkpoints\.every_n_minutes must be > 0, got 0"),
         (("val/loss", "min", float("nan")), r"callbacks\.checkpoints\.every_n_minutes must be > 0, got nan"),
     ],

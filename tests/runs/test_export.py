@@ -53,7 +53,7 @@ def test_the_same_weights_come_back(model, make_run, capsys):
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json"}
     assert str(folder / "model.safetensors") in printed
     assert str(folder / "config.json") in printed
-    (vae, cfg), (shared, shared_cfg) = (vae_lab.load_run(place) for place in (run_dir, folder))
+    (vae, cfg), (shared, shared_cfg) = ((r.vae, r.cfg) for r in map(vae_lab.load_run, (run_dir, folder)))
     assert parameters_sha256(shared) == parameters_sha256(vae) == read(folder)["parameters_sha256"]
     assert not shared.training
     assert not any(parameter.requires_grad for parameter in shared.parameters())
@@ -157,9 +157,10 @@ def test_an_export_is_written_anew_but_over_no_other_files(make_run, tmp_path):
     run_dir = make_run()
     export_run([str(run_dir)])
     before = {path.name: path.read_bytes() for path in (run_dir / "export").iterdir()}
+    (run_dir / "export" / "encoder.onnx").write_text("of the weights that lay here")
     export_run([str(run_dir)])
     assert {path.name: path.read_bytes() for path in (run_dir / "export").iterdir()} == before
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", "model.safetensors", "decoder.onnx"):
         other = tmp_path / f"with_{name}"
         other.mkdir()
         (other / name).write_text('{"architectures": ["Other"]}')
@@ -201,7 +202,7 @@ def test_the_places_of_an_export_are_the_defaults_of_the_config():
     [
         ([], "expected one run folder, got 0"),
         (["a", "b"], "expected one run folder, got 2"),
-        (["a", "checkpoint=first"], "checkpoint must be one of best, last, got 'first'"),
+        (["a", "checkpoint=first"], "checkpoint must be best, last or one that was kept, as epoch_0010, got 'first'"),
         (["a", "out="], "out is empty"),
     ],
 )
@@ -226,7 +227,7 @@ def test_the_help_names_every_setting(capsys):
     with pytest.raises(SystemExit):
         export_run(["--help"])
     text = capsys.readouterr().out
-    for word in ("RUN_DIR", "out=", "checkpoint=", "load_run"):
+    for word in ("RUN_DIR", "out=", "checkpoint=", "onnx=", "load_run"):
         assert word in text
 
 

@@ -4,9 +4,11 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from command import EVERYTHING, record, status
 from hydra.core.config_store import ConfigStore
@@ -18,6 +20,7 @@ from vae_lab.config.explain import quote
 from vae_lab.errors import RunError
 from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.checkpoints import load_checkpoint
+from vae_lab.runs.files import durable_link
 from vae_lab.runs.folder import Run
 from vae_lab.runs.resume import SAVED, continues_run, resume_arguments
 from vae_lab.training.progress import Progress
@@ -126,6 +129,43 @@ def test_the_best_checkpoint_of_a_run_that_stopped_within_an_epoch_is_remembered
     assert kept["step"] == best == 14
 
 
+KEPT = ["trainer.max_epochs=4", "callbacks.checkpoints.keep=2", "callbacks.checkpoints.monitor=val/mse"]
+
+
+def test_what_is_kept_is_kept_through_kills_and_extensions(config, monkeypatch):
+    def kept(folder: str) -> dict:
+        paths = sorted((Path(config(run_dir=folder).run_dir) / "checkpoints").glob("epoch_*"))
+        return {path.name: load_checkpoint(path)["state_dict"]["vae.decoder.0.bias"].tolist() for path in paths}
+
+    train(config(*KEPT, run_dir="undisturbed"))
+    undisturbed = kept("undisturbed")
+    assert list(undisturbed) == ["epoch_0003.ckpt", "epoch_0004.ckpt"]
+
+    def disappear(source, target):
+        if target.name == "epoch_0004.ckpt":
+            raise Killed
+        durable_link(source, target)
+
+    for end, deadly in ((3, durable_link), (4, disappear)):
+        cfg = config(*KEPT, f"trainer.max_epochs={end}", run_dir=f"ended_at_{end}")
+        with monkeypatch.context() as patch, suppress(Killed):
+            patch.setattr("vae_lab.runs.checkpoints.durable_link", deadly)
+            train(cfg)
+        cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, 4
+        train(cfg)
+        assert kept(f"ended_at_{end}") == undisturbed
+
+    path = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
+    content = load_checkpoint(path)
+    (state,) = (state for name, state in content["callbacks"].items() if "Checkpoints" in name)
+    state["kept"] = {"../../x": 0.0}
+    path.unlink()
+    torch.save(content, path)
+    cfg.trainer.max_epochs = 5
+    with pytest.raises(RunError, match=r"cannot be continued from: callbacks\.Checkpoints\.kept\.0 must be 0"):
+        train(cfg)
+
+
 def test_a_signal_while_the_last_pictures_are_drawn_is_not_lost(config, monkeypatch):
     monkeypatch.setattr(Progress, "on_train_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     cfg = config("callbacks.progress={_target_:vae_lab.training.progress.Progress}", tiny=LONGER)
@@ -141,13 +181,10 @@ def test_c11_resuming_a_completed_run_does_nothing_and_says_so(config, capsys):
     train(cfg)
     before = {path: path.stat().st_mtime_ns for path in Path(cfg.run_dir).rglob("*")}
     capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        resume_arguments([f"resume={cfg.run_dir}"], CONF)
-    assert stop.value.code == 0
-    assert "already complete" in capsys.readouterr().out
-    cfg.resume = "auto"
-    train(cfg)
-    assert "already complete" in capsys.readouterr().out
+    for resume in (cfg.run_dir, "auto"):
+        cfg.resume = resume
+        train(cfg)
+        assert "already complete" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in Path(cfg.run_dir).rglob("*")} == before
 
 
@@ -236,11 +273,12 @@ def test_c10_resuming_refuses_what_would_change_the_result_and_allows_the_rest(c
 def test_a_damaged_config_or_status_is_named(config):
     cfg = config(tiny=LONGER)
     folder = Path(cfg.run_dir)
+    Run(folder).write_config(config=cfg)
+    cfg.resume = cfg.run_dir
     for name, content in (("status.json", '{"state": "comp'), (".hydra/config.yaml", "a: [1")):
-        Run(folder).write_config(config=cfg)
         (folder / name).write_text(content)
         with pytest.raises(RunError, match=f"{name} is damaged"):
-            resume_arguments([f"resume={folder}"], CONF)
+            train(cfg)
 
 
 def test_a_folder_with_an_odd_name_is_resumed(config, monkeypatch):

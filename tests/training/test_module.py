@@ -163,3 +163,15 @@ def test_gradients_that_are_scaled_for_float16_are_clipped_as_they_are(config):
     assert 0 < lengths[0] <= 4 * 0.1 * 0.05 * 1.001  # four steps, each no longer than the rate times the bound
     # float16 keeps three digits
     assert lengths[1] == pytest.approx(lengths[0], rel=0.02)
+
+
+@pytest.mark.parametrize("objective", ["elbo", "adversarial"])
+def test_a_validation_encodes_every_batch_once(objective, config):
+    cfg, encoded = config(*OBJECTIVES[objective], "logger=none"), []
+    Path(cfg.run_dir).mkdir()
+    quiet_lightning()
+    with Preemption() as preemption:
+        _, lit, trainer, _ = experiment = build(cfg, preemption)
+    lit.vae.encoder.register_forward_hook(lambda encoder, inputs, output: encoded.append(len(output)))
+    trainer.validate(lit, experiment.data, verbose=False)
+    assert encoded.count(len(experiment.data.splits["val"])) == 1  # the others are those of `Health`

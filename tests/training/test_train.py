@@ -45,10 +45,16 @@ def test_a_run_leaves_the_whole_folder(config):
     assert result["best_value"] == best_value == result["val/loss"]
     assert (result["steps"], result["epochs"]) == (6, 2)
     assert status["state"] == "completed"
-    assert set(status["times"][0]) == {"started", "ended", "command", "commit"}
+    assert set(status["times"][0]) == {"started", "ended", "command", "commit", "host", "hardware"}
+    hardware = status["times"][0]["hardware"]
+    assert hardware["cpu"]
+    assert hardware["cores"] >= 1
+    assert hardware["memory_gb"] >= 1
+    assert isinstance(hardware["gpus"], list)
     assert status["versions"]["torch"] == torch.__version__
 
-    vae, loaded = vae_lab.load_run(folder, "last")
+    run = vae_lab.load_run(folder, "last")
+    vae, loaded = run.vae, run.cfg
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert {f"vae.{name}" for name in vae.state_dict()} == set(saved)
     assert all(torch.equal(value, saved[f"vae.{name}"]) for name, value in vae.state_dict().items())

@@ -63,7 +63,8 @@ class Group:
     def label(self) -> str:
         """What tells it from the others, on one line."""
         named = {key: value for key, value in self.settings.items() if key not in self.hidden and value != ABSENT}
-        words = (v if k in NAMES_THEMSELVES else f"{k.rpartition('.')[2]}={v}" for k, v in named.items())
+        name = shorten([key for key in self.settings if key not in self.hidden])
+        words = (v if k in NAMES_THEMSELVES else f"{name(k)}={v}" for k, v in named.items())
         return ", ".join(words) or "all runs"
 
     @property
@@ -154,12 +155,17 @@ def differing(entries: list[Entry], table: Columns) -> list[str]:
         part = max((part for part in parts if key.startswith(f"{part}.") and part in changed), key=len, default=None)
         return part is not None and len(set(zip(texts[part], texts[key], strict=True))) == len(set(texts[part]))
 
-    # Of copies, such as the objective's of a weight of the loss, the one that users are promised, or the shortest.
-    kept: dict[tuple[str, ...], str] = {}
+    def copies(key: str, other: str) -> bool:
+        """Whether a setting is another one, such as the objective's of a weight of the loss, where an option has it."""
+        pairs = set(zip(changed[key], changed[other], strict=True))
+        name, *names = (k.rpartition(".")[2].lower() for k in (key, other))
+        return all(own == its or (own == ABSENT and names == [name]) for own, its in pairs)
+
+    kept: list[str] = []  # of copies the one that users are promised, or the shortest
     for key in sorted(changed, key=lambda key: (key not in parts, key not in roles.ROLES, key.count("."))):
-        if not follows(key):
-            kept.setdefault(changed[key], key)
-    found = [key for key, own in changed.items() if kept.get(own) == key]
+        if not follows(key) and not any(copies(key, other) for other in kept):
+            kept.append(key)
+    found = [key for key in changed if key in kept]
     images = [entries[i].images for i in known]  # a difference where no setting of the dataset accounts for it
     others = list(zip(*(texts[key] for key in found if key.startswith("dataset")), images, strict=True))
     return [*found, IMAGES] if len(set(others)) > len({other[:-1] for other in others}) else found
@@ -330,7 +336,7 @@ def rank(groups: list[Group], metric: str, descending: bool | None = None) -> li
         elif any(metric in run.metrics for run in group.completed):
             group.verdict = f"{key_of(metric)} is not finite"
         else:
-            group.verdict = f"has no {key_of(metric)}"
+            group.verdict = f"has no {key_of(metric)}" if metric else ""
     return ordered
 
 

@@ -24,7 +24,7 @@ from vae_lab.errors import one_line
 from vae_lab.evaluation.gallery import fixed_latents
 from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
-from vae_lab.runs.trained import load_run
+from vae_lab.runs.trained import build_stored, read_stored
 from vae_lab.training.build import build_data
 
 SIZES = {32: 18, 64: 14, 1024: 8, math.inf: 6}  # images in a strip, by the largest height
@@ -87,7 +87,8 @@ def draw_groups(groups: list[Group], max_groups: int, data_root: str | None) -> 
         gallery.notes.append(f"The first {max_groups} of {len(drawable)} groups; max_images={len(drawable)} draws all.")
     for group, run, folder in drawable[:max_groups]:
         try:
-            vae, cfg = load_run(folder)
+            stored = read_stored(folder, "best")
+            vae, cfg = build_stored(stored), stored.cfg
             key = yardstick(run, "mse")
             if key not in inputs:
                 found = inputs[key] = read_inputs(cfg, data_root, gallery)

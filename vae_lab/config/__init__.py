@@ -2,6 +2,7 @@
 
 check        every setting is read by something and is of the kind that its reader asks for
 instantiate  the only door from config to objects; `build_vae`
+composing    Hydra, asked for a config within any process
 defaults     what a key is that an older config lacks
 roles        what each key is to identity, resume, comparison and export
 explain      Hydra's errors in our words

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vae_lab.config.composing import composed, without_hydra
 from vae_lab.config.help import CONF
 from vae_lab.config.nested import ABSENT, Settings, leaves, resolved
 from vae_lab.config.roles import HERE, differences
@@ -78,14 +77,14 @@ def defaults_of(folder: Path, places: tuple[str, ...] = ()) -> Settings:
     choices, overrides = (saved_config(folder).with_name(f"{name}.yaml") for name in ("choices", "overrides"))
     if not choices.is_file() or not overrides.is_file():
         return {}
-    known = composed(tuple((group, str(option)) for group, option in read_plain(choices).items()), places)
+    known = options(tuple((group, str(option)) for group, option in read_plain(choices).items()), places)
     text = overrides.read_bytes()[:MAX_BYTES].decode(errors="replace")
     removed = tuple(f"{key}." for key in REMOVED.findall(text))
     return {key: value for key, value in known.items() if not f"{key}.".startswith(removed)}
 
 
 @lru_cache
-def composed(choices: tuple[tuple[str, str], ...], places: tuple[str, ...] = ()) -> Settings:
+def options(choices: tuple[tuple[str, str], ...], places: tuple[str, ...] = ()) -> Settings:
     """The leaves of some options as `conf/` has them now, references as they are written; {} where one is gone.
 
     Args:
@@ -97,15 +96,10 @@ def composed(choices: tuple[tuple[str, str], ...], places: tuple[str, ...] = ())
     if not all(re.fullmatch(r"[\w/@.-]+=[\w/-]+", f"{group}={option}") for group, option in ours):
         return {}
     search = [f"hydra.searchpath=[{','.join(f'file://{place}' for place in places)}]"] if places else []
-    state = GlobalHydra.instance()
-    before, state.hydra = state.hydra, None  # of the command that runs
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return plain_leaves(compose("config", [*(f"{group}={option}" for group, option in ours), *search]))
+        return plain_leaves(without_hydra(composed([*(f"{group}={option}" for group, option in ours), *search])))
     except (HydraException, OmegaConfBaseException, yaml.YAMLError):
         return {}
-    finally:
-        state.hydra = before
 
 
 def complete(settings: Settings, defaults: Settings) -> Settings:

@@ -60,7 +60,11 @@ class Split(Dataset):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def __getitem__(self, key: Any) -> Batch:
+        """A slice or a choice of the images, as `[:64]`, `[[3, 5]]` or a mask (M,), in bytes, with their labels."""
+        return self.__getitems__(torch.arange(len(self))[key].reshape(-1))
+
+    def __getitems__(self, indices: Sequence[int] | Tensor) -> Batch:
         """Gather a batch: bytes (B, C, H, W), labels (B, F) if there are any."""
         chosen = self.index[torch.as_tensor(indices)]
         x = self.pixels.index_select(0, chosen.to(self.pixels.device))  # copies whole rows
@@ -314,7 +318,7 @@ class ImageData(LightningDataModule):
             worker_init_fn=watch_for_sigterm if hasattr(signal, "sigwaitinfo") else None,
         )
 
-    def to_pixels(self, batch: Batch, training: bool) -> Batch:
+    def to_pixels(self, batch: Batch, training: bool = False) -> Batch:
         """Turn bytes (B, C, H, W) into what the model sees: floats in [0, 1], flipped, binarized, on their device."""
         x = batch.x
         if training and self.flip:

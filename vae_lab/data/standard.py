@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from http.client import HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -153,11 +154,13 @@ class Digits:
 
     def read(self) -> Images:
         """Returns the images with their 17 grey levels spread over 0 to 255."""
-        from sklearn.datasets import load_digits  # here, because importing it takes a second
-
-        digits = load_digits()
-        pixels = (torch.from_numpy(digits.images) * 255 / 16).round().to(torch.uint8)[:, None]
-        labels = torch.from_numpy(digits.target).long()[:, None]
+        spec = find_spec("sklearn")  # whose import takes a second, and 70 MB: only its file of digits is needed
+        assert spec is not None
+        assert spec.submodule_search_locations
+        table = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+        rows = torch.from_numpy(np.loadtxt(table, delimiter=","))  # 64 grey levels from 0 to 16, and the digit
+        pixels = (rows[:, :-1].view(-1, 1, 8, 8) * 255 / 16).round().to(torch.uint8)
+        labels = rows[:, -1:].long()
         return Images(fit_pixels(pixels, self.image_shape, self.fit), labels, ("digit",), num_test=0)
 
 

@@ -5,20 +5,14 @@ N images, C channels (1 or 3), D latent_dim.
 """
 
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -31,10 +25,12 @@ GAP = 2  # pixels between tiles
 GAP_GREY = 0.8  # tells tiles apart on black and on white backgrounds
 MARGIN = 10  # pixels around labels
 INK = (60, 60, 60)
+PALE = (225, 225, 225)  # lines of a chart
 MUTED = ["#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3"]
 MUTED += ["#937860", "#da8bc3", "#8c8c8c", "#ccb974", "#64b5cd"]
+VIRIDIS = ["#440154", "#472c7a", "#3b518b", "#2c718e", "#21908d", "#27ad81", "#5cc863", "#aadc32", "#fde725"]
+OPACITY = 190  # of the points of a scatter, of 255
 STAGES = {"train": MUTED[0], "val": MUTED[1]}
-LAYOUT = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)  # inches
 MAX_NAME = 20  # characters of a class in a legend
 MAX_TICKS = 30  # classes that are named on a colour bar
 MAX_FRAME_SIZE = 1200  # pixels, of the GIF
@@ -171,33 +167,25 @@ def scatter(
         names = [f"principal component {i} ({share:.0%} of variance)" for i, share in enumerate(explained, 1)]
     else:
         names = ["z0", f"z{codes.shape[1] - 1}"]  # D = 1 lies on the diagonal
-    x, y = codes[:, 0].numpy(), codes[:, -1].numpy()
-
-    figure = Figure(figsize=(6.6, 5.6), dpi=120, layout=LAYOUT)
-    axes = figure.subplots()
-    style: dict[str, Any] = {"s": 12 if len(x) > 1000 else 24, "alpha": 0.75, "linewidths": 0}
     values = [] if labels is None else labels.unique().tolist()
     full = [class_names[value] if value < len(class_names) else str(value) for value in values]
     shown = [name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..." for name in full]
-    # Two dollars would be a formula, and a name that begins with _ is left out of a legend.
-    shown = [" " * (name[0] == "_") + name.replace("$", r"\$") for name in shown]
+    is_legend, is_named = len(values) <= len(MUTED), len(values) <= MAX_TICKS and len(class_names) > 0
+    width = max(map(_font(15).getlength, [*(shown if is_legend or is_named else ["0" * 5]), label_name]))
+    chart = Chart((792, 672), codes[:, 0].numpy(), codes[:, -1].numpy(), round(width) + 50 if values else 0, True)
     if labels is None or not values:
-        axes.scatter(x, y, color=MUTED[0], **style)
-    elif len(values) <= len(MUTED):
-        for value, name, color in zip(values, shown, MUTED, strict=False):
-            chosen = (labels == value).numpy()
-            axes.scatter(x[chosen], y[chosen], color=color, label=name, **style)
-        legend = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "markerscale": 2.2, "frameon": False}
-        axes.legend(title=label_name, fontsize=11, title_fontsize=11, handletextpad=0.1, **legend)
+        colors = np.broadcast_to(_rgb(MUTED[:1]), (len(codes), 3))
+    elif is_legend:
+        colors = _rgb(MUTED)[torch.searchsorted(torch.tensor(values), labels).numpy()]
+        chart.legend(shown, MUTED, label_name, is_beside=True)
     else:
-        points = axes.scatter(x, y, c=labels.numpy(), cmap="viridis", **style)
-        bar = figure.colorbar(points, ax=axes, shrink=0.7)
-        bar.set_label(label_name, fontsize=11)
-        if class_names and len(values) <= MAX_TICKS:
-            bar.set_ticks(values, labels=shown, fontsize=8)
-    axes.set_aspect("equal", adjustable="datalim")
-    _label(axes, title, *names)
-    return _render(figure)
+        low, high = values[0], values[-1]
+        where = np.linspace(0, 1, len(VIRIDIS))
+        colors = np.stack([np.interp((labels - low) / (high - low), where, c) for c in _rgb(VIRIDIS).T], -1)
+        ticks = dict(zip(values, shown, strict=True)) if is_named else {t: f"{t:g}" for t in _ticks(low, high, 8)}
+        chart.bar(ticks, low, high, label_name)
+    chart.points(codes[:, 0].numpy(), codes[:, -1].numpy(), colors, 3 if len(codes) > 1000 else 4)
+    return chart.picture(title, *names)
 
 
 def codebook(counts: Tensor, title: str) -> np.ndarray:
@@ -210,17 +198,15 @@ def codebook(counts: Tensor, title: str) -> np.ndarray:
     Returns:
         The picture; the area is the share of all places.
     """
-    share = (counts / counts.sum()).sort(descending=True).values
+    share = 100 * (counts / counts.sum()).sort(descending=True).values.double().numpy()
     num, unused = len(share), int((counts == 0).sum())
-    figure = Figure(figsize=(7.4, 4.2), dpi=120, layout=LAYOUT)
-    axes = figure.subplots()
-    axes.stairs(100 * share.numpy(), range(1, num + 2), fill=True, color=MUTED[0])
-    axes.axhline(100 / num, color=MUTED[1], linewidth=1.5, label="even use")
-    axes.set_xlim(1, num + 1)
-    axes.legend(fontsize=11, frameon=False)
+    chart = Chart((888, 504), np.array([1, num + 1]), np.array([0, share[0], 100 / num]))
+    edges = np.repeat(np.arange(1, num + 2), 2)
+    chart.area(edges, np.concatenate([[0], np.repeat(share, 2), [0]]), MUTED[0])
+    chart.line(edges[[0, -1]], np.full(2, 100 / num), MUTED[1])
+    chart.legend(["even use"], MUTED[1:])
     found = f"perplexity {perplexity(counts.float()):.4g} of {num}, {unused} unused"
-    _label(axes, f"{title}: {found}", "codes, most used first", "% of all places")
-    return _render(figure)
+    return chart.picture(f"{title}: {found}", "codes, most used first", "% of all places")
 
 
 def curves(rows: list[dict]) -> np.ndarray:
@@ -235,18 +221,124 @@ def curves(rows: list[dict]) -> np.ndarray:
     recorded = {key.partition("/")[2] for row in rows for key in row}
     shown = ("loss", "reconstruction", "kl", "generator_loss", "discriminator_loss")
     keys = [key for key in shown if key in recorded] or ["loss"]
-    figure = Figure(figsize=(4.3 * len(keys), 3.6), dpi=120, layout=LAYOUT)
-    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        for stage, color in STAGES.items():
-            name = f"{stage}/{key}"
-            points = dict(sorted({row["step"]: row[name] for row in rows if row.get(name) is not None}.items()))
-            marker = "o" if len(points) <= 30 else None
-            axes.plot(points.keys(), points.values(), color=color, label=stage, marker=marker, markersize=4)
-        axes.margins(y=0.08)
-        axes.grid(alpha=0.25)
-        _label(axes, key, "step", "nats per image" if key == keys[0] else "")
-        axes.legend(fontsize=11, frameon=False)
-    return _render(figure)
+    panels = []
+    for key in keys:
+        lines = {}
+        for stage in STAGES:
+            values = {row["step"]: row[f"{stage}/{key}"] for row in rows if row.get(f"{stage}/{key}") is not None}
+            lines[stage] = np.array([p for p in sorted(values.items()) if math.isfinite(p[1])], float).reshape(-1, 2)
+        chart = Chart((516, 432), *np.concatenate(list(lines.values())).T)
+        for stage, points in lines.items():
+            chart.line(*points.T, STAGES[stage])
+            if len(points) <= 30:
+                chart.points(*points.T, np.broadcast_to(_rgb([STAGES[stage]]), (len(points), 3)), 4, 255)
+        chart.legend(list(STAGES), list(STAGES.values()))
+        panels.append(chart.picture(key, "step", "nats per image" if key == keys[0] else ""))
+    return beside(panels)
+
+
+class Chart:
+    """Axes on a white page. What is drawn on them is drawn twice as large and then reduced, which smooths it.
+
+    Args:
+        size: width and height of the page, in pixels.
+        x: all values that have to fit, (N,).
+        y: the same of the vertical axis, (M,).
+        right: pixels beside the axes that are left free.
+        is_equal: whether a unit is as long on both axes.
+    """
+
+    def __init__(self, size: tuple[int, int], x: np.ndarray, y: np.ndarray, right: int = 0, is_equal: bool = False):
+        self.box = left, top, right, bottom = 76, 70, size[0] - 20 - right, size[1] - 58
+        extent = np.array([right - left, bottom - top])
+        self.low, self.high = np.array([_span(x), _span(y)]).T
+        if is_equal:
+            half, centre = ((self.high - self.low) / extent).max() * extent / 2, (self.high + self.low) / 2
+            self.low, self.high = centre - half, centre + half
+        self.page = Image.new("RGB", (2 * size[0], 2 * size[1]), "white")
+        self.draw = ImageDraw.Draw(self.page, "RGBA")
+        self.texts: list[tuple[tuple[float, float], str, int, str]] = []  # place, text, size, anchor
+        x_ticks, y_ticks = (_ticks(low, high, 6) for low, high in zip(self.low, self.high, strict=True))
+        for tick, place in zip(x_ticks, self._at(x_ticks, self.low[1])[:, 0] / 2, strict=True):
+            self.draw.line((2 * place, 2 * top, 2 * place, 2 * bottom), PALE, 2)
+            self.texts.append(((place, bottom + 8), f"{tick:.6g}", 15, "mt"))
+        for tick, place in zip(y_ticks, self._at(self.low[0], y_ticks)[:, 1] / 2, strict=True):
+            self.draw.line((2 * left, 2 * place, 2 * right, 2 * place), PALE, 2)
+            self.texts.append(((left - 8, place), f"{tick:.6g}", 15, "rm"))
+
+    def _at(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
+        """Places on the larger page, (N, 2)."""
+        left, top, right, bottom = self.box
+        unit = (np.stack(np.broadcast_arrays(x, y), -1).astype(float) - self.low) / (self.high - self.low)
+        return 2 * (np.array([left, bottom]) + unit * np.array([right - left, top - bottom]))
+
+    def points(self, x: np.ndarray, y: np.ndarray, colors: np.ndarray, radius: float, opacity: int = OPACITY) -> None:
+        """Draw points in colours (N, 3) of 0 to 255."""
+        r = 2 * radius
+        for (i, j), color in zip(self._at(x, y).tolist(), colors.astype(int).tolist(), strict=True):
+            self.draw.ellipse((i - r, j - r, i + r, j + r), (*color, opacity))
+
+    def line(self, x: np.ndarray, y: np.ndarray, color: str) -> None:
+        """Draw a line through points."""
+        self.draw.line(self._at(x, y).flatten().tolist(), color, 4, "curve")
+
+    def area(self, x: np.ndarray, y: np.ndarray, color: str) -> None:
+        """Fill what a line encloses."""
+        self.draw.polygon(self._at(x, y).flatten().tolist(), color)
+
+    def legend(self, names: Sequence[str], colors: Iterable[str], title: str = "", is_beside: bool = False) -> None:
+        """Name colours, in the upper right corner or beside the axes."""
+        _, top, right, bottom = self.box
+        left = right + 24 if is_beside else right - 30 - max(map(_font(15).getlength, names))
+        first = (top + bottom) / 2 - 12 * len(names) if is_beside else top + 16
+        self.texts.append(((left - 8, first - 28), title, 15, "lm"))
+        for i, (name, color) in enumerate(zip(names, colors, strict=False)):
+            x, y = 2 * left, 2 * (first + 24 * i)
+            self.draw.ellipse((x - 11, y - 11, x + 11, y + 11), color)
+            self.texts.append(((left + 14, first + 24 * i), name, 15, "lm"))
+
+    def bar(self, ticks: dict, low: float, high: float, title: str) -> None:
+        """Draw the colours of the values from low to high beside the axes, and name some of them."""
+        _, top, right, bottom = self.box
+        where = np.linspace(1, 0, bottom - top - 60)
+        colors = np.stack([np.interp(where, np.linspace(0, 1, len(VIRIDIS)), c) for c in _rgb(VIRIDIS).T], -1)
+        strip = Image.fromarray(colors[:, None].astype(np.uint8)).resize((36, 2 * len(where)))
+        self.page.paste(strip, (2 * right + 40, 2 * top + 60))
+        self.texts.append(((right + 20, top + 14), title, 15, "lm"))
+        for tick, name in ticks.items():
+            place = top + 30 + (high - tick) / (high - low) * len(where)
+            self.texts.append(((right + 44, place), name, 15 if len(ticks) < 20 else 11, "lm"))
+
+    def picture(self, title: str, x: str, y: str) -> np.ndarray:
+        """The page with its texts: the title, and what the axes are."""
+        left, top, right, bottom = self.box
+        for edge in ((left, bottom, right, bottom), (left, top, left, bottom)):
+            self.draw.line([2 * place for place in edge], INK, 2)
+        page = self.page.reduce(2)
+        draw = ImageDraw.Draw(page)
+        named = [((left, 24), title, 19, "lm"), ((left, top - 16), y, 16, "lm")]
+        for place, text, size, anchor in [*self.texts, *named, (((left + right) / 2, bottom + 42), x, 16, "mm")]:
+            draw.text(place, text, INK, _font(size), anchor)
+        return np.asarray(page)
+
+
+def _span(values: np.ndarray) -> tuple[float, float]:
+    """A little more than what values (N,) cover."""
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    largest = max(abs(low), abs(high), 1.0)
+    margin = 0.05 * (high - low) if high - low > 1e-9 * largest else 0.5 * largest
+    return low - margin, high + margin
+
+
+def _ticks(low: float, high: float, most: int) -> np.ndarray:
+    """Round numbers from low to high, at most so many."""
+    step = 10.0 ** math.floor(math.log10((high - low) / most))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= most)
+    return step * np.arange(math.ceil(low / step), math.floor(high / step) + 1)
+
+
+def _rgb(colors: Sequence[str]) -> np.ndarray:
+    return np.array([ImageColor.getrgb(color) for color in colors])  # (N, 3)
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
@@ -256,7 +348,7 @@ def write_png(path: Path, picture: np.ndarray) -> None:
         RunError: if it cannot be written.
     """
     buffer = BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    _image(picture).save(buffer, "PNG", compress_level=1)  # four times as fast, a tenth larger
     _write(path, buffer.getvalue())
 
 
@@ -267,11 +359,12 @@ def write_gif(path: Path, frames: list[np.ndarray]) -> None:
         RunError: if it cannot be written.
     """
     size = max(frame.shape[1] for frame in frames), max(frame.shape[0] for frame in frames)
-    pages = [Image.new("RGB", size, "white") for _ in frames]
-    for page, frame in zip(pages, frames, strict=True):
-        page.paste(Image.fromarray(frame))
+    images = [_image(frame) for frame in frames]
+    pages = [Image.new(image.mode, size, "white") for image in images]
+    for page, image in zip(pages, images, strict=True):
+        page.paste(image)
         page.thumbnail((MAX_FRAME_SIZE, MAX_FRAME_SIZE))
-    pages = [page.quantize(256, dither=Image.Dither.NONE) for page in pages]
+    pages = [page if page.mode == "L" else page.quantize(256, dither=Image.Dither.NONE) for page in pages]
     duration = min(max(6000 // len(pages), 80), 400)  # milliseconds
     durations = [duration] * (len(pages) - 1) + [2000]
     buffer = BytesIO()
@@ -279,20 +372,10 @@ def write_gif(path: Path, frames: list[np.ndarray]) -> None:
     _write(path, buffer.getvalue())
 
 
-def _label(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, fontsize=13, loc="left")
-    axes.set_xlabel(x, fontsize=11)
-    axes.set_ylabel(y, fontsize=11)
-    axes.tick_params(labelsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _render(figure: Figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)  # whatever MPLBACKEND says
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of limits that coincide or overflow: `train.log` has the values
-        canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3]
+def _image(picture: np.ndarray) -> Image.Image:
+    """In the form that takes least time and space to write: most pictures are grey."""
+    is_grey = (picture == picture[..., :1]).all()
+    return Image.fromarray(np.ascontiguousarray(picture[..., 0]) if is_grey else picture)
 
 
 @cache

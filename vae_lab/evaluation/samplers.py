@@ -42,6 +42,7 @@ MAX_CODES = 50_000  # that a sampler is fitted on
 MAX_SIZE = 1024  # latents of one code, with full covariances
 NUM_COMPONENTS = 10  # of the mixture
 CHUNK = 256  # codes in a step, and through a network at a time
+NUM_LOOKED_AT, FAR = 1024, 4.0  # codes; how many times, or what part, of the mean square of the prior
 
 
 class Mixture(nn.Module):
@@ -200,12 +201,12 @@ class Autoregressive(nn.Module):
         """Maximise the likelihood of indices (N, n, *grid)."""
         minimise(self, lambda c: F.cross_entropy(self(c).flatten(0, 1), c.flatten()), codes.flatten(1), steps)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw n grids of indices, int64 (n, n_codes, *grid)."""
+    def sample(self, n: int, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """Draw n grids of indices, int64 (n, n_codes, *grid); a temperature > 0 divides the logits."""
         indices = torch.zeros(n, 0, dtype=torch.long)
         for _ in range(len(self.position)):
             logits = torch.cat([self(chunk)[:, -1] for chunk in indices.split(CHUNK)])
-            indices = torch.cat([indices, logits.softmax(1).multinomial(1, generator=generator)], 1)
+            indices = torch.cat([indices, (logits / temperature).softmax(1).multinomial(1, generator=generator)], 1)
         return indices.unflatten(1, self.shape)
 
 
@@ -227,11 +228,39 @@ def deviation(codes: Tensor) -> Tensor:
     return codes.std(0, correction=0).clamp(min=1e-6)
 
 
-def encode(vae: VAE, data: ImageData, of_book: bool) -> Tensor:
+def unlike_prior(vae: VAE, data: ImageData, drawn: Tensor) -> str:
+    """Why samples of the prior may be noise where reconstructions are good, and what helps; else empty.
+
+    Args:
+        vae: the model.
+        data: its images, which have been read.
+        drawn: latents of the prior, (N, *latent_shape) on the CPU.
+    """
+    if vae.encoder is None:
+        return ""
+    if hasattr(vae.posterior, "num_codes"):
+        return (
+            "the prior draws every code of the book alike and each place by itself, as no image does: expect noise, "
+            "however good the reconstructions are; sampler=autoregressive learns which codes stand together"
+        )
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(SEED)
+        codes = encode(vae, data, False, NUM_LOOKED_AT).square().mean().item()
+    prior = drawn.square().mean().item()
+    if prior / FAR <= codes <= prior * FAR:
+        return ""
+    return (
+        f"the mean square of a latent is {codes:.2g} of the codes and {prior:.2g} of the prior, whose latents the "
+        "decoder has hardly seen: expect noise, however good the reconstructions are; sampler=mixture and sampler=flow "
+        "are fitted to the codes, and a loss.KLD_weight nearer to 1 keeps them near the prior"
+    )
+
+
+def encode(vae: VAE, data: ImageData, of_book: bool, most: int) -> Tensor:
     """Codes of the first training images, or their indices in the book, (N, ...), on the device of the model."""
     split, device = data.splits["train"], next(vae.parameters()).device
     found = []
-    for places in torch.arange(min(len(split), MAX_CODES)).split(CHUNK):
+    for places in torch.arange(min(len(split), most)).split(CHUNK):
         x, y = split.__getitems__(places)
         batch = data.to_pixels(Batch(x.to(device), None if y is None else y.to(device)), training=False)
         q = vae.encode(batch.x, batch.y)
@@ -279,36 +308,54 @@ def load(sampler: nn.Module, path: Path, made_for: dict[str, str]) -> bool:
     return is_same
 
 
-def draw_latents(name: str, vae: VAE, data: ImageData, folder: Path, num: int, steps: int) -> Tensor:
-    """Latents from a sampler, (num, *latent_shape) on the CPU, the same ones at every call.
+def fitted(name: str, vae: VAE, data: ImageData, folder: Path, steps: int) -> Any:
+    """A sampler on the CPU, fitted once and stored in the run folder, `samplers/NAME.safetensors`.
 
-    It is fitted once and stored in the run folder, `samplers/NAME.safetensors`, for this model and number of steps.
+    What is stored is of this model and number of steps.
 
     Args:
         name: one of `NAMES` but `prior`.
         vae: the model, in evaluation mode.
         data: its images, which have been read.
         folder: of the run.
-        num: latents, >= 1.
         steps: of a fit by gradient, >= 1.
 
     Raises:
         ValueError: if the model has no codes of the kind that is needed.
         RunError: if the file is damaged or cannot be written.
     """
-    of_book, device = name == "autoregressive", next(vae.parameters()).device
     path, made_for = folder / "samplers" / f"{name}.safetensors", {"model": parameters_sha256(vae), "steps": str(steps)}
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(SEED)
         sampler = build(name, vae)
         if not load(sampler, path, made_for):
-            codes = encode(vae, data, of_book)
+            codes = encode(vae, data, name == "autoregressive", MAX_CODES)
             with torch.enable_grad():
-                sampler.to(device).fit(codes, steps)
+                sampler.to(next(vae.parameters()).device).fit(codes, steps)
             sampler.cpu()
             with durable_open(path) as file:
                 file.write(safetensors.torch.save(dict(sampler.state_dict()), made_for))
-        drawn = sampler.eval().sample(num, torch.Generator().manual_seed(SEED))
+    return sampler.eval()
+
+
+def draw_latents(name: str, vae: VAE, data: ImageData, folder: Path, num: int, steps: int, seed: int = SEED) -> Tensor:
+    """Latents from a fitted sampler, (num, *latent_shape) on the CPU, the same ones for the same seed.
+
+    Args:
+        name: as the others, see `fitted`.
+        vae: the model.
+        data: its images.
+        folder: of the run.
+        num: latents, >= 1.
+        steps: of the fit.
+        seed: of what is drawn, not of the fit.
+
+    Raises:
+        ValueError, RunError: as `fitted`.
+    """
+    sampler, device = fitted(name, vae, data, folder, steps), next(vae.parameters()).device
+    with torch.no_grad():
+        drawn = sampler.sample(num, torch.Generator().manual_seed(seed))
         chunks = (chunk.to(device) for chunk in drawn.split(CHUNK))
-        to_latents: Any = vae.posterior.lookup if of_book else vae.project
+        to_latents: Any = vae.posterior.lookup if name == "autoregressive" else vae.project
         return torch.cat([to_latents(chunk).cpu() for chunk in chunks])

@@ -164,7 +164,13 @@ class WandbLogger(Logger):
             self._folder.mkdir(parents=True, exist_ok=True)
             (self._folder / "wandb_id").write_text(run_id + "\n")
         upload_timeout = wandb_process.UPLOAD_TIMEOUT
-        settings = {**self._settings, "mode": mode, "run_id": run_id, "upload_timeout": upload_timeout}
+        settings = {
+            **self._settings,
+            "mode": mode,
+            "run_id": run_id,
+            "pid": os.getpid(),
+            "upload_timeout": upload_timeout,
+        }
         try:
             process = WandbProcess()
         except (OSError, AssertionError, RuntimeError) as error:  # as where a process may not have any of its own

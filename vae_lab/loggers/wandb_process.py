@@ -6,23 +6,29 @@ import logging
 import multiprocessing
 import os
 import queue
+import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
 
+import psutil
+
 from vae_lab.config.secrets import redact
-from vae_lab.loggers.wandb_worker import main
+from vae_lab.loggers.wandb_worker import fork_on_demand, main
 from vae_lab.runs.signals import signals_wait
 
 log = logging.getLogger(__name__)
 
 FINISH_TIMEOUT = 10  # seconds for W&B at the end of a run
 UPLOAD_TIMEOUT = 8  # of them for what was not uploaded yet
+Ends = tuple[Connection, Connection]  # what takes orders for a process, what gives its reports
+forked: list[Ends] = []  # of processes that are there already, for the next of this one's; a sweep makes them
 
 
 def obstacle(timeout: float) -> str | None:
@@ -44,12 +50,15 @@ class WandbProcess:
     def __init__(self):
         self.is_over = True  # no run, or none that anything could be told of
         self._orders: queue.SimpleQueue = queue.SimpleQueue()
-        context = multiprocessing.get_context("spawn")
-        taken, given = context.Pipe(duplex=False)
-        self._reports, told = context.Pipe(duplex=False)
-        self._process = context.Process(target=main, args=(taken, told), name="wandb", daemon=True)
-        with taken, told, apart(), signals_wait():
-            self._process.start()
+        self._child: BaseProcess | None = None  # where a sweep has not made the process already
+        self._process: psutil.Process | None = None  # of such a one as soon as it has told its number
+        if forked:
+            given, self._reports = forked.pop()
+        else:
+            taken, given = multiprocessing.Pipe(duplex=False)
+            self._reports, told = multiprocessing.Pipe(duplex=False)
+            self._child = start(main, taken, told)
+            self._process = psutil.Process(self._child.pid)
         threading.Thread(target=feed, args=(self._orders, given), daemon=True).start()
         atexit.register(self.close)  # else multiprocessing would wait for it there
 
@@ -84,6 +93,10 @@ class WandbProcess:
         try:
             while not self.is_over and self._reports.poll(max(0, deadline - time.monotonic())):
                 report = self._reports.recv()
+                if isinstance(report, int):
+                    with suppress(psutil.NoSuchProcess):
+                        self._process = psutil.Process(report)
+                    continue
                 self.is_over, self._has_started = report is None, True
                 if report:
                     yield report[0], redact(report[1])
@@ -97,18 +110,59 @@ class WandbProcess:
 
     def close(self, timeout: float = FINISH_TIMEOUT) -> None:
         """Let the process end; if it does not in so many seconds, kill it with all that it has started."""
-        import psutil  # only here: the process itself is to start quickly
-
         atexit.unregister(self.close)
         self.is_over = True
         self._orders.put(None)
-        self._process.join(timeout)
-        if self._process.is_alive():
+        if self._process is not None and not self._has_ended(timeout):  # else it ends when it finds nobody to serve
             with suppress(psutil.NoSuchProcess):
-                process = psutil.Process(self._process.pid)
-                for part in (*process.children(recursive=True), process):
+                for part in (*self._process.children(recursive=True), self._process):
                     part.kill()
-            self._process.join(1)
+            self._has_ended(1)
+
+    def _has_ended(self, timeout: float) -> bool:
+        """Whether the process has ended, or does in so many seconds."""
+        if self._child is not None:
+            self._child.join(timeout)
+            return not self._child.is_alive()
+        assert self._process is not None
+        try:
+            self._process.wait(timeout)
+        except psutil.NoSuchProcess:
+            return True
+        except psutil.TimeoutExpired:
+            return False
+        return True
+
+
+class WandbForkServer:
+    """A process that has imported W&B, for the jobs of a sweep: it forks one in milliseconds instead of seconds."""
+
+    def __init__(self):
+        self._asks, asked = socket.socketpair()
+        self._asks.setblocking(False)
+        atexit.register(start(fork_on_demand, asked).kill)  # it has nothing to lose
+
+    def fork(self) -> list[Ends]:
+        """The ends of a new process, for `forked`; none where there is no server any more."""
+        taken, given = multiprocessing.Pipe(duplex=False)
+        reports, told = multiprocessing.Pipe(duplex=False)
+        with taken, told:
+            try:
+                socket.send_fds(self._asks, [b"."], [taken.fileno(), told.fileno()])
+            except OSError:
+                return []
+        return [(given, reports)]
+
+
+def start(target: Callable, *ends: Any) -> BaseProcess:
+    """Start a process that runs no code of this one's main module or of the current folder, and give it these ends."""
+    process = multiprocessing.get_context("spawn").Process(target=target, args=ends, name="wandb", daemon=True)
+    with ExitStack() as stack:
+        for end in ends:
+            stack.enter_context(end)
+        with apart(), signals_wait():
+            process.start()
+    return process
 
 
 def feed(orders: queue.SimpleQueue, pipe: Connection) -> None:
@@ -120,7 +174,7 @@ def feed(orders: queue.SimpleQueue, pipe: Connection) -> None:
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """Start a process that runs no code of this one's main module or of the current folder."""
+    """Let no process that starts here run this one's main module or the current folder's code."""
     main_module, safe_path = sys.modules["__main__"], os.environ.get("PYTHONSAFEPATH")
     sys.modules["__main__"] = ModuleType("__main__")  # spawn would run a user's script again
     os.environ["PYTHONSAFEPATH"] = "1"

@@ -3,12 +3,14 @@
 It ends when the one who gives the orders is gone; if that one was killed, what it had told is still stored.
 """
 
+import importlib
 import json
 import logging
 import os
 import queue
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -25,12 +27,44 @@ SETTLED = (
     "MODE", "DISABLED", "SERVICE", "DIR", "RUN_ID", "RESUME", "NAME", "PROJECT", "SILENT", "QUIET", "CONSOLE",
     "SYMLINK", "SAVE_CODE", "DISABLE_GIT", "INIT_TIMEOUT", "FINISH_TIMEOUT", "_SERVICE_WAIT",
 )  # fmt: skip
+# What W&B imports as it starts a run and takes a picture, in seconds.
+USED_BY_WANDB = ("requests", "PIL.Image", "pandas")
 # Variables that hold paths, which may start from the current folder.
 FILES = ("NETRC", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_IDENTITY_TOKEN_FILE")
 
 
 def main(orders: Connection, reports: Connection) -> None:
-    """Leave the run's terminal, signals and folder, and be at its service.
+    """Leave the run's terminal, signals and folder, and be at its service."""
+    leave()
+    Worker(orders, reports).serve()
+    os._exit(0)  # W&B was given its time to end
+
+
+def fork_on_demand(asked: socket.socket) -> None:
+    """Leave a sweep's terminal, import W&B, and fork a process for each pair of connections until nobody asks."""
+    leave()
+    for name in ("wandb", *USED_BY_WANDB):
+        with suppress(Exception):  # whoever is forked finds out, and says so
+            importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that end
+    while True:
+        asks, descriptors, _, _ = socket.recv_fds(asked, 1, 2)
+        if not asks:
+            os._exit(0)
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            asked.close()
+            taken, told = descriptors
+            worker = Worker(Connection(taken, writable=False), Connection(told, readable=False))
+            worker.report(os.getpid())
+            worker.serve()
+            os._exit(0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def leave() -> None:
+    """Leave the terminal, signals and folder of the one who started this process.
 
     W&B would obey `wandb/settings` in the current folder, which may be a stranger's, and send the API key to the server
     named there.
@@ -51,8 +85,6 @@ def main(orders: Connection, reports: Connection) -> None:
     os.environ["WANDB_ERROR_REPORTING"] = "false"
     sys.argv[:], sys.path[:] = [""], map(os.path.abspath, sys.path)
     os.chdir("/")
-    Worker(orders, reports).serve()
-    os._exit(0)  # W&B was given its time to end
 
 
 class Worker:
@@ -61,8 +93,9 @@ class Worker:
     Args:
         orders: gives JSON lists [order, value]. That of "start" is a dict: mode ("online", "offline", or "auto": online
             if there is an API key), folder (for `wandb/`), run_id (one that exists is continued), name, labels
-            (project, entity, group, job_type, tags), init_timeout and upload_timeout (seconds).
-        reports: takes level and text of what the run should log, and None when a run, or a check, is over.
+            (project, entity, group, job_type, tags), pid (of the run), init_timeout and upload_timeout (seconds).
+        reports: takes the number of this process, level and text of what the run should log, and None when a run, or a
+            check, is over.
     """
 
     def __init__(self, orders: Connection, reports: Connection):
@@ -85,7 +118,7 @@ class Worker:
                         self._fill(run)
                 case _:  # the end of a run that never began
                     continue
-            self._report(None)
+            self.report(None)
         if "wandb" in sys.modules:
             with suppress(Exception):  # its own process has died
                 sys.modules["wandb"].teardown()
@@ -108,7 +141,8 @@ class Worker:
         self.problems.append(" ".join(re.sub(r"wandb: (WARNING|ERROR)?", "", record.getMessage()).split()))
         return False
 
-    def _report(self, what: tuple[int, str] | None) -> None:
+    def report(self, what: tuple[int, str] | int | None) -> None:
+        """Tell the run something."""
         with suppress(OSError):  # the run is gone
             self.reports.send(what)
 
@@ -116,9 +150,9 @@ class Worker:
         try:
             if not self._has_api_key():
                 advice = "set WANDB_API_KEY, run `wandb login` or use logger.wandb.mode=auto"
-                self._report((logging.ERROR, f"no API key; {advice}"))
+                self.report((logging.ERROR, f"no API key; {advice}"))
         except Exception as error:  # W&B raises all kinds for a broken environment
-            self._report((logging.ERROR, reason(error)))
+            self.report((logging.ERROR, reason(error)))
 
     def _has_api_key(self) -> bool:
         self._setup()
@@ -151,13 +185,13 @@ class Worker:
             except Exception as error:  # W&B raises all kinds
                 failures.append(reason(error))
         else:
-            self._report((logging.WARNING, f"W&B does not start, this run is not tracked: {failures[0]}"))
+            self.report((logging.WARNING, f"W&B does not start, this run is not tracked: {failures[0]}"))
             return None
         place = run.url if is_online else f"offline, upload with: wandb sync {run.settings.sync_dir}"
         told = (
             (logging.WARNING, f"W&B: {failures[0]}; tracking {place}") if failures else (logging.INFO, f"W&B: {place}")
         )
-        self._report(told)
+        self.report(told)
         if not is_online:
             self.problems.clear()
         return run
@@ -184,7 +218,8 @@ class Worker:
                     finish_timeout_raises=True,
                     console="off",  # train.log has it, without secrets
                     x_disable_meta=True,  # would store the environment
-                    x_stats_pid=os.getppid(),  # the run's load, not this process's
+                    x_stats_pid=settings["pid"],  # the run's load, not this process's
+                    x_save_requirements=False,  # all that is installed: a fifth of a second for each run
                     disable_git=True,
                     save_code=False,
                     symlink=False,
@@ -230,7 +265,7 @@ class Worker:
             if self.problems and not has_reported:
                 has_reported = True
                 rest = f"upload the rest with: wandb sync {run.settings.sync_dir}"
-                self._report((logging.WARNING, f"W&B: {self.problems[0].rstrip('.')}; {rest}"))
+                self.report((logging.WARNING, f"W&B: {self.problems[0].rstrip('.')}; {rest}"))
 
 
 def variables() -> list[str]:

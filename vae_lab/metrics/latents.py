@@ -49,6 +49,7 @@ class AggregatePosterior:
     """`mutual_information` and `total_correlation` of a diagonal Gaussian q, from one z for each image.
 
     I(x; z) = E log q(z given x) - E log q(z), at most log N
+
     TC(z) = E log q(z) - sum_j E log q(z_j)
 
     q(z) is the mixture over the first 2,000 images themselves, in nats. That the image of a sample is always among them

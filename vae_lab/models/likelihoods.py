@@ -46,7 +46,7 @@ class Bernoulli:
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         """Log p(x given z) in nats per image, float32: x (B, C, H, W), params (..., B, C, H, W) -> (..., B)."""
         nll = F.binary_cross_entropy_with_logits(params.float(), x.expand_as(params), reduction="none")
-        return -nll.flatten(-3).sum(-1)
+        return -nll.sum((-3, -2, -1))
 
     def mean(self, params: Tensor) -> Tensor:
         """E[x given z] in [0, 1], (..., C, H, W)."""
@@ -68,7 +68,7 @@ class Gaussian:
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         """Log p(x given z) in nats per image, float32: x (B, C, H, W), params (..., B, C, H, W) -> (..., B)."""
-        squared_error = F.mse_loss(params.float(), x.expand_as(params), reduction="none").flatten(-3).sum(-1)
+        squared_error = F.mse_loss(params.float(), x.expand_as(params), reduction="none").sum((-3, -2, -1))
         return -squared_error - 0.5 * math.log(math.pi) * x[0].numel()
 
     def mean(self, params: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class LearnedGaussian(nn.Module):
         """Log p(x given z) in nats per image, float32: x (B, C, H, W), params (..., B, P*C, H, W) -> (..., B)."""
         mean, log_sigma = self.mean_and_log_sigma(params)
         squares = (x - mean).square() * torch.exp(-2 * log_sigma)
-        return -(0.5 * (squares + LOG_2PI) + log_sigma).flatten(-3).sum(-1)
+        return -(0.5 * (squares + LOG_2PI) + log_sigma).sum((-3, -2, -1))
 
     def mean(self, params: Tensor) -> Tensor:
         """E[x given z], unbounded, (..., C, H, W)."""
@@ -164,7 +164,7 @@ class OptimalGaussian(nn.Module):
         if self.training:
             variance = squared_error.detach().mean().clamp(min=self.least)
             self.variance.lerp_(variance, self.momentum)
-        return -0.5 * (squared_error / variance + variance.log() + LOG_2PI).flatten(-3).sum(-1)
+        return -0.5 * (squared_error / variance + variance.log() + LOG_2PI).sum((-3, -2, -1))
 
     def mean(self, params: Tensor) -> Tensor:
         """E[x given z], unbounded, (..., C, H, W)."""
@@ -198,7 +198,7 @@ class Laplace:
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         """Log p(x given z) in nats per image, float32: x (B, C, H, W), params (..., B, C, H, W) -> (..., B)."""
-        absolute_error = F.l1_loss(params.float(), x.expand_as(params), reduction="none").flatten(-3).sum(-1)
+        absolute_error = F.l1_loss(params.float(), x.expand_as(params), reduction="none").sum((-3, -2, -1))
         return -absolute_error / self.scale - math.log(2 * self.scale) * x[0].numel()
 
     def mean(self, params: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ class ContinuousBernoulli:
         logits, squared, is_near = self._safe(params)
         log_c = torch.log(logits / torch.tanh(logits / 2))
         series = math.log(2) + squared / 12 - 7 * squared.square() / 1440
-        return (torch.where(is_near, series, log_c) - nll).flatten(-3).sum(-1)
+        return (torch.where(is_near, series, log_c) - nll).sum((-3, -2, -1))
 
     def mean(self, params: Tensor) -> Tensor:
         """E[x given z] = 1 / (1 - exp(-l)) - 1 / l, in [0, 1], (..., C, H, W)."""
@@ -305,7 +305,7 @@ class DiscretizedLogistic(nn.Module):
         is_first, is_last = x < width / 2, x > 1 - width / 2
         log_cell = torch.where(is_last, 0, F.logsigmoid(upper)) + torch.where(is_first, 0, F.logsigmoid(-lower))
         log_cell = log_cell + torch.where(is_first | is_last, 0, torch.log(-torch.expm1(-width / scales)))
-        return (log_weights + log_cell).logsumexp(-4).flatten(-3).sum(-1)
+        return (log_weights + log_cell).logsumexp(-4).sum((-3, -2, -1))
 
     def mean(self, params: Tensor) -> Tensor:
         """E[x given z] before the cut into levels, in [0, 1], (..., C, H, W); it is off by half a level at most."""

@@ -4,7 +4,8 @@ Shapes: S samples of z, B batch, C channels, H height, W width, F label columns;
 Images are floats in [0, 1].
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,6 +42,7 @@ class VAE(nn.Module):
         self.likelihood = likelihood
         self.latent_shape = tuple(latent_shape)
         self.image_shape = tuple(image_shape)
+        self._encoded: tuple | None = None  # x, y and q within `encoding_once`
         bind = getattr(prior, "bind", None)
         if bind is not None:
             bind(self)
@@ -63,7 +65,19 @@ class VAE(nn.Module):
         """
         if self.encoder is None:
             raise ValueError("codes and reconstructions need an encoder, which posterior=none does not have")
+        if self._encoded is not None and x is self._encoded[0] and y is self._encoded[1]:
+            return self._encoded[2]
         return self.posterior(run(self.encoder, x, y))
+
+    @contextmanager
+    def encoding_once(self, x: Tensor, y: Tensor | None) -> Iterator[Any]:
+        """Give q(z given x), None of a generator; within the block, whoever encodes the same tensors gets that one."""
+        q = self.encode(x, y) if self.encoder is not None else None
+        self._encoded = x, y, q
+        try:
+            yield q
+        finally:
+            self._encoded = None
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Latents -> raw likelihood parameters (logits for Bernoulli), with any leading axes.

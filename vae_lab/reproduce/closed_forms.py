@@ -259,12 +259,10 @@ TARGETS = {
         COLLAPSE_BAND,
         "cpu",
         1,
-        {"run": f"{MNIST} {LINEAR} loss=bce loss.KLD_weight=1e4 trainer.max_epochs=20"},
+        # With a beta2 of 0.999 Adam remembers the first gradients for 1,000 steps: the logits of black pixels then fall
+        # by 0.0005 a step, and after long quiet the weight of a rare pixel leaps (206.76 and a KL of 139 came out).
+        {"run": f"{MNIST} {LINEAR} loss=bce loss.KLD_weight=1e4 optimizer.betas=[0.9,0.99] trainer.max_epochs=20"},
         collapse_check(205.8),
-        "the training, not the closed form: the median test image keeps a KL of 19, ten of 10,000 have 87 % of the "
-        "sum, and the largest weights of the encoder are those of pixels that less than 0.5 % of the images light, "
-        "to which Adam gives steps as large as to others; logits of black pixels fall slowly, too. After 5 epochs "
-        "at this rate the KL was 2e-5 and the reconstruction 206.99; after 5 at 0.1, 396 and 224.7",
     ),
     "floor_mnist": Target(
         "the cross-entropy of grey pixels is at least their entropy",

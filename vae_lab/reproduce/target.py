@@ -3,18 +3,16 @@
 import math
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 
+from vae_lab.config.composing import chosen, composed, without_hydra
 from vae_lab.config.explain import quote
-from vae_lab.config.help import CONF
 from vae_lab.runs.metrics_file import read_events
 from vae_lab.runs.resume import continue_if_begun
 
@@ -141,22 +139,10 @@ def train_runs(name: str, target: Target, out: Path, data_root: str) -> dict[str
     for run, overrides in target.runs.items():
         folder = (out / name / run).absolute()
         places = (f"run_dir={quote(folder)}", f"data_root={quote(data_root)}")
-        with composed([*COMMON, *overrides.split(), *places]) as cfg, redirect_stdout(sys.stderr):
+        whole = composed([*COMMON, *overrides.split(), *places])
+        cfg = without_hydra(whole)
+        with chosen(whole), redirect_stdout(sys.stderr):
             continue_if_begun(cfg)
             train(cfg)
         found[run] = Trained(folder, data_root)
     return found
-
-
-@contextmanager
-def composed(overrides: list[str]) -> Any:
-    """The config of a command line, while Hydra knows what was chosen, as in a run of its own."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", overrides, return_hydra_config=True)
-    HydraConfig.instance().set_config(cfg)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    try:
-        yield cfg
-    finally:
-        HydraConfig.instance().cfg = None

@@ -10,5 +10,5 @@ process          how a command ends: one line and an exit code; which process of
 resume           the command line that continues a run
 structure        what was read, compared with what should be there
 continuation     what a checkpoint must hold to be continued exactly
-trained, export  a model read back: `load_run`; a model to give away
+trained, export  a model read back; a model to give away
 """

@@ -11,15 +11,18 @@ import re
 import shlex
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
+import psutil
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from rich.console import Console
 
 from vae_lab.config.secrets import RedactSecrets, redact
 from vae_lab.errors import Preempted, RunError
@@ -141,7 +144,8 @@ class Run:
 
         now, before = datetime.now(UTC).isoformat(timespec="seconds"), self.status
         times, started = before.get("times", []), {"started": now, "command": command_line(), "commit": commit()}
-        times = [*times, started] if state == "running" else [*times[:-1], {**times[-1], "ended": now}]
+        machine = {"host": platform.node(), "hardware": hardware()}
+        times = [*times, started | machine] if state == "running" else [*times[:-1], {**times[-1], "ended": now}]
         # Of what decides a run's numbers; torch's with the build, such as +cu130.
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         versions |= {name: version(name) for name in ("vae_lab", "torchvision", "lightning", "hydra-core", "wandb")}
@@ -158,10 +162,12 @@ class Run:
     def train_log(self) -> Iterator[None]:
         """Send log records to the terminal, short, and to `train.log`, with time and traceback."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        console, file = logging.StreamHandler(sys.stderr), LogFile(self.folder / "train.log", encoding="utf-8")
+        stream = sys.stdout if Console().is_jupyter else sys.stderr  # which a notebook marks red
+        console, file = logging.StreamHandler(stream), LogFile(self.folder / "train.log", encoding="utf-8")
         console.addFilter(lambda record: record.name != "train.log" and self.is_first)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
+        level = root.level
         root.setLevel(logging.INFO)
         for handler in (console, file):
             handler.addFilter(RedactSecrets())
@@ -169,6 +175,7 @@ class Run:
         try:
             yield
         finally:
+            root.setLevel(level)
             for handler in (console, file):
                 root.removeHandler(handler)
                 handler.close()
@@ -198,17 +205,12 @@ def weights_of(result: dict) -> dict[str, tuple]:
 
 @contextmanager
 def aside_if_unbegun(folder: str | Path) -> Iterator[None]:
-    """Move a run that ends before its first step to `outputs/failed/`, where it does not pass for the latest one.
-
-    A folder that was chosen with `hydra.run.dir` stays.
-    """
+    """Move a run that ends before its first step to `outputs/failed/`, where it does not pass for the latest one."""
     folder = Path(folder)
     try:
         yield
     except BaseException:
-        is_chosen = "${unique:}" not in OmegaConf.to_container(HydraConfig.instance().cfg)["hydra"]["run"]["dir"]
-        has_begun = any((folder / "checkpoints").glob("*.ckpt")) or any(folder.glob("metrics.jsonl"))
-        if not is_chosen and not has_begun:
+        if not any((folder / "checkpoints").glob("*.ckpt")) and not any(folder.glob("metrics.jsonl")):
             failed = folder.parent.parent / "failed"
             with suppress(OSError):  # then it stays where it is
                 if any(folder.iterdir()):
@@ -223,6 +225,8 @@ def aside_if_unbegun(folder: str | Path) -> Iterator[None]:
 
 def command_line() -> str:
     """What was typed to start this process, without secrets."""
+    if Console().is_jupyter:
+        return "a notebook"
     return redact(shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "vae-lab"), *sys.argv[1:]]))
 
 
@@ -235,6 +239,21 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):  # there is no git, or it hangs
         return None
     return done.stdout.strip() or None
+
+
+@cache
+def hardware() -> dict[str, Any]:
+    """What this machine is: its processor, cores, memory and GPUs. Of the GPUs the driver's files, which wake none."""
+    from joblib import cpu_count  # knows of affinities and of a container's share; only here, it takes a while
+
+    found: dict[str, list[str]] = {}
+    for files, key in (("cpuinfo", "model name"), ("driver/nvidia/gpus/*/information", "Model")):
+        with suppress(OSError):  # Linux has these files, others none
+            texts = [path.read_text(errors="replace") for path in sorted(Path("/proc").glob(files))]
+            found[key] = [named[1].strip() for text in texts if (named := re.search(rf"{key}\s*:(.*)", text))]
+    cpu = (found.get("model name") or [platform.processor() or platform.machine()])[0]
+    memory = round(psutil.virtual_memory().total / 2**30)
+    return {"cpu": cpu, "cores": cpu_count(), "memory_gb": memory, "gpus": found.get("Model", [])}
 
 
 class LogFile(logging.FileHandler):
@@ -271,3 +290,8 @@ def folder_name(name: object, otherwise: str, key: str = "run_name") -> str:
     if redact(text) != text:
         raise ValueError(f"{key} holds a secret, and would be the name of a folder")
     return text
+
+
+# A suffix for folder names: two runs that start in the same second must not share one.
+OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:6], use_cache=True, replace=True)
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

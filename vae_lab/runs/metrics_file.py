@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from vae_lab.errors import RunError
 from vae_lab.runs.files import cannot_write
@@ -51,6 +52,15 @@ def read_event(line: bytes) -> Event | None:
         return None
     is_ours = all(type(number) is float or type(number) is int and abs(number) < 2**63 for number in numbers)
     return event if is_ours and type(event.get("step")) is int else None
+
+
+def as_frame(rows: list[dict], index: str) -> Any:
+    """Rows as a pandas frame by one of their keys, or as they are where there is no pandas."""
+    try:
+        import pandas as pd
+    except ModuleNotFoundError:
+        return rows
+    return pd.DataFrame(rows, columns=None if rows else [index]).set_index(index)
 
 
 class MetricsFile:

@@ -7,7 +7,7 @@ environment says nothing about them: Lightning would believe it, and a process t
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -116,8 +116,8 @@ def one_line_errors() -> Iterator[None]:
         sys.stdout, sys.stderr = streams
 
 
-def in_one_line(error: Exception) -> str:
-    """What an exception says to a user, on one line and without secrets."""
+def in_one_line(error: Exception, arguments: Sequence[str] | None = None) -> str:
+    """What an exception says to a user, on one line and without secrets; the arguments are those of the command."""
     if isinstance(error, OSError) and isinstance(error.filename, str) and not isinstance(error, SETTING_ERRORS):
         error = RunError(cannot_write(Path(error.filename), error))
-    return redact(" ".join(explain(error, sys.argv[1:]).split()))
+    return redact(" ".join(explain(error, sys.argv[1:] if arguments is None else arguments).split()))

@@ -1,13 +1,12 @@
 """`vae-lab resume=RUN_DIR`: the run's own config, in its own folder. `resume=auto`: the same where there is a run."""
 
-import sys
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from vae_lab.config.composing import composed
 from vae_lab.config.defaults import changes, settings_of
 from vae_lab.config.explain import quote
 from vae_lab.config.nested import ABSENT
@@ -51,15 +50,11 @@ def resume_arguments(arguments: list[str], conf: Path) -> list[str]:
     for argument in arguments:
         key, _, value = argument.lstrip("+~").partition("=")
         if key == "logger":
-            with initialize_config_dir(config_dir=str(conf), version_base="1.3"):
-                config.logger = compose("config", [f"logger={value}"]).logger
+            config.logger = composed([f"logger={value}"]).logger
         elif (conf / key).is_dir() and key:
             raise ValueError(f"{key} cannot change when a run continues; {ALLOWED}")
         elif argument not in named:
             overrides.append(argument)
-    if not overrides and read_json(folder / "status.json").get("state") == "completed":
-        print(f"{folder} is already complete; nothing to do (more epochs: trainer.max_epochs=N)")
-        sys.exit(0)
     absolute = folder.resolve()
     if "${" in str(absolute):  # more than once on the way to where it is used
         raise RunError(f"{absolute} holds ${{, which Hydra takes for the beginning of a setting; rename that folder")

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ class Preemption:
 
     While `training` is true the first signal is only noted, for `StopAtSignal` to save a checkpoint at the next place
     from which a run continues exactly. A second signal half a second later, or one outside training, stops at once.
+    In another thread than the main one, which alone hears signals, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -39,7 +41,8 @@ class Preemption:
 
     def __enter__(self) -> Self:
         self.process = os.getpid()
-        self.previous = {number: signal.getsignal(number) for number in heeded()}
+        hears = threading.current_thread() is threading.main_thread()
+        self.previous = {number: signal.getsignal(number) for number in heeded()} if hears else {}
         self.listen()
         return self
 

@@ -6,6 +6,7 @@ one of its own, the weights by that of the parameters.
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,19 +41,12 @@ EXPORT = {
 }
 
 
-class TrainedRun(NamedTuple):
-    """A trained model with the config it was built from."""
-
-    vae: VAE
-    cfg: DictConfig
-
-
 class Stored(NamedTuple):
     """What a folder holds of a trained model."""
 
     cfg: DictConfig
     weights: dict[str, Tensor]
-    checkpoint: str  # best or last
+    checkpoint: str  # best, last or one that was kept
     epoch: int  # that it was saved in, from 1
     step: int
     images: str  # the fingerprint of the images it was trained on
@@ -61,34 +55,19 @@ class Stored(NamedTuple):
     objective: dict[str, Tensor] | None = None  # its weights, an adversary's; None of an export, which has none
 
 
-def load_run(run_dir: str | Path, checkpoint: str = "best") -> TrainedRun:
-    """Load a trained model and its config.
-
-    Args:
-        run_dir: the run folder, or a folder that `vae-lab-export` wrote.
-        checkpoint: `best` or `last`; an export holds only one of them.
-
-    Returns:
-        The model on the CPU, in evaluation mode and without gradients, and its config.
-
-    Raises:
-        RunError: if the folder or the checkpoint is missing or damaged.
-        ValueError: if the config names a class that is not trusted.
-    """
-    stored = read_stored(run_dir, checkpoint)
-    return TrainedRun(build_stored(stored), stored.cfg)
-
-
 def read_stored(folder: str | Path, checkpoint: str) -> Stored:
     """Read a run folder or an export; nothing in it is executed.
 
     Args:
         folder: of either kind.
-        checkpoint: `best` or `last`.
+        checkpoint: `best`, `last`, or one that was kept.
 
     Raises:
-        RunError, ValueError: as `load_run`.
+        RunError: if the folder or the checkpoint is missing or damaged.
+        ValueError: if the config holds more than plain settings.
     """
+    if not re.fullmatch(r"best|last|epoch_\d+", checkpoint):
+        raise ValueError(f"checkpoint must be best, last or one that was kept, as epoch_0010, got {checkpoint!r}")
     folder = Path(folder)
     if is_export(folder):
         return read_export(folder, checkpoint)

@@ -81,7 +81,8 @@ class SweepLauncher(Launcher):
         n_jobs, jobs_per_device = self.n_jobs, self.jobs_per_device
         try:
             if self.engine == "local":
-                return Pool(n_jobs, jobs_per_device, **self.settings)
+                tracked = OmegaConf.to_yaml(self.config.get("logger", {}))
+                return Pool(n_jobs, jobs_per_device, "vae_lab.loggers.wandb." in tracked, **self.settings)
             from vae_lab.sweep.clusters import RayPool, SubmititPool
 
             if self.engine == "ray":

@@ -12,10 +12,12 @@ import signal
 import sys
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
+from itertools import chain
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,9 +25,11 @@ from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
+from vae_lab.config.composing import without_hydra
 from vae_lab.config.secrets import print_redacted
+from vae_lab.loggers.wandb_process import Ends, WandbForkServer, forked
 from vae_lab.runs.files import wait_for
 from vae_lab.runs.process import one_line_errors
 from vae_lab.runs.resume import continue_if_begun
@@ -37,7 +41,7 @@ from vae_lab.sweep.job import OUTPUT, Job
 HAS_FORK_SERVER = hasattr(os, "fork") and sys.platform != "darwin"
 # What takes its seconds, imported once before any job starts; the parts beside it take milliseconds. It must not start
 # threads or touch a GPU: a fork would not survive that.
-PRELOADED = ["vae_lab.__main__", "vae_lab.training.train", "sklearn.datasets"]
+PRELOADED = ["vae_lab.__main__", "vae_lab.training.train", "vae_lab.evaluation.gallery", "vae_lab.data.standard"]
 ORPHAN_SECONDS = 30.0  # how long a job waits for its process of a sweep that was killed, which may still be saving
 
 
@@ -127,10 +131,12 @@ class Pool:
     Args:
         n_jobs: how many at a time, >= 1; None is as many as there is room for.
         jobs_per_device: how many share a GPU, >= 1.
+        is_tracked: whether the jobs are to have a process of W&B each.
     """
 
-    def __init__(self, n_jobs: int | None, jobs_per_device: int):
+    def __init__(self, n_jobs: int | None, jobs_per_device: int, is_tracked: bool = False):
         self.machine = Machine(n_jobs, jobs_per_device)
+        self.trackers = WandbForkServer() if is_tracked and HAS_FORK_SERVER else None
         self.running: dict[Any, tuple[Job, Slot, Connection]] = {}
         self.context: Any = multiprocessing.get_context("forkserver" if HAS_FORK_SERVER else "spawn")
         if HAS_FORK_SERVER:  # it starts at once, to import while the jobs are composed
@@ -152,12 +158,14 @@ class Pool:
     def start(self, job: Job, slot: Slot) -> None:
         """Start a job."""
         asked, ask = self.context.Pipe(duplex=False)
-        process = self.context.Process(target=work, args=(job.config, arguments_of(job), slot, asked))
+        trackers = self.trackers.fork() if self.trackers else []
+        process = self.context.Process(target=work, args=(job.config, arguments_of(job), slot, asked, trackers))
         job.begin()
         self.running[process] = job, slot, ask  # first, so that no signal misses it
         with signals_wait():
             process.start()
-        asked.close()
+        for end in (asked, *chain(*trackers)):
+            end.close()
 
     def names_of_metrics(self, config: DictConfig) -> set[str]:
         """What a run with that config measures, from a process that has torch; empty where it cannot be built."""
@@ -202,12 +210,15 @@ def tell_metrics(config: DictConfig, answer: Connection) -> None:
         answer.send(names_of_metrics(build_module(config)))
 
 
-def work(config: DictConfig, arguments: list[str], slot: Slot, asked: Connection) -> None:
+def work(
+    config: DictConfig, arguments: list[str], slot: Slot, asked: Connection, trackers: Sequence[Ends] = ()
+) -> None:
     """Train what a job's config says, or continue it, in a process of its own.
 
     The arguments are those of the same run alone, for the further processes of a run on several devices. The connection
-    brings the numbers of signals, and ends with the sweep's process.
+    brings the numbers of signals, and ends with the sweep's process. W&B's processes may be there already.
     """
+    forked[:] = trackers
     folder = Path(config.hydra.runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / OUTPUT, "ab") as file:  # all that this process prints
@@ -233,9 +244,7 @@ def work(config: DictConfig, arguments: list[str], slot: Slot, asked: Connection
 
             torch.set_num_threads(slot.threads)
             wait_for(folder / ".lock", ORPHAN_SECONDS)
-            cfg = config.copy()
-            with open_dict(cfg):
-                del cfg["hydra"]
+            cfg = without_hydra(config)
             continue_if_begun(cfg)
             train(cfg)
     except Exception:

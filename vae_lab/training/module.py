@@ -37,7 +37,7 @@ from vae_lab.training.steps import StepGraph, Steps, why_eager
 
 log = logging.getLogger(__name__)
 
-EXECUTION_SECONDS, MOST_STEPS = 0.02, 64  # `auto` takes more steps at once while they take less, up to so many
+EXECUTION_SECONDS, MOST_STEPS = 0.1, 256  # `auto` takes more steps at once while they take less, up to so many
 AROUND = ("on_train_batch_start", "on_train_batch_end")
 
 
@@ -251,12 +251,12 @@ class LitVAE(LightningModule):
         batch, context = self.trainer.datamodule.to_pixels(batch, training=False), self._context(stage)
         if batch_idx == 0:
             self.vae.likelihood.check(batch.x)
-        terms = self.objective(self.vae, batch, context)
-        if self.adversary is not None:
-            terms = {**terms, **self.objective.adversary_loss(self.vae, batch, context)}
-        q = self.vae.encode(batch.x, batch.y) if self.vae.encoder is not None else None
-        for metric in self.metrics:
-            metric.update(self.vae, batch, q, terms)
+        with self.vae.encoding_once(batch.x, batch.y) as q:
+            terms = self.objective(self.vae, batch, context)
+            if self.adversary is not None:
+                terms = {**terms, **self.objective.adversary_loss(self.vae, batch, context)}
+            for metric in self.metrics:
+                metric.update(self.vae, batch, q, terms)
 
     def on_validation_epoch_end(self, stage: str = "val") -> None:
         values: dict[str, Tensor] = {}

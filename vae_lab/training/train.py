@@ -31,11 +31,12 @@ from vae_lab.training.result import next_commands, print_result
 log = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig) -> float | None:
+def train(cfg: DictConfig, tells: bool = True) -> float | None:
     """Run one experiment in its folder, or continue it there.
 
     Args:
         cfg: the composed config.
+        tells: whether to print the result and what to type next.
 
     Returns:
         The monitored metric's best value, for a sweeper to optimise; None if nothing was validated.
@@ -90,7 +91,7 @@ def train(cfg: DictConfig) -> float | None:
             finally:
                 for tracker in trackers:
                     tracker.finish(exit_code)
-    if experiment.trainer.is_global_zero:
+    if tells and experiment.trainer.is_global_zero:
         print_result(run.folder, result, next_commands(run.folder, cfg.trainer))
     return result.get("best_value")
 

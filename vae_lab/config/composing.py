@@ -1,0 +1,71 @@
+"""Hydra, asked for a config within any process: what Hydra and its user keep there is afterwards as it was."""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.version import VersionBase
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from vae_lab.config.help import CONF
+
+LOCK = threading.Lock()  # Hydra composes one config at a time
+
+
+def composed(overrides: Sequence[str], name: str = "config") -> DictConfig:
+    """The config of a command line, with Hydra's own node.
+
+    Args:
+        overrides: of the command line, without flags.
+        name: of the file in `conf/`, or of a config that Hydra's store holds.
+
+    Raises:
+        HydraException, OmegaConfBaseException, YAMLError: see `vae_lab.config.explain`.
+    """
+    with LOCK:
+        state, base = GlobalHydra.instance(), VersionBase.instance()
+        before, state.hydra, version = state.hydra, None, base.version_base  # of a program of Hydra's that runs
+        try:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                return compose(name, list(overrides), return_hydra_config=True)
+        finally:
+            GlobalHydra.set_instance(state)
+            state.hydra, base.version_base = before, version
+
+
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """A copy without Hydra's own node."""
+    own = cfg.copy()
+    with open_dict(own):
+        own.pop("hydra", None)
+    return own
+
+
+def names_folder(cfg: DictConfig) -> bool:
+    """Whether a config that holds Hydra's node names the run's folder, which else is a new one at every start."""
+    plain: Any = OmegaConf.to_container(cfg)
+    is_given = plain.get("run_dir", "${hydra:runtime.output_dir}") != "${hydra:runtime.output_dir}"
+    return is_given or "${unique:}" not in plain["hydra"]["run"]["dir"]
+
+
+def folder_of(cfg: DictConfig) -> str:
+    """The run's folder, as a config that holds Hydra's node names it."""
+    with chosen(cfg):
+        return os.path.abspath(cfg.hydra.run.dir)
+
+
+@contextmanager
+def chosen(cfg: DictConfig) -> Iterator[None]:
+    """While the block runs, Hydra knows what was chosen in a config that holds its node, as in a run of its own."""
+    state = HydraConfig.instance()
+    before = state.cfg
+    state.set_config(cfg)
+    try:
+        yield
+    finally:
+        state.cfg = before
