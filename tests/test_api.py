@@ -196,7 +196,7 @@ def test_a_model_is_at_rest_or_trainable(run):
     loss.backward()
     own.sample(2, 0)
     assert own.vae.training
-    with pytest.raises(RunError, match="no checkpoint at"):
+    with pytest.raises(ValueError, match="checkpoint must be best, last or one that was kept"):
         vae_lab.load_run(run.folder, "first")
 
 
