@@ -38,7 +38,8 @@ canvas { width: 100%; aspect-ratio: 1; display: block; touch-action: none; curso
   color: var(--st-text-color); background: var(--st-background-color); box-shadow: 0 1px 6px #0006 }
 .tip canvas { width: 84px; height: 84px; aspect-ratio: auto; image-rendering: pixelated }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 12px; padding-top: 6px; color: var(--st-text-color) }
-.sliders label { display: grid; grid-template-columns: 1fr auto; margin-top: 10px; color: var(--st-text-color) }
+.sliders { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 8px 24px; margin-top: 10px }
+.sliders label { display: grid; grid-template-columns: 1fr auto; color: var(--st-text-color) }
 .sliders input { grid-column: 1 / 3; width: 100%; margin: 4px 0; accent-color: var(--st-primary-color) }
 .legend i { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 4px }
 """
