@@ -38,6 +38,19 @@ def test_checkpoints_measures_every_size_and_both_directions(benchmark, capsys, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_cost_measures_in_a_process_of_its_own_and_draws(benchmark, tmp_path):
+    cost = benchmark("cost")
+    assert cost.forked(lambda folder: 1.5, tmp_path).seconds == 1.5
+    whole = cost.forked(lambda folder: None, tmp_path)
+    assert 0 < whole.seconds < 5
+    assert whole.megabytes > 10
+    with pytest.raises(AssertionError, match="SystemExit"):
+        cost.forked(lambda folder: exit(3), tmp_path)
+    lines = {name: [(1, cost.Cost(1, 2)), (10, cost.Cost(9, 3))] for name in ("one", "other")}
+    cost.draw(tmp_path / "plot.png", "title", "runs", "seconds", lines, "a machine")
+    assert 1_000 < (tmp_path / "plot.png").stat().st_size < 60_000
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["mlp", "conv", "resnet", "gan", "vq"])
 def test_the_bare_loop_has_the_losses_of_the_program(case, benchmark, tmp_path):
