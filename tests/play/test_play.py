@@ -87,9 +87,10 @@ def test_a_run_that_has_diverged_is_refused(config, monkeypatch):
 def test_a_tile_of_the_manifold_is_what_its_middle_decodes_to(make):
     subject, side = make(), 4
     low, high = subject.bounds
-    tiles = subject.manifold((0, 1), torch.zeros(2), subject.label(), side)
+    tiles = torch.from_numpy(subject.manifold((0, 1), torch.zeros(2), subject.label(), side))
     middle = low + (high - low) * torch.tensor([3.5, 0.5]) / side  # the last column of the bottom row
-    torch.testing.assert_close(tiles[:, -8:, -8:], subject.decode(middle[None], subject.label())[0])
+    image = subject.decode(middle[None], subject.label())[0, 0]
+    assert (tiles[-8:, -8:, 0] / 255 - image).abs().max() <= 0.5 / 255 + 1e-6  # a byte's rounding
 
 
 def test_a_walk_begins_and_ends_at_its_ends_and_keeps_the_length_on_a_sphere():
