@@ -6,6 +6,7 @@ A view gets the subjects that are shown side by side.
 import base64
 import io
 import math
+import re
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from pathlib import Path
@@ -64,7 +65,7 @@ def page() -> None:
     st.set_page_config(page_title="vae_lab play", layout="wide")
     shown = names = [subject.name for subject in SUBJECTS]
     if len(names) == 1:
-        st.caption(f"**{names[0]}**")
+        st.caption(plain(names[0]))
     else:
         shown = (
             st.pills("Runs", names, selection_mode="multi", default=names, key="runs", bind="query-params") or names[:1]
@@ -72,7 +73,7 @@ def page() -> None:
     subjects = [subject for subject in SUBJECTS if subject.name in shown]
     for subject in subjects:
         if subject.trouble:
-            st.warning(f"The images of {subject.name} cannot be read: {subject.trouble}")
+            st.warning(plain(f"The images of {subject.name} cannot be read: {subject.trouble}"))
     views = {name: [s for s in subjects if can(s)] for name, (_, can) in VIEWS.items()}
     names = [name for name, able in views.items() if able]
     chosen = st.segmented_control(
@@ -90,7 +91,7 @@ def view(draw: Callable[[list[Subject]], None]) -> Callable[[list[Subject]], Non
         try:
             draw(subjects)
         except (DataError, RunError, OSError) as error:
-            st.error(one_line(error))
+            st.error(plain(one_line(error)))
 
     return guarded
 
@@ -133,7 +134,9 @@ def latents(subjects: list[Subject]) -> None:
         for subject in subjects:
             if subject not in same:
                 shape = " x ".join(map(str, subject.vae.latent_shape))
-                st.caption(f"{subject.name} has other latents ({shape}); to move these, leave the runs before it out.")
+                st.caption(
+                    plain(f"{subject.name} has other latents ({shape}); to move these, leave the runs before it out.")
+                )
         downloads("latents", drawn, {"latents": z[None]})
 
 
@@ -196,7 +199,7 @@ def samples(subjects: list[Subject]) -> None:
     for column, subject in side_by_side(subjects):
         with column:
             if name not in subject.samplers:
-                st.caption(f"{subject.name} has no {name}")
+                st.caption(plain(f"{subject.name} has no {name}"))
                 continue
             with st.spinner(f"fitting {name}"):
                 z = subject.draw(name, num, temperature, seed)
@@ -262,7 +265,7 @@ def map_of_codes(subjects: list[Subject]) -> None:
     """The codes of images in the plane: look at one, or enclose a group to see what its mean stands for."""
     for column, subject in side_by_side(subjects):
         with column:
-            st.caption(f"**{subject.name}**: drag around a group to see its mean, or click one image")
+            st.caption(plain(f"{subject.name}: drag around a group to see its mean, or click one image"))
             key = f"{subject.name} map"
             plane(key, atlas(subject), on_chosen_change=lambda: None)
             chosen = [i for i in (st.session_state.get(key) or {}).get("chosen") or [] if i < len(subject.codes)]
@@ -412,7 +415,9 @@ def choose_labels(subjects: list[Subject], key: str, all_in_turn: bool = False) 
             options = [-1] * (all_in_turn and not column) + list(range(num))
             text = lambda v, c=column: "all in turn" if v < 0 else label_name(taking[0], v) if c == 0 else str(v)  # noqa: E731
             row.append(
-                st.selectbox(name.capitalize(), options, format_func=text, key=f"{key} label {column}", width=180)
+                st.selectbox(
+                    plain(name.capitalize()), options, format_func=text, key=f"{key} label {column}", width=180
+                )
             )
     for subject in taking:
         if len(subject.vae.num_classes) == len(row):
@@ -420,6 +425,11 @@ def choose_labels(subjects: list[Subject], key: str, all_in_turn: bool = False) 
             labels = torch.tensor([row]) if row[0] >= 0 else torch.tensor([[k, *row[1:]] for k in range(most[0] + 1)])
             chosen[subject.name] = torch.minimum(labels, most)
     return chosen
+
+
+def plain(text: str) -> str:
+    """Text that Streamlit shows as it is: what a stranger's run says must not become a link or a picture elsewhere."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
 
 
 def label_name(subject: Subject, label: int) -> str:
@@ -441,7 +451,7 @@ def picture(images: Tensor, least: int, name: str, num_columns: int | None = Non
     scale = math.ceil(least / min(images.shape[-2:]))
     images = images.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
     drawn = pictures.grid(images, num_columns or math.ceil(math.sqrt(len(images))))
-    st.image(data_url(drawn), caption=name if len(SUBJECTS) > 1 else None)
+    st.image(data_url(drawn), caption=plain(name) if len(SUBJECTS) > 1 else None)
     return drawn
 
 
