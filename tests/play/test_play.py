@@ -29,7 +29,8 @@ KINDS = {
     "gumbel": ["posterior=gumbel", "posterior.num_categories=4", "latent_dim=8"],
     "finite": ["posterior=fsq", "posterior.levels=[3,3]", "latent_dim=4"],
     "layers": ["posterior=hierarchical", "prior=hierarchical", "loss=optimal_sigma"],
-    "flow": ["posterior=iaf", "prior=vamp", "prior.components=5"],
+    "flow": ["posterior=iaf", "prior=flow"],
+    "vamp": ["prior=vamp", "prior.components=5"],
     "sphere": ["posterior=vmf", "latent_dim=3"],
 }  # fmt: skip
 
@@ -87,9 +88,10 @@ def test_a_run_that_has_diverged_is_refused(config, monkeypatch):
 def test_a_tile_of_the_manifold_is_what_its_middle_decodes_to(make):
     subject, side = make(), 4
     low, high = subject.bounds
-    tiles = subject.manifold((0, 1), torch.zeros(2), subject.label(), side)
+    tiles = torch.from_numpy(subject.manifold((0, 1), torch.zeros(2), subject.label(), side))
     middle = low + (high - low) * torch.tensor([3.5, 0.5]) / side  # the last column of the bottom row
-    torch.testing.assert_close(tiles[:, -8:, -8:], subject.decode(middle[None], subject.label())[0])
+    image = subject.decode(middle[None], subject.label())[0, 0]
+    assert (tiles[-8:, -8:, 0] / 255 - image).abs().max() <= 0.5 / 255 + 1e-6  # a byte's rounding
 
 
 def test_a_walk_begins_and_ends_at_its_ends_and_keeps_the_length_on_a_sphere():
@@ -185,15 +187,17 @@ def test_runs_are_shown_side_by_side_on_the_same_latents(make):
     page = shown([first, second, other])
     check(page)
     assert [image.captions[0] for image in page.image] == ["mlp", "smaller"]
-    assert any("conv has other latents: 5" in caption.value for caption in page.caption)
+    assert any("conv has other latents" in caption.value for caption in page.caption)
 
 
 def test_a_run_whose_images_are_missing_is_shown_without_them(config, make):
     cfg = config("latent_dim=2")
-    subject = Subject("mlp", Path(cfg.run_dir), build_vae(cfg).eval().requires_grad_(False), cfg, None, "they are gone")
+    subject = Subject(
+        "mlp", Path(cfg.run_dir), build_vae(cfg).eval().requires_grad_(False), cfg, None, "![gone](http://x.y)"
+    )
     page = shown([subject])
     check(page)
-    assert "they are gone" in page.warning[0].value
+    assert r"\!\[gone\]\(http\:\/\/x\.y\)" in page.warning[0].value  # words, not a picture from elsewhere
     assert page.segmented_control(key="view").options == ["Latents", "Samples", "Reconstruct"]
 
 

@@ -6,6 +6,7 @@ A view gets the subjects that are shown side by side.
 import base64
 import io
 import math
+import re
 from collections.abc import Callable
 from functools import lru_cache, wraps
 from pathlib import Path
@@ -17,19 +18,18 @@ import streamlit as st
 import torch
 from matplotlib.colors import to_hex
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from vae_lab.data.image_folder import ENDINGS
 from vae_lab.errors import DataError, RunError, one_line
 from vae_lab.evaluation import pictures
 from vae_lab.evaluation.pictures import MUTED, principal_components
-from vae_lab.play.subject import MAX_BYTES, Subject, enlarged, interpolate, open_subject, png
+from vae_lab.play.subject import MAX_BYTES, Subject, encoded, interpolate, open_subject, tiled
 
 SUBJECTS: list[Subject] = []  # what the command has opened, for all visits
 MAX_SLIDERS = 12  # that are shown at first
 MAX_POINTS = 1000  # of the map
 MAX_THUMBNAIL = 32  # pixels, on the map
-LARGE, SIDE = 280, 16  # pixels of a picture that stands alone; tiles of a manifold
+LARGE, SIDE = 280, 16  # pixels of a picture that stands alone; most tiles in a row of a manifold
 CSS = """
 :host { display: block } .plane { position: relative; max-width: 460px; font: 13px var(--st-font, sans-serif) }
 canvas { width: 100%; aspect-ratio: 1; display: block; touch-action: none; cursor: crosshair; border-radius: 8px;
@@ -65,7 +65,7 @@ def page() -> None:
     st.set_page_config(page_title="vae_lab play", layout="wide")
     shown = names = [subject.name for subject in SUBJECTS]
     if len(names) == 1:
-        st.caption(f"**{names[0]}**")
+        st.caption(plain(names[0]))
     else:
         shown = (
             st.pills("Runs", names, selection_mode="multi", default=names, key="runs", bind="query-params") or names[:1]
@@ -73,7 +73,7 @@ def page() -> None:
     subjects = [subject for subject in SUBJECTS if subject.name in shown]
     for subject in subjects:
         if subject.trouble:
-            st.warning(f"The images of {subject.name} cannot be read: {subject.trouble}")
+            st.warning(plain(f"The images of {subject.name} cannot be read: {subject.trouble}"))
     views = {name: [s for s in subjects if can(s)] for name, (_, can) in VIEWS.items()}
     names = [name for name, able in views.items() if able]
     chosen = st.segmented_control(
@@ -91,7 +91,7 @@ def view(draw: Callable[[list[Subject]], None]) -> Callable[[list[Subject]], Non
         try:
             draw(subjects)
         except (DataError, RunError, OSError) as error:
-            st.error(one_line(error))
+            st.error(plain(one_line(error)))
 
     return guarded
 
@@ -127,15 +127,16 @@ def latents(subjects: list[Subject]) -> None:
         z = st.session_state[key]
         move_latents(first, key, first.order[:num], labels[first.name])
     with shown:
-        drawn = {}
+        drawn = []
         for column, subject in side_by_side(same):
             with column:
-                drawn[subject.name] = subject.decode(z[None], labels[subject.name])
-                picture(drawn[subject.name], LARGE, subject.name)
+                drawn.append(picture(subject.decode(z[None], labels[subject.name]), LARGE, subject.name))
         for subject in subjects:
             if subject not in same:
                 shape = " x ".join(map(str, subject.vae.latent_shape))
-                st.caption(f"{subject.name} has other latents ({shape}); to move these, leave the runs before it out.")
+                st.caption(
+                    plain(f"{subject.name} has other latents ({shape}); to move these, leave the runs before it out.")
+                )
         downloads("latents", drawn, {"latents": z[None]})
 
 
@@ -180,8 +181,8 @@ def move_latents(subject: Subject, key: str, dims: list[int], labels: Tensor) ->
 @lru_cache(maxsize=100)
 def manifold(subject: Subject, dims: tuple[int, int], labels: tuple[int, ...]) -> str:
     """What two latents stand for, as a data URL."""
-    drawn = subject.manifold(dims, subject.centre, torch.tensor([labels]).long(), SIDE)
-    return data_url(enlarged(drawn, 448), "JPEG")
+    side = max(4, min(SIDE, 512 // subject.vae.image_shape[-1]))
+    return data_url(subject.manifold(dims, subject.centre, torch.tensor([labels]).long(), side), "JPEG")
 
 
 @view
@@ -194,18 +195,18 @@ def samples(subjects: list[Subject]) -> None:
         temperature = st.slider("Temperature", 0.0, 2.0, 1.0, 0.05, width=220)
         seed = st.number_input("Seed", 0, 2**31, 0, width=120)
     labels = choose_labels(subjects, "samples", all_in_turn=True)
-    drawn, codes = {}, {}
+    drawn, codes = [], {}
     for column, subject in side_by_side(subjects):
         with column:
             if name not in subject.samplers:
-                st.caption(f"{subject.name} has no {name}")
+                st.caption(plain(f"{subject.name} has no {name}"))
                 continue
             with st.spinner(f"fitting {name}"):
                 z = subject.draw(name, num, temperature, seed)
             y = labels[subject.name]
             y = y[torch.arange(num) % len(y)]
-            drawn[subject.name], codes[subject.name] = subject.decode(z, y), z
-            picture(drawn[subject.name], 48, subject.name)
+            codes[subject.name] = z
+            drawn.append(picture(subject.decode(z, y), 48, subject.name))
             if temperature != 1 and not subject.has_temperature(name):
                 st.caption("The codes of this prior are all equally likely: there is no temperature.")
     downloads("samples", drawn, codes)
@@ -216,15 +217,16 @@ def reconstruct(subjects: list[Subject]) -> None:
     """Images and what the model makes of their codes."""
     source = choose_source(subjects, "reconstruct")
     labels = choose_labels(subjects, "reconstruct") if source[0] == "upload" else None
-    drawn, codes = {}, {}
+    drawn, codes = [], {}
     for column, subject in side_by_side(subjects):
         with column:
             x, y = take(subject, source, 8, None if labels is None else labels[subject.name])
             z = subject.encode(x, y)[0]
             x_hat = subject.decode(z, y)
-            drawn[subject.name], codes[subject.name] = torch.cat([x, x_hat]), z
+            codes[subject.name] = z
             error = (x - x_hat).square().mean()
-            picture(drawn[subject.name], LARGE if len(x) == 1 else 48, subject.name, max(len(x), 2))
+            least = LARGE if len(x) == 1 else 48
+            drawn.append(picture(torch.cat([x, x_hat]), least, subject.name, max(len(x), 2)))
             where = "The image and its reconstruction" if len(x) == 1 else "Images above, reconstructions below"
             st.caption(f"{where}: mse {error:.4f} per pixel")
     downloads("reconstructions", drawn, codes)
@@ -240,7 +242,7 @@ def between(subjects: list[Subject]) -> None:
     for side, column in zip(("From", "To"), st.columns(2), strict=True):
         with column:
             ends.append(choose_source(subjects, side, side, int(side == "To")))
-    drawn, codes = {}, {}
+    drawn, codes = [], {}
     for subject in subjects:
         z, pair, y = [], list[Tensor](), subject.label()
         for number, source in enumerate(ends):
@@ -252,9 +254,9 @@ def between(subjects: list[Subject]) -> None:
                 z.append(subject.draw("prior", 1, 1.0, source[1])[0])
         path = interpolate(z[0], z[1], steps, way == "spherical")
         images = subject.decode(path, y)
-        drawn[subject.name] = torch.cat([pair[0], images, pair[1]]) if pair else images
+        shown = torch.cat([pair[0], images, pair[1]]) if pair else images
+        drawn.append(picture(shown, 48, subject.name, len(shown)))
         codes[subject.name] = path
-        picture(drawn[subject.name], 48, subject.name, len(drawn[subject.name]))
     downloads("interpolation", drawn, codes)
 
 
@@ -263,17 +265,16 @@ def map_of_codes(subjects: list[Subject]) -> None:
     """The codes of images in the plane: look at one, or enclose a group to see what its mean stands for."""
     for column, subject in side_by_side(subjects):
         with column:
-            st.caption(f"**{subject.name}**: drag around a group to see its mean, or click one image")
+            st.caption(plain(f"{subject.name}: drag around a group to see its mean, or click one image"))
             key = f"{subject.name} map"
             plane(key, atlas(subject), on_chosen_change=lambda: None)
             chosen = [i for i in (st.session_state.get(key) or {}).get("chosen") or [] if i < len(subject.codes)]
             if chosen:
                 z, y = subject.codes[chosen].mean(0, keepdim=True), subject.y[chosen[:1]]
-                images = torch.cat([subject.x[chosen[:15]], subject.decode(z, y)])
-                drawn = subject.decode(z, y) if len(chosen) > 1 else images
-                picture(drawn, 140, subject.name, 2)
+                image = subject.decode(z, y)
+                drawn = picture(image if len(chosen) > 1 else torch.cat([subject.x[chosen], image]), 140, subject.name)
                 st.caption(f"the mean of {len(chosen)} codes" if len(chosen) > 1 else "the image, and its code decoded")
-                downloads(key, {subject.name: drawn}, {"mean": z, "codes": subject.codes[chosen]})
+                downloads(key, [drawn], {"mean": z, "codes": subject.codes[chosen]})
 
 
 @lru_cache(maxsize=20)
@@ -303,7 +304,7 @@ def atlas(subject: Subject) -> dict[str, Any]:
         "colours": [colours[value] for value in values],
         "legend": [[label_name(subject, k), c] for k, c in colours.items()] if 1 < len(kinds) <= len(MUTED) else [],
         "texts": texts,
-        "sheet": data_url(make_grid(x, nrow=32, padding=0)[: x.shape[1]], "JPEG"),
+        "sheet": data_url(tiled(x, 32), "JPEG"),
         "tile": [x.shape[3], x.shape[2], min(32, len(x))],
         "lasso": True,
     }
@@ -320,13 +321,13 @@ def arithmetic(subjects: list[Subject]) -> None:
         plus = st.selectbox("plus the mean of", present, len(present) - 1, format_func=lambda v: label_name(first, v),
                             width=180)  # fmt: skip
         most = st.slider("Strength", 0.0, 2.0, 1.0, 0.05, width=220)
-    drawn, codes = {}, {}
+    drawn, codes = [], {}
     for subject in subjects:
         x, y = take(subject, source, 1, subject.label())
         direction = (subject.mean_of(plus) - subject.mean_of(less)).nan_to_num()  # a label may be missing elsewhere
         z = subject.encode(x, y)[0] + torch.linspace(0, most, 6)[:, None] * direction
-        drawn[subject.name], codes[subject.name] = torch.cat([x, subject.decode(z, y)]), z
-        picture(drawn[subject.name], 84, subject.name, 7)
+        codes[subject.name] = z
+        drawn.append(picture(torch.cat([x, subject.decode(z, y)]), 84, subject.name, 7))
     st.caption(f"the image, its code decoded, and on the way to {most:g} times the difference")
     downloads("arithmetic", drawn, codes)
 
@@ -335,7 +336,7 @@ def arithmetic(subjects: list[Subject]) -> None:
 def codes_of_book(subjects: list[Subject]) -> None:
     """The indices of an image in a book of codes, which can be edited."""
     source = choose_source(subjects, "codes")
-    drawn, found = {}, {}
+    drawn, found = [], {}
     for column, subject in side_by_side(subjects):
         with column:
             x, y = take(subject, source, 1, subject.label())
@@ -361,8 +362,8 @@ def codes_of_book(subjects: list[Subject]) -> None:
             values = torch.tensor([list(column) for column in edited.values()]).T.clamp(0, most)
             indices[0].view(flat.shape)[layer] = values
             z = [subject.vae.posterior.lookup(i).flatten(1) for i in (own, indices)]
-            drawn[subject.name], found[subject.name] = subject.decode(torch.cat(z), y), indices
-            picture(torch.cat([x, drawn[subject.name]]), 140, subject.name, 3)
+            found[subject.name] = indices
+            drawn.append(picture(torch.cat([x, subject.decode(torch.cat(z), y)]), 140, subject.name, 3))
             st.caption(f"the image, from its codes, from the codes above (each from 0 to {most})")
     downloads("codes", drawn, found)
 
@@ -414,7 +415,9 @@ def choose_labels(subjects: list[Subject], key: str, all_in_turn: bool = False) 
             options = [-1] * (all_in_turn and not column) + list(range(num))
             text = lambda v, c=column: "all in turn" if v < 0 else label_name(taking[0], v) if c == 0 else str(v)  # noqa: E731
             row.append(
-                st.selectbox(name.capitalize(), options, format_func=text, key=f"{key} label {column}", width=180)
+                st.selectbox(
+                    plain(name.capitalize()), options, format_func=text, key=f"{key} label {column}", width=180
+                )
             )
     for subject in taking:
         if len(subject.vae.num_classes) == len(row):
@@ -422,6 +425,11 @@ def choose_labels(subjects: list[Subject], key: str, all_in_turn: bool = False) 
             labels = torch.tensor([row]) if row[0] >= 0 else torch.tensor([[k, *row[1:]] for k in range(most[0] + 1)])
             chosen[subject.name] = torch.minimum(labels, most)
     return chosen
+
+
+def plain(text: str) -> str:
+    """Text that Streamlit shows as it is: what a stranger's run says must not become a link or a picture elsewhere."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
 
 
 def label_name(subject: Subject, label: int) -> str:
@@ -435,41 +443,39 @@ def side_by_side(subjects: list[Subject]) -> Any:
     return zip(st.columns(len(subjects)), subjects, strict=True)
 
 
-def picture(images: Tensor, least: int, name: str, num_columns: int | None = None) -> None:
+def picture(images: Tensor, least: int, name: str, num_columns: int | None = None) -> np.ndarray:
     """Show images (B, C, H, W) as tiles of at least so many pixels, named where there are several subjects.
 
     The picture travels within the page: a file of its own would be gone before it is fetched, in the middle of a drag.
     """
-    columns = num_columns or math.ceil(math.sqrt(len(images)))
-    tiles = torch.from_numpy(pictures.grid(enlarged(images, least), columns)).permute(2, 0, 1) / 255
-    st.image(data_url(tiles), caption=name if len(SUBJECTS) > 1 else None)
+    scale = math.ceil(least / min(images.shape[-2:]))
+    images = images.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+    drawn = pictures.grid(images, num_columns or math.ceil(math.sqrt(len(images))))
+    st.image(data_url(drawn), caption=plain(name) if len(SUBJECTS) > 1 else None)
+    return drawn
 
 
-def downloads(name: str, drawn: dict[str, Tensor], codes: dict[str, Tensor]) -> None:
+def downloads(name: str, drawn: list[np.ndarray], codes: dict[str, Tensor]) -> None:
     """What is seen as a PNG, and its codes as an .npz; made when they are asked for."""
     if not drawn:
         return
-
-    def image() -> bytes:
-        grids = [pictures.grid(x, math.ceil(math.sqrt(len(x)))) for x in drawn.values()]
-        return png(pictures.beside(grids))
 
     def arrays() -> bytes:
         buffer, found = io.BytesIO(), {key: value.numpy() for key, value in codes.items()}
         np.savez(buffer, allow_pickle=False, **found)
         return buffer.getvalue()
 
+    height, width = drawn[0].shape[:2]
+    together = pictures.stack if width > 2 * height else pictures.beside
     with st.container(horizontal=True):
+        image = lambda: encoded(together(drawn))  # noqa: E731
         st.download_button("PNG", image, f"{name}.png", "image/png", key=f"{name} png", on_click="ignore")
         st.download_button("Codes (.npz)", arrays, f"{name}.npz", key=f"{name} npz", on_click="ignore")
 
 
-def data_url(image: Tensor, kind: str = "PNG") -> str:
-    """An image (C, H, W) as a data URL."""
-    buffer = io.BytesIO()
-    pixels = (image.nan_to_num().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    pictures.Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(buffer, kind, quality=85)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def data_url(drawn: np.ndarray, kind: str = "PNG") -> str:
+    """A picture (H, W, 3) as a data URL."""
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(encoded(drawn, kind)).decode()}"
 
 
 def plane(key: str, data: dict[str, Any], **on_change: Any) -> None:

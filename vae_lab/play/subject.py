@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
@@ -202,15 +203,14 @@ class Subject:
                 z, centre = fitted.sample(num, generator).flatten(1), self.codes.mean(0)
         return centre + temperature * (z - centre) if self.has_temperature(sampler) else z
 
-    def manifold(self, dims: tuple[int, int], z: Tensor, y: Tensor, side: int) -> Tensor:
-        """One picture (C, side H, side W) of two latents over their bounds, the second upwards; the others are z's."""
+    def manifold(self, dims: tuple[int, int], z: Tensor, y: Tensor, side: int) -> np.ndarray:
+        """One picture of two latents over their bounds, the second upwards, in rows of `side`; the others are z's."""
         low, high = self.bounds
         steps = (torch.arange(side) + 0.5) / side  # a tile is what its middle stands for
         right, up = (low[dim] + (high[dim] - low[dim]) * steps for dim in dims)
         points = z.repeat(side * side, 1)
         points[:, list(dims)] = torch.cartesian_prod(up.flip(0), right).flip(1)
-        tiles = make_grid(self.decode(points, y), nrow=side, padding=0)
-        return tiles[: self.vae.image_shape[0]]
+        return tiled(self.decode(points, y), side)
 
     def mean_of(self, label: int) -> Tensor:
         """The mean code (1, D) of the images with a label in the first column."""
@@ -265,6 +265,8 @@ def open_subject(folder: Path, settings: dict[str, Any], others: Sequence[Subjec
         check_same_images(data, stored.images)
     except (DataError, OSError) as error:
         data, trouble = None, one_line(error)
+    except (LookupError, TypeError, AttributeError) as error:  # a stranger's config can lack anything, anywhere
+        raise ValueError(f"the config beside {stored.source} does not describe images: {one_line(error)}") from error
     subject = Subject(folder.resolve().name, folder, vae, cfg, data, trouble)
     if not subject.codes.isfinite().all():
         raise NumericsError(f"{folder} has nothing to play with: its codes are not finite, the model has diverged")
@@ -285,14 +287,14 @@ def interpolate(start: Tensor, end: Tensor, num: int, on_sphere: bool) -> Tensor
     return (((1 - t) * angle).sin() * start + (t * angle).sin() * end) / angle.sin()
 
 
-def enlarged(images: Tensor, least: int) -> Tensor:
-    """Images (..., H, W) whose pixels are repeated until the shorter side has at least so many."""
-    scale = math.ceil(least / min(images.shape[-2:]))
-    return images.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+def tiled(images: Tensor, num_columns: int) -> np.ndarray:
+    """Images (B, C, H, W) row by row without gaps, one picture (H, W, 3)."""
+    tiles = make_grid(images.nan_to_num().clamp(0, 1), nrow=num_columns, padding=0)
+    return (tiles * 255).round().byte().permute(1, 2, 0).contiguous().numpy()
 
 
-def png(picture: Any) -> bytes:
-    """A picture (H, W, 3) as a PNG."""
+def encoded(picture: np.ndarray, kind: str = "PNG") -> bytes:
+    """A picture (H, W, 3) as a file."""
     buffer = BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    Image.fromarray(picture).save(buffer, kind, quality=85)
     return buffer.getvalue()
