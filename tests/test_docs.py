@@ -29,7 +29,7 @@ LINES = [
 TRAINING = {
     tuple(shlex.split(line, comments=True)[1:])
     for line in LINES
-    if re.match(r"vae-lab (?!eval |compare |export |ls|reproduce|resume)", line)
+    if re.match(r"vae-lab (?!eval |compare |export |play |ls|reproduce|resume)", line)
 }
 CALLS = {"eval": evaluate_runs, "compare": compare_runs, "export": export_run}
 TINY = ["logger=none", "callbacks.gallery=null", "trainer=cpu", "trainer.max_steps=2", "trainer.limit_val_batches=1"]
@@ -87,7 +87,7 @@ def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
     pattern = r"`(my_package/\w+\.py)` and\s+`(my_conf/\w+/\w+\.yaml)`:\n\n```python\n(.*?)```\n\n```yaml\n(.*?)```"
     found = re.findall(pattern, PARTS, re.DOTALL)
-    assert len(found) == 4
+    assert len(found) == 7
     for python, yaml, *contents in found:
         for name, content in zip((python, yaml), contents, strict=True):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,10 @@ def parts(tmp_path_factory):
 # What is trained together, and how the page shows it.
 SHOWN = {
     "loss=logistic objective=absolute": ["loss=logistic", "objective=absolute"],
-    "model=shallow dataset=stripes": ["model=shallow dataset=stripes"],
+    "model=shallow dataset=stripes posterior=laplace prior=wide metrics=mae": [
+        "model=shallow dataset=stripes",
+        "posterior=laplace prior=wide metrics=mae",
+    ],
 }
 
 
@@ -115,4 +118,6 @@ def test_added_parts_train(parts, monkeypatch, capsys):
         with pytest.raises(SystemExit, match="2"):
             main()
         assert "is not trusted" in capsys.readouterr().err
-    assert len(list(parts.glob("outputs/2*/*/result.json"))) == len(SHOWN)
+    results = [path.read_text() for path in parts.glob("outputs/2*/*/result.json")]
+    assert len(results) == len(SHOWN)
+    assert any("val/mae" in result and "val/mean_scale" in result for result in results)

@@ -98,7 +98,7 @@ def load_run(folder: str | Path, checkpoint: str = "best", trainable: bool = Fal
 
     Args:
         folder: the run folder, or a folder that `vae-lab-export` wrote.
-        checkpoint: `best` or `last`; an export holds only one of them.
+        checkpoint: `best`, `last`, or one that was kept, as `epoch_0010`; an export holds only one of them.
         trainable: for a loop of one's own: the model is in training mode and its parameters take gradients.
 
     Returns:

@@ -1,6 +1,7 @@
 """Samplers: each draws the law of the codes that it was fitted to, and is kept in the run folder."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,6 @@ from vae_lab.evaluation.evaluate import evaluate_runs
 from vae_lab.evaluation.samplers import TRAINED, Autoregressive, Flow, Mixture, TwoStage
 from vae_lab.models.priors import StandardNormal
 from vae_lab.training.train import train
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
 
 
 def generator() -> torch.Generator:
@@ -132,6 +128,26 @@ def test_an_evaluation_fits_a_sampler_once_and_draws_from_it(name, config, monke
 def test_steps_of_what_is_not_trained_are_refused():
     with pytest.raises(ValueError, match="sampler_steps=9 has no effect with sampler=mixture, only with flow, two_st"):
         evaluate_runs(["folder", "samples=3", "sampler=mixture", "sampler_steps=9"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [([], ""), (["loss.KLD_weight=1e-6"], "the mean square of a latent is .*sampler=mixture"),
+     (["posterior=fsq", "posterior.levels=[3,3,2]"], "sampler=autoregressive")],
+    ids=["elbo", "small_weight", "book"],
+)  # fmt: skip
+def test_samples_of_a_prior_that_is_not_the_law_of_the_codes_are_explained(overrides, said, config, capsys):
+    cfg = config(*overrides, "trainer.max_steps=1")
+    train(cfg)
+    if "loss.KLD_weight=1e-6" in overrides:  # what many steps would do
+        path = Path(cfg.run_dir) / "checkpoints" / "best.ckpt"
+        content = torch.load(path, weights_only=True)
+        content["state_dict"] = {k: 20 * v if "encoder" in k else v for k, v in content["state_dict"].items()}
+        torch.save(content, path)
+    capsys.readouterr()
+    evaluate_runs([cfg.run_dir, "samples=200"])
+    found = capsys.readouterr().err
+    assert re.search(said, found) if said else "expect noise" not in found
 
 
 def test_what_cannot_be_fitted_is_refused_with_the_reason(config):

@@ -12,39 +12,7 @@ from vae_lab.runs.checkpoints import (
     is_safe_point,
     load_checkpoint,
     save_last,
-    set_position,
 )
-
-# The place in training
-
-
-def positioned(epoch: int, batch: int, batches_seen: int) -> dict:
-    untouched = {"state_dict": {}, "epoch_loop.state_dict": {}}
-    checkpoint = {"loops": {"fit_loop": {**untouched, "epoch_progress": "old"}, "validate_loop": {}}}
-    set_position(checkpoint, epoch, batch, batches_seen)
-    assert untouched.items() <= checkpoint["loops"]["fit_loop"].items()
-    return checkpoint["loops"]["fit_loop"]
-
-
-@pytest.mark.parametrize(("batch", "begun"), [(0, 3), (4, 4)])
-def test_a_position_has_begun_an_epoch_with_its_first_batch(batch, begun):
-    loop = positioned(3, batch, 30 + batch)
-    epochs = {"ready": begun, "started": begun, "processed": 3, "completed": 3}
-    assert loop["epoch_progress"] == {"total": epochs, "current": epochs}
-    assert set(loop["epoch_loop.batch_progress"]["total"].values()) == {30 + batch}
-    assert set(loop["epoch_loop.batch_progress"]["current"].values()) == {batch}
-    assert loop["epoch_loop.batch_progress"]["is_last_batch"] is False
-
-
-def test_the_position_has_the_form_of_lightnings_own():
-    from lightning.pytorch.loops.progress import _BatchProgress, _Progress
-
-    loop = positioned(3, 4, 34)
-    epochs, batches = _Progress(), _BatchProgress()
-    epochs.load_state_dict(loop["epoch_progress"])
-    batches.load_state_dict(loop["epoch_loop.batch_progress"])
-    assert epochs.state_dict().keys() == loop["epoch_progress"].keys()
-    assert batches.state_dict() == loop["epoch_loop.batch_progress"]
 
 
 def trainer(batch_idx=0, num_batches=10, accumulate=1, val_check_batch=10, every_n_epoch=1, total_batch_idx=0):
@@ -96,15 +64,9 @@ class FakeTrainer(SimpleNamespace):
 @pytest.fixture
 def fit(tmp_path):
     lit = SimpleNamespace(batches_seen=10, epochs_begun=1, state_dict=lambda: {"w": torch.ones(2)})
-    fake = FakeTrainer(
-        default_root_dir=tmp_path,
-        is_global_zero=True,
-        sanity_checking=False,
-        global_step=0,
-        current_epoch=0,
-        num_training_batches=10,
-        state=SimpleNamespace(fn="fit"),
-    )
+    state = {"is_global_zero": True, "sanity_checking": False, "global_step": 0, "current_epoch": 0}
+    state |= {"num_training_batches": 10, "state": SimpleNamespace(fn="fit")}
+    fake = FakeTrainer(default_root_dir=tmp_path, **state)
     return fake, lit, tmp_path / "checkpoints"
 
 
@@ -139,6 +101,29 @@ def test_the_best_value_survives_a_resume(fit):
     assert load_checkpoint(folder / "best.ckpt") == {"step": 10}
 
 
+@pytest.mark.parametrize(
+    ("mode", "settings", "kept"),
+    [
+        ("min", {"keep": 2}, [2, 4]),
+        ("max", {"keep": 2}, [1, 3]),  # of the equal ones the first
+        ("last", {"keep": 2}, [5, 6]),
+        ("min", {"every_n_epochs": 2}, [2, 4, 6]),
+        ("min", {"every_n_epochs": 3, "keep": 1}, [6]),
+        ("min", {}, []),
+    ],
+)
+def test_so_many_of_so_many_epochs_are_kept(fit, mode, settings, kept):
+    fake, lit, folder = fit
+    callback = Checkpoints("val/loss", mode, 10, **settings)
+    for epoch, value in enumerate((4.0, 1.0, 5.0, 2.0, 3.0, 4.0), 1):
+        lit.epochs_begun = epoch
+        fake.validate(callback, lit, 10 * epoch, value)
+        state, callback = callback.state_dict(), Checkpoints("val/loss", mode, 10, **settings)
+        callback.load_state_dict(state)  # as after a kill
+    steps = {path.name: load_checkpoint(path)["step"] for path in folder.glob("epoch_*")}
+    assert steps == {f"epoch_{epoch:04d}.ckpt": 10 * epoch for epoch in kept}
+
+
 def test_a_file_system_without_links_gets_a_copy(fit, monkeypatch):
     fake, lit, folder = fit
 
@@ -168,6 +153,8 @@ def test_broken_weights_never_replace_a_good_checkpoint(fit, value):
     ("arguments", "message"),
     [
         (("val/loss", "least", 10), r"callbacks\.checkpoints\.mode must be min, max or last, got 'least'"),
+        (("val/loss", "min", 10, 0), r"callbacks\.checkpoints\.every_n_epochs must be >= 1, got 0"),
+        (("val/loss", "min", 10, None, -1), r"callbacks\.checkpoints\.keep must be >= 1, got -1"),
         (("val/loss", "min", 0), r"callbacks\.checkpoints\.every_n_minutes must be > 0, got 0"),
         (("val/loss", "min", float("nan")), r"callbacks\.checkpoints\.every_n_minutes must be > 0, got nan"),
     ],

@@ -83,7 +83,7 @@ def test_what_cannot_be_onnx_is_refused_in_one_line(config, capsys, monkeypatch)
     assert len(str(caught.value).splitlines()) == 1
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(onnx, "TOLERANCE", -1)
-    with pytest.raises(NumericsError, match="the decoder as ONNX gives .* beside what the model gives"):
+    with pytest.raises(NumericsError, match="the decoder as ONNX is .* away from what the model gives"):
         onnx.convert(vae, onnx.Decoder(vae), {"z": ""}, {"x": ""})
 
 

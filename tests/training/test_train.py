@@ -45,7 +45,12 @@ def test_a_run_leaves_the_whole_folder(config):
     assert result["best_value"] == best_value == result["val/loss"]
     assert (result["steps"], result["epochs"]) == (6, 2)
     assert status["state"] == "completed"
-    assert set(status["times"][0]) == {"started", "ended", "command", "commit"}
+    assert set(status["times"][0]) == {"started", "ended", "command", "commit", "host", "hardware"}
+    hardware = status["times"][0]["hardware"]
+    assert hardware["cpu"]
+    assert hardware["cores"] >= 1
+    assert hardware["memory_gb"] >= 1
+    assert isinstance(hardware["gpus"], list)
     assert status["versions"]["torch"] == torch.__version__
 
     run = vae_lab.load_run(folder, "last")
@@ -141,7 +146,7 @@ def test_a_tracker_forgets_the_end_of_a_run_that_goes_on(config, monkeypatch):
     assert (first["best_epoch"], last["best_epoch"]) == (2, 3)
 
 
-@pytest.mark.parametrize("overrides", [[], ["trainer.max_steps=2"]], ids=["at an epoch's end", "within an epoch"])
+@pytest.mark.parametrize("overrides", [pytest.param([], marks=pytest.mark.slow), ["trainer.max_steps=2"]])
 def test_a_run_killed_while_its_last_pictures_are_drawn_is_ended_by_its_continuation(overrides, config, monkeypatch):
     cfg = config(GALLERY, *overrides)
     with monkeypatch.context() as patch:

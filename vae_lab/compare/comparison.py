@@ -24,9 +24,9 @@ from vae_lab.compare.statistics import MIN_SEEDS
 from vae_lab.metrics.catalogue import find, key_of, name_of
 
 # Shown unless metrics are named, where they were measured; the first that all groups can be compared in decides.
-METRICS = ("elbo", "nll_isS", "mse", "reconstruction", "kl", "active_units", "fid", "confident", "class_entropy")
+GAME = ("generator_loss", "discriminator_loss")  # of two players: each says how good the other one is
+METRICS = ("elbo", "nll_isS", "mse", "reconstruction", "kl", "active_units", "fid", "confident", "class_entropy", *GAME)
 DECIDING = ("val/nll_isS", "val/elbo", "val/mse", "val/fid", "val/confident", "val/loss")
-GAME = ("loss", "generator_loss", "discriminator_loss")  # of two players: each says how good the other one is
 UNRANKED = (
     "No metric of the runs says which is better: in a game of two a loss is small where the opponent is weak. "
     "vae-lab-eval RUN... metrics=samples measures the samples, and metrics=samples in training; then fid decides."
@@ -141,7 +141,7 @@ def compare(
     if name:
         name = find_name(name, known, "metric", "/")
     else:
-        of_game = GAME if any(key_of(key) == "discriminator_loss" for key in known) else ()
+        of_game = ("loss", *GAME) if any(key_of(key) in GAME for key in known) else ()
         candidates = dict.fromkeys([*of_kind(*DECIDING), *shown])
         name = deciding(groups, [metric for metric in candidates if key_of(metric) not in of_game])
     if name and name not in shown:
@@ -154,12 +154,12 @@ def compare(
 
 
 def deciding(groups: list[Group], metrics: list[str]) -> str:
-    """The first metric in which all groups that have completed runs can be compared, else the one that most can.
+    """The first metric in which all groups that measured any can be compared, else the one that most can.
 
     Where the terms of the loss are weighed differently, the ELBO decides, if need be for each likelihood by itself: a
     smaller weight of the KL buys a smaller mean squared error whatever the model.
     """
-    done = [group for group in groups if group.completed]
+    done = [group for group in groups if group.completed and any(group.values(metric) for metric in metrics)]
     weights = {as_text(weights_of(run)) for group in done for run in group.completed}
     if len(weights) > 1 and all(group.values(BOUND) for group in done):
         return BOUND
@@ -221,10 +221,10 @@ def caveats(comparison: Comparison, follow: dict[str, str]) -> list[str]:
         names = dict.fromkeys(key_of(metric) for metric, why in comparison.apart.items() if why == reason)
         notes.append(f"Not comparable between all groups: {', '.join(names)}, because they differ in {reason}. "
                      f"Read {'them' if len(names) > 1 else 'it'} only among groups that share it.")  # fmt: skip
-    if any(key_of(key) == "discriminator_loss" for run in done for key in run.metrics):
+    if any(key_of(key) in GAME for run in done for key in run.metrics):
         if not sort:
             notes.append(UNRANKED)
-        elif key_of(sort) in GAME:
+        elif key_of(sort) in ("loss", *GAME):
             notes.append(f"{key_of(sort)} is of a game of two: it is small where the opponent is weak.")
     if groups and not find(sort).better:
         notes.append(f"No value of {key_of(sort)} is better than another; the order is by size.")

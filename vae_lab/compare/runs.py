@@ -60,6 +60,7 @@ class Entry:
     seconds: float | None = None  # from start to end, of all its starts
     commit: str = ""  # of the code of its last start
     command: str = ""  # of its first start
+    machine: str = ""  # of its last start: host and hardware
     job: int | None = None  # its number, where the journal of a search says it
 
     @property
@@ -157,6 +158,11 @@ def read_run(folder: Path, source: str) -> Entry:
         starts = [start for start in status.get("times") or () if isinstance(start, dict)] or [{}]
         entry.command = visible(str(starts[0].get("command") or ""))
         entry.commit = visible(str(starts[-1].get("commit") or ""))
+        if isinstance(has := starts[-1].get("hardware"), dict):
+            gpus = has.get("gpus")
+            parts = [f"{has.get('cores')} x {has.get('cpu')}", f"{has.get('memory_gb')} GB"]
+            parts += map(str, gpus if isinstance(gpus, list) else ())
+            entry.machine = visible(f"{starts[-1].get('host')}: {', '.join(parts)}")
         with suppress(KeyError, ValueError, TypeError):  # the end of a start is not known
             times = [[datetime.fromisoformat(start[key]) for key in ("started", "ended")] for start in starts]
             entry.seconds = sum((end - begin).total_seconds() for begin, end in times)

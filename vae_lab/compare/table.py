@@ -28,7 +28,7 @@ from vae_lab.compare.runs import Entry, image_values
 from vae_lab.compare.statistics import image_difference
 from vae_lab.metrics.catalogue import find, key_of
 
-RECORD = ("trial", "seconds", "commit", "command", "images")  # of a run, in the CSV
+RECORD = ("trial", "seconds", "commit", "command", "machine", "images")  # of a run, in the CSV
 ALWAYS = ("state", "run", "epoch")  # of a run; other columns are left out where no run has them
 MAX_SIDE_BY_SIDE = 40  # groups in the table of settings
 IMAGES = (
@@ -122,7 +122,7 @@ def groups_table(comparison: Comparison) -> Table:
 def metric_column(comparison: Comparison, metric: str) -> tuple[Column, Callable[[Group], Cell]]:
     """The means of the groups in a metric, with their deviations."""
     groups, known, digits = comparison.groups, find(metric), decimals(comparison.groups, metric)
-    title = comparison.title_of(metric).replace("_", " ") + " †" * (metric in comparison.apart)
+    title = comparison.title_of(metric).replace("_", " ") + "\N{NO-BREAK SPACE}†" * (metric in comparison.apart)
     arrow, unit = {"higher": "↑ ", "lower": "↓ ", None: ""}[known.better], "" if known.unit == title else known.unit
     column = Column(title, f"{arrow}{unit}".strip(), "metric", known.better == "higher", metric == comparison.sort)
     kinds = list(dict.fromkeys(group.yardstick(metric) for group in groups))
@@ -185,6 +185,7 @@ def runs_table(comparison: Comparison, entries: list[Entry]) -> Table:
         (wide("log"), lambda run: file(run, "log", "train.log")),
         (wide("settings"), lambda run: Cell(label := groups[id(run)].label if id(run) in groups else "", tip=label)),
         (wide("commit"), lambda run: Cell(run.commit[:9] + "-dirty" * run.commit.endswith("-dirty"), tip=run.commit)),
+        (wide("machine"), lambda run: Cell(run.machine.partition(": ")[0], tip=run.machine)),
         (wide("command"), lambda run: Cell(run.command, tip=run.command)),
     ]  # fmt: skip
     rows = [Row([make(run) for _, make in described], groups.get(id(run))) for run in entries]

@@ -66,6 +66,8 @@ ROLES = {
     "callbacks.progress": Role.ASIDE,
     "callbacks.pruning": Role.ASIDE,  # holds the number of a search's trial
     "callbacks.checkpoints.every_n_minutes": Role.ASIDE,
+    "callbacks.checkpoints.every_n_epochs": Role.FREE,
+    "callbacks.checkpoints.keep": Role.FREE,
 }
 # Where things are on one machine: null in an export, and these defaults of conf/ where one is read.
 PLACES = {

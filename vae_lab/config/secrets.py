@@ -81,16 +81,24 @@ def redact(value: Any, key: Any = "") -> Any:
     Raises:
         TypeError: for containers that are not plain, in which secrets would be overlooked.
     """
-    if isinstance(value, dict):  # what stands under a secret key is secret, whatever its own key says
-        return {redact(name): redact(item, key if _KEY.search(str(key)) else name) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(item, key) for item in value]
-    if isinstance(value, Mapping):
-        raise TypeError(f"redact takes plain containers, got {type(value).__name__}")
-    is_written = not isinstance(value, bool | None) and "${" not in str(value)
-    if is_written and _KEY.search(str(key)) and _ASSIGNED.search(f"{key}={value}"):
-        return MASK
-    return _mask(value) if isinstance(value, str) else value
+    secrets = _secrets()
+
+    def redacted(value: Any, key: Any) -> Any:
+        if isinstance(value, dict):  # what stands under a secret key is secret, whatever its own key says
+            return {
+                redacted(name, ""): redacted(item, key if _KEY.search(str(key)) else name)
+                for name, item in value.items()
+            }
+        if isinstance(value, list | tuple):
+            return [redacted(item, key) for item in value]
+        if isinstance(value, Mapping):
+            raise TypeError(f"redact takes plain containers, got {type(value).__name__}")
+        is_written = not isinstance(value, bool | None) and "${" not in str(value)
+        if is_written and _KEY.search(str(key)) and _ASSIGNED.search(f"{key}={value}"):
+            return MASK
+        return _mask(value, secrets) if isinstance(value, str) else value
+
+    return redacted(value, key)
 
 
 class RedactSecrets(logging.Filter):
@@ -112,12 +120,16 @@ def print_redacted(kind: type[BaseException], error: BaseException, trace: Trace
     sys.stderr.write(_mask("".join(traceback.format_exception(kind, error, trace))))
 
 
-def _mask(text: str) -> str:
-    for value in _secret_values(tuple(os.environ.items())):
+def _mask(text: str, secrets: list[str] | None = None) -> str:
+    for value in _secrets() if secrets is None else secrets:
         text = text.replace(value, MASK)
     for pattern in (_ASSIGNED, _IN_URL):
         text = pattern.sub(lambda match: match[0] if "${" in match[0] else match[1] + MASK, text)
     return text
+
+
+def _secrets() -> list[str]:
+    return _secret_values(tuple(os.environ.items()))  # which takes longer than to mask a text
 
 
 @lru_cache(maxsize=1)

@@ -194,7 +194,10 @@ class MNIST:
                 with gzip.open(self.folder / archive) as packed, whole_file(self.folder / file) as unpacked:
                     shutil.copyfileobj(packed, unpacked)
         train, test, train_labels, test_labels = (read_verified(self.folder / n, c) for n, c in self.files.items())
-        pixels = np.concatenate([train[16:], test[16:]])  # after a header with the numbers and sizes of the images
+        end = len(train)
+        train.resize(end + len(test) - 16, refcheck=False)  # in place, where a third array would double the memory
+        train[end:] = test[16:]
+        pixels = train[16:]  # after a header with the numbers and sizes of the images
         labels = torch.from_numpy(np.concatenate([train_labels[8:], test_labels[8:]])).long()[:, None]
         fitted = fit_pixels(torch.from_numpy(pixels).view(-1, 1, 28, 28), self.image_shape, self.fit)
         num_test = len(test_labels) - 8

@@ -46,7 +46,7 @@ USAGE = """vae-lab-eval: metrics of trained runs; those of the test split are ad
   split=test         test, val or train
   metrics=NAMES      besides those of the run: all, or options of the group, such as nll,factors; a setting of one is
                      metrics.nll.samples=5000; what is of each image is also in RUN_DIR/images_SPLIT.npz
-  checkpoint=best    best or last
+  checkpoint=best    best, last, or one that was kept (callbacks.checkpoints.keep), as epoch_0010
   pictures=false     also draw all pictures from that checkpoint, into RUN_DIR/pictures
   latents=FILE.npz   also write codes, labels, places of the images in the dataset, indices of a book, and the scale
                      factor 1 / std, which makes z unit for another model on top
@@ -94,7 +94,6 @@ def evaluate_runs(arguments: list[str]) -> None:
     """
     allowed = {
         "split": ("train", "val", "test"),
-        "checkpoint": ("best", "last"),
         "samples": range(1_000_000),  # their names have six digits
         "num_samples": range(1, 10**9),
         "sampler": samplers.NAMES,
@@ -135,7 +134,8 @@ def evaluate_runs(arguments: list[str]) -> None:
         print_result(folder, result)
         best = Run(folder).result.get("best_step")
         if settings["split"] == "test" and best not in (None, result["test/step"]):
-            print(f"test/ is of the last weights (step {result['test/step']}), val/ of the best ones (step {best})")
+            held = f"{result['test/checkpoint']} weights (step {result['test/step']})"
+            print(f"test/ is of the {held}, val/ of the best ones (step {best})")
 
 
 def evaluate(folder: Path, settings: dict) -> dict[str, float | str]:
@@ -297,6 +297,8 @@ def write_samples(vae: VAE, data: ImageData, folder: Path, settings: dict) -> No
         folder = folder / f"samples_{name}"
     elif vae.prior is not None:
         folder, drawn = folder / "samples", fixed_latents(vae, num)
+        if told := samplers.unlike_prior(vae, data, drawn):
+            print(f"vae-lab: {told}", file=sys.stderr)
     else:
         raise ValueError("samples need a prior, which this model does not have; fit a sampler with sampler=mixture")
     labels, like = fixed_labels(vae, data, num), next(vae.parameters())

@@ -176,7 +176,7 @@ def scatter(
     if labels is None or not values:
         colors = np.broadcast_to(_rgb(MUTED[:1]), (len(codes), 3))
     elif is_legend:
-        colors = _rgb(MUTED)[torch.searchsorted(torch.tensor(values), labels).numpy()]
+        colors = _rgb(MUTED)[np.searchsorted(values, labels.numpy())]
         chart.legend(shown, MUTED, label_name, is_beside=True)
     else:
         low, high = values[0], values[-1]

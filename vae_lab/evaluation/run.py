@@ -73,7 +73,7 @@ class Run:
     def data(self) -> ImageData:
         """The images that it was trained on.
 
-        What the model sees of some is `data.to_pixels(data.splits["test"][:64])`.
+        `data.to_pixels(data.splits["test"][:64])` is what the model sees of some.
 
         Raises:
             DataError: if they are missing, or others.
@@ -91,7 +91,7 @@ class Run:
 
     @property
     def metrics(self) -> Any:
-        """What was logged, a row for each step, as a pandas frame, or as dicts where there is no pandas."""
+        """What was logged, a row for each step, as a pandas frame by step, or dicts where there is no pandas."""
         rows: dict[int, dict] = {}
         for event in read_events(self.folder / "metrics.jsonl"):
             rows.setdefault(int(event["step"] or 0), {}).update(event)

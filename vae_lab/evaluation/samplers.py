@@ -42,6 +42,7 @@ MAX_CODES = 50_000  # that a sampler is fitted on
 MAX_SIZE = 1024  # latents of one code, with full covariances
 NUM_COMPONENTS = 10  # of the mixture
 CHUNK = 256  # codes in a step, and through a network at a time
+NUM_LOOKED_AT, FAR = 1024, 4.0  # codes; how many times, or what part, of the mean square of the prior
 
 
 class Mixture(nn.Module):
@@ -227,11 +228,39 @@ def deviation(codes: Tensor) -> Tensor:
     return codes.std(0, correction=0).clamp(min=1e-6)
 
 
-def encode(vae: VAE, data: ImageData, of_book: bool) -> Tensor:
+def unlike_prior(vae: VAE, data: ImageData, drawn: Tensor) -> str:
+    """Why samples of the prior may be noise where reconstructions are good, and what helps; else empty.
+
+    Args:
+        vae: the model.
+        data: its images, which have been read.
+        drawn: latents of the prior, (N, *latent_shape) on the CPU.
+    """
+    if vae.encoder is None:
+        return ""
+    if hasattr(vae.posterior, "num_codes"):
+        return (
+            "the prior draws every code of the book alike and each place by itself, as no image does: expect noise, "
+            "however good the reconstructions are; sampler=autoregressive learns which codes stand together"
+        )
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(SEED)
+        codes = encode(vae, data, False, NUM_LOOKED_AT).square().mean().item()
+    prior = drawn.square().mean().item()
+    if prior / FAR <= codes <= prior * FAR:
+        return ""
+    return (
+        f"the mean square of a latent is {codes:.2g} of the codes and {prior:.2g} of the prior, whose latents the "
+        "decoder has hardly seen: expect noise, however good the reconstructions are; sampler=mixture and sampler=flow "
+        "are fitted to the codes, and a loss.KLD_weight nearer to 1 keeps them near the prior"
+    )
+
+
+def encode(vae: VAE, data: ImageData, of_book: bool, most: int) -> Tensor:
     """Codes of the first training images, or their indices in the book, (N, ...), on the device of the model."""
     split, device = data.splits["train"], next(vae.parameters()).device
     found = []
-    for places in torch.arange(min(len(split), MAX_CODES)).split(CHUNK):
+    for places in torch.arange(min(len(split), most)).split(CHUNK):
         x, y = split.__getitems__(places)
         batch = data.to_pixels(Batch(x.to(device), None if y is None else y.to(device)), training=False)
         q = vae.encode(batch.x, batch.y)
@@ -300,7 +329,7 @@ def fitted(name: str, vae: VAE, data: ImageData, folder: Path, steps: int) -> An
         torch.manual_seed(SEED)
         sampler = build(name, vae)
         if not load(sampler, path, made_for):
-            codes = encode(vae, data, name == "autoregressive")
+            codes = encode(vae, data, name == "autoregressive", MAX_CODES)
             with torch.enable_grad():
                 sampler.to(next(vae.parameters()).device).fit(codes, steps)
             sampler.cpu()

@@ -140,7 +140,8 @@ class WandbForkServer:
     def __init__(self):
         self._asks, asked = socket.socketpair()
         self._asks.setblocking(False)
-        atexit.register(start(fork_on_demand, asked).kill)  # it has nothing to lose
+        self._process = start(fork_on_demand, asked)
+        atexit.register(self._process.kill)  # it has nothing to lose
 
     def fork(self) -> list[Ends]:
         """The ends of a new process, for `forked`; none where there is no server any more."""

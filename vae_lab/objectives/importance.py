@@ -67,38 +67,55 @@ class IWAE(nn.Module):
 
 
 class MIWAE(nn.Module):
-    """The mean of the importance-weighted bounds of M groups of k samples.
+    """The mean of the importance-weighted bounds of M groups of k samples; or that for the encoder only.
 
     loss = -mean_B 1/M sum_m log 1/k sum_k w
 
-    Source: Rainforth et al. 2018, "Tighter variational bounds are not necessarily better", MIWAE.
+    With `partial`, which is PIWAE, the loss is the negative bound of all M k samples, from which decoder and prior
+    learn; the encoder still learns from the mean of those of the groups. The samples are then decoded twice, because
+    the two gradients differ.
+
+    Source: Rainforth et al. 2018, "Tighter variational bounds are not necessarily better", MIWAE and PIWAE.
 
     Args:
         groups: M, >= 1; one is IWAE.
         samples: k, >= 1; one is the ELBO with M samples.
+        partial: whether the groups are for the encoder only.
 
     Raises:
-        ValueError: if one of them is out of its range.
+        ValueError: if a number is out of its range.
     """
 
     needs = ("encoder", "prior", "density")
     varies_until = 0
 
-    def __init__(self, groups: int, samples: int):
+    def __init__(self, groups: int, samples: int, partial: bool = False):
         super().__init__()
         check_count("objective.groups", groups)
         check_count("objective.samples", samples)
         self.groups = groups
         self.samples = samples
+        self.partial = partial
 
     def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
-        """The terms of the ELBO, `bound_isK`, and its negative as the loss."""
+        """The terms of the ELBO, `bound_isK` for k and, if partial, M k, and the negative of the last as the loss."""
         q = vae.encode(batch.x, batch.y)
         z = q.rsample(self.groups * self.samples)
         log_likelihood, log_ratio = log_weights(vae, batch, q, z)
-        log_w = (log_likelihood + log_ratio).unflatten(0, (self.groups, self.samples))  # (M, k, B)
-        bound = log_mean_exp(log_w, dim=1).mean()
-        return weighted(vae, q, -bound, log_likelihood, log_ratio, {self.samples: bound})
+        log_w = log_likelihood + log_ratio  # (M k, B)
+        in_groups = log_w.unflatten(0, (self.groups, self.samples))
+        bounds = {self.samples: log_mean_exp(in_groups, dim=1).mean()}
+        loss = -bounds[self.samples]
+        if self.partial:
+            # The gradient of the first bound for all parameters, and the difference to that of the second for p(x, z).
+            difference = log_w.detach().softmax(0) - in_groups.detach().softmax(1).flatten(0, 1) / self.groups
+            at_fixed = z.detach()
+            log_joint = vae.likelihood.log_prob(batch.x, vae.decode(at_fixed, batch.y)) + vae.prior.log_prob(at_fixed)
+            loss = loss - (difference * log_joint).sum(0).mean()
+            of_all = log_mean_exp(log_w).mean()
+            loss = loss + (-of_all - loss).detach()
+            bounds[self.groups * self.samples] = of_all
+        return weighted(vae, q, loss, log_likelihood, log_ratio, bounds)
 
 
 class CIWAE(nn.Module):
@@ -136,49 +153,6 @@ class CIWAE(nn.Module):
         bound = log_mean_exp(log_w).mean()
         loss = -(self.beta * log_w.mean() + (1 - self.beta) * bound)
         return weighted(vae, q, loss, log_likelihood, log_ratio, {self.samples: bound})
-
-
-class PIWAE(nn.Module):
-    """Decoder and prior learn from the bound of all M k samples, the encoder from the mean of those of M groups of k.
-
-    The loss has the value of the first; the samples are decoded twice, because the two gradients differ.
-
-    Source: Rainforth et al. 2018, "Tighter variational bounds are not necessarily better", PIWAE.
-
-    Args:
-        groups: M, >= 1; one is IWAE.
-        samples: k, >= 1.
-
-    Raises:
-        ValueError: if one of them is out of its range.
-    """
-
-    needs = ("encoder", "prior", "density")
-    varies_until = 0
-
-    def __init__(self, groups: int, samples: int):
-        super().__init__()
-        check_count("objective.groups", groups)
-        check_count("objective.samples", samples)
-        self.groups = groups
-        self.samples = samples
-
-    def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
-        """The terms of the ELBO, `bound_isK` for k and for M k, and the negative of the latter as the loss."""
-        q = vae.encode(batch.x, batch.y)
-        z = q.rsample(self.groups * self.samples)
-        log_likelihood, log_ratio = log_weights(vae, batch, q, z)
-        log_w = log_likelihood + log_ratio  # (M k, B)
-        in_groups = log_w.unflatten(0, (self.groups, self.samples))
-        of_group, of_all = log_mean_exp(in_groups, dim=1).mean(), log_mean_exp(log_w).mean()
-        # The gradient of the first bound for all parameters, and the difference to that of the second for p(x, z).
-        difference = log_w.detach().softmax(0) - in_groups.detach().softmax(1).flatten(0, 1) / self.groups
-        at_fixed = z.detach()
-        log_joint = vae.likelihood.log_prob(batch.x, vae.decode(at_fixed, batch.y)) + vae.prior.log_prob(at_fixed)
-        loss = -of_group - (difference * log_joint).sum(0).mean()
-        loss = loss + (-of_all - loss).detach()
-        bounds = {self.samples: of_group, self.groups * self.samples: of_all}
-        return weighted(vae, q, loss, log_likelihood, log_ratio, bounds)
 
 
 def log_weights(vae: VAE, batch: Any, q: Any, z: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import base64
 import io
 import math
 from collections.abc import Callable
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from vae_lab.data.image_folder import ENDINGS
-from vae_lab.errors import DataError, RunError
+from vae_lab.errors import DataError, RunError, one_line
 from vae_lab.evaluation import pictures
 from vae_lab.evaluation.pictures import MUTED, principal_components
 from vae_lab.play.subject import MAX_BYTES, Subject, enlarged, interpolate, open_subject, png
@@ -37,7 +38,8 @@ canvas { width: 100%; aspect-ratio: 1; display: block; touch-action: none; curso
   color: var(--st-text-color); background: var(--st-background-color); box-shadow: 0 1px 6px #0006 }
 .tip canvas { width: 84px; height: 84px; aspect-ratio: auto; image-rendering: pixelated }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 12px; padding-top: 6px; color: var(--st-text-color) }
-.sliders label { display: grid; grid-template-columns: 1fr auto; margin-top: 10px; color: var(--st-text-color) }
+.sliders { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 8px 24px; margin-top: 10px }
+.sliders label { display: grid; grid-template-columns: 1fr auto; color: var(--st-text-color) }
 .sliders input { grid-column: 1 / 3; width: 100%; margin: 4px 0; accent-color: var(--st-primary-color) }
 .legend i { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 4px }
 """
@@ -49,7 +51,9 @@ HTML = (
 
 def open_all(folders: list[Path], settings: dict[str, Any]) -> None:
     """Open the runs that the page shows; the first that is refused is raised."""
-    SUBJECTS[:] = [open_subject(folder, settings) for folder in folders]
+    SUBJECTS.clear()
+    for folder in folders:
+        SUBJECTS.append(open_subject(folder, settings, SUBJECTS))
     names = [subject.name for subject in SUBJECTS]
     for subject in SUBJECTS:  # names are keys on the page
         if names.count(subject.name) > 1:
@@ -59,10 +63,13 @@ def open_all(folders: list[Path], settings: dict[str, Any]) -> None:
 def page() -> None:
     """Draw the whole page."""
     st.set_page_config(page_title="vae_lab play", layout="wide")
-    names = [subject.name for subject in SUBJECTS]
-    shown = names
-    if len(names) > 1:
-        shown = st.pills("Runs", names, selection_mode="multi", default=names, key="runs") or names[:1]
+    shown = names = [subject.name for subject in SUBJECTS]
+    if len(names) == 1:
+        st.caption(f"**{names[0]}**")
+    else:
+        shown = (
+            st.pills("Runs", names, selection_mode="multi", default=names, key="runs", bind="query-params") or names[:1]
+        )
     subjects = [subject for subject in SUBJECTS if subject.name in shown]
     for subject in subjects:
         if subject.trouble:
@@ -72,14 +79,24 @@ def page() -> None:
     chosen = st.segmented_control(
         "View", names, default=names[0], key="view", label_visibility="collapsed", required=True, bind="query-params"
     )
-    view, able = VIEWS[chosen][0], views[chosen]
-    try:
-        view(able)
-    except (RunError, ValueError, OSError) as error:
-        st.error(str(error))
+    VIEWS[chosen][0](views[chosen])
 
 
-@st.fragment
+def view(draw: Callable[[list[Subject]], None]) -> Callable[[list[Subject]], None]:
+    """A fragment on which a failure that a user can mend is one line."""
+
+    @st.fragment
+    @wraps(draw)
+    def guarded(subjects: list[Subject]) -> None:
+        try:
+            draw(subjects)
+        except (DataError, RunError, OSError) as error:
+            st.error(one_line(error))
+
+    return guarded
+
+
+@view
 def latents(subjects: list[Subject]) -> None:
     """Sliders and a pad for the latents of the first subject; all that have latents of that shape are decoded."""
     first, *others = subjects
@@ -94,7 +111,7 @@ def latents(subjects: list[Subject]) -> None:
         st.session_state["draws"] = seed = st.session_state.get("draws", -1) + 1
         put(first.draw("prior", 1, 1.0, seed)[0])
 
-    controls, shown = st.columns([2, 3], gap="large")
+    shown, controls = st.columns(2, gap="large")  # on a phone the picture is above what moves it
     with controls:
         labels = choose_labels(same, "latents")
         with st.container(horizontal=True):
@@ -117,7 +134,8 @@ def latents(subjects: list[Subject]) -> None:
                 picture(drawn[subject.name], LARGE, subject.name)
         for subject in subjects:
             if subject not in same:
-                st.caption(f"{subject.name} has other latents: {' x '.join(map(str, subject.vae.latent_shape))}")
+                shape = " x ".join(map(str, subject.vae.latent_shape))
+                st.caption(f"{subject.name} has other latents ({shape}); to move these, leave the runs before it out.")
         downloads("latents", drawn, {"latents": z[None]})
 
 
@@ -147,7 +165,7 @@ def move_latents(subject: Subject, key: str, dims: list[int], labels: Tensor) ->
         ],
     }
     if subject.num_latents == 2:
-        data["background"] = manifold(subject, (right, up), labels)
+        data["background"] = manifold(subject, (right, up), tuple(labels[0].tolist()))
     else:
         data["points"] = subject.codes[:300][:, [right, up]].T.tolist()
 
@@ -159,17 +177,14 @@ def move_latents(subject: Subject, key: str, dims: list[int], labels: Tensor) ->
     plane(f"{key} plane", data, on_move_change=follow)
 
 
-def manifold(subject: Subject, dims: tuple[int, int], labels: Tensor) -> str:
-    """What two latents stand for, as a data URL; of each subject and label it is drawn once."""
-    known = subject.__dict__.setdefault("manifolds", {})
-    name = (dims, tuple(labels.flatten().tolist()))
-    if name not in known:
-        drawn = subject.manifold(dims, subject.centre, labels, SIDE)
-        known[name] = data_url(enlarged(drawn, 448), "JPEG")
-    return known[name]
+@lru_cache(maxsize=100)
+def manifold(subject: Subject, dims: tuple[int, int], labels: tuple[int, ...]) -> str:
+    """What two latents stand for, as a data URL."""
+    drawn = subject.manifold(dims, subject.centre, torch.tensor([labels]).long(), SIDE)
+    return data_url(enlarged(drawn, 448), "JPEG")
 
 
-@st.fragment
+@view
 def samples(subjects: list[Subject]) -> None:
     """Draws from the prior, or from what is fitted to the codes."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -196,7 +211,7 @@ def samples(subjects: list[Subject]) -> None:
     downloads("samples", drawn, codes)
 
 
-@st.fragment
+@view
 def reconstruct(subjects: list[Subject]) -> None:
     """Images and what the model makes of their codes."""
     source = choose_source(subjects, "reconstruct")
@@ -210,23 +225,24 @@ def reconstruct(subjects: list[Subject]) -> None:
             drawn[subject.name], codes[subject.name] = torch.cat([x, x_hat]), z
             error = (x - x_hat).square().mean()
             picture(drawn[subject.name], LARGE if len(x) == 1 else 48, subject.name, max(len(x), 2))
-            st.caption(f"{'left' if len(x) == 1 else 'above'} the images, mse {error:.4f} per pixel")
+            where = "The image and its reconstruction" if len(x) == 1 else "Images above, reconstructions below"
+            st.caption(f"{where}: mse {error:.4f} per pixel")
     downloads("reconstructions", drawn, codes)
 
 
-@st.fragment
+@view
 def between(subjects: list[Subject]) -> None:
     """A way from one image, or draw, to another."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         steps = st.slider("Steps", 3, 24, 10, width=220)
         way = st.segmented_control("Way", ["linear", "spherical"], default="linear", required=True)
     ends = []
-    for side, column in zip(("from", "to"), st.columns(2), strict=True):
+    for side, column in zip(("From", "To"), st.columns(2), strict=True):
         with column:
-            ends.append(choose_source(subjects, side, int(side == "to")))
+            ends.append(choose_source(subjects, side, side, int(side == "To")))
     drawn, codes = {}, {}
     for subject in subjects:
-        z, pair, y = [], [], subject.label()
+        z, pair, y = [], list[Tensor](), subject.label()
         for number, source in enumerate(ends):
             if subject.has_encoder:
                 x, labels = take(subject, source, 1, subject.label())
@@ -234,7 +250,7 @@ def between(subjects: list[Subject]) -> None:
                 z.append(subject.encode(x, labels)[0][0])
             else:
                 z.append(subject.draw("prior", 1, 1.0, source[1])[0])
-        path = interpolate(*z, steps, way == "spherical")
+        path = interpolate(z[0], z[1], steps, way == "spherical")
         images = subject.decode(path, y)
         drawn[subject.name] = torch.cat([pair[0], images, pair[1]]) if pair else images
         codes[subject.name] = path
@@ -242,7 +258,7 @@ def between(subjects: list[Subject]) -> None:
     downloads("interpolation", drawn, codes)
 
 
-@st.fragment
+@view
 def map_of_codes(subjects: list[Subject]) -> None:
     """The codes of images in the plane: look at one, or enclose a group to see what its mean stands for."""
     for column, subject in side_by_side(subjects):
@@ -260,41 +276,40 @@ def map_of_codes(subjects: list[Subject]) -> None:
                 downloads(key, {subject.name: drawn}, {"mean": z, "codes": subject.codes[chosen]})
 
 
+@lru_cache(maxsize=20)
 def atlas(subject: Subject) -> dict[str, Any]:
-    """What the map of a subject shows: points, colours, and a sheet of small images; made once."""
-    if "atlas" not in subject.__dict__:
-        codes, x = subject.codes[:MAX_POINTS], subject.x[:MAX_POINTS]
-        names = ["z0", f"z{subject.num_latents - 1}"]
-        if subject.num_latents > 2:
-            codes, share = principal_components(codes)
-            names = [f"principal component {i} ({part:.0%})" for i, part in enumerate(share.tolist(), 1)]
-        points = codes[:, [0, -1]]
-        low, high = points.amin(0), points.amax(0)
-        margin = 0.05 * (high - low).clamp(min=1e-6)
-        values = subject.y[:MAX_POINTS, 0].tolist() if subject.y.shape[1] else [0] * len(points)
-        kinds = sorted(set(values))
-        colours = dict(zip(kinds, MUTED, strict=False))
-        if len(kinds) > len(MUTED):
-            shades = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(kinds)))
-            colours = {kind: to_hex(shade) for kind, shade in zip(kinds, shades, strict=True)}
-        if max(x.shape[-2:]) > MAX_THUMBNAIL:
-            x = torch.nn.functional.interpolate(x, (MAX_THUMBNAIL, MAX_THUMBNAIL), mode="area")
-        texts = [label_name(subject, value) for value in values] if subject.y.shape[1] else [""] * len(values)
-        subject.__dict__["atlas"] = {
-            "range": torch.stack([low - margin, high + margin], 1).tolist(),
-            "names": names,
-            "points": points.T.tolist(),
-            "colours": [colours[value] for value in values],
-            "legend": [[label_name(subject, k), c] for k, c in colours.items()] if 1 < len(kinds) <= len(MUTED) else [],
-            "texts": texts,
-            "sheet": data_url(make_grid(x, nrow=32, padding=0)[: x.shape[1]], "JPEG"),
-            "tile": [x.shape[3], x.shape[2], min(32, len(x))],
-            "lasso": True,
-        }
-    return subject.__dict__["atlas"]
+    """What the map of a subject shows: points, colours, and a sheet of small images."""
+    codes, x = subject.codes[:MAX_POINTS], subject.x[:MAX_POINTS]
+    names = ["z0", f"z{subject.num_latents - 1}"]
+    if subject.num_latents > 2:
+        codes, share = principal_components(codes)
+        names = [f"principal component {i} ({part:.0%})" for i, part in enumerate(share.tolist(), 1)]
+    points = codes[:, [0, -1]]
+    low, high = points.amin(0), points.amax(0)
+    margin = 0.05 * (high - low).clamp(min=1e-6)
+    values = subject.y[:MAX_POINTS, 0].tolist() if subject.y.shape[1] else [0] * len(points)
+    kinds = sorted(set(values))
+    colours = dict(zip(kinds, MUTED, strict=False))
+    if len(kinds) > len(MUTED):
+        shades = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(kinds)))
+        colours = {kind: to_hex(shade) for kind, shade in zip(kinds, shades, strict=True)}
+    if max(x.shape[-2:]) > MAX_THUMBNAIL:
+        x = torch.nn.functional.interpolate(x, (MAX_THUMBNAIL, MAX_THUMBNAIL), mode="area")
+    texts = [label_name(subject, value) for value in values] if subject.y.shape[1] else [""] * len(values)
+    return {
+        "range": torch.stack([low - margin, high + margin], 1).tolist(),
+        "names": names,
+        "points": points.T.tolist(),
+        "colours": [colours[value] for value in values],
+        "legend": [[label_name(subject, k), c] for k, c in colours.items()] if 1 < len(kinds) <= len(MUTED) else [],
+        "texts": texts,
+        "sheet": data_url(make_grid(x, nrow=32, padding=0)[: x.shape[1]], "JPEG"),
+        "tile": [x.shape[3], x.shape[2], min(32, len(x))],
+        "lasso": True,
+    }
 
 
-@st.fragment
+@view
 def arithmetic(subjects: list[Subject]) -> None:
     """An image's code, less the mean code of one label, plus that of another."""
     first = subjects[0]
@@ -316,7 +331,7 @@ def arithmetic(subjects: list[Subject]) -> None:
     downloads("arithmetic", drawn, codes)
 
 
-@st.fragment
+@view
 def codes_of_book(subjects: list[Subject]) -> None:
     """The indices of an image in a book of codes, which can be edited."""
     source = choose_source(subjects, "codes")
@@ -352,24 +367,23 @@ def codes_of_book(subjects: list[Subject]) -> None:
     downloads("codes", drawn, found)
 
 
-def choose_source(subjects: list[Subject], key: str, default: int = 0) -> tuple:
+def choose_source(subjects: list[Subject], key: str, label: str = "Image", default: int = 0) -> tuple:
     """("image", number) of the validation images, or ("upload", name, content)."""
     able = [subject for subject in subjects if len(subject.x)]
     kinds = ["image", "upload"] if all(s.has_encoder for s in subjects) else ["image"]
     kinds = kinds if able or len(kinds) == 1 else ["upload"]
-    kind = kinds[0]
-    if len(kinds) > 1:
-        kind = st.segmented_control(
-            "Source",
-            kinds,
-            default="image",
-            required=True,
-            key=f"{key} source",
-            format_func={"image": "Validation image", "upload": "Own picture"}.get,
-        )
-    if kind == "image":
-        largest = min(len(subject.x) for subject in able) - 1 if able else 2**31
-        return "image", st.number_input("Number", 0, largest, min(default, largest), key=f"{key} number", width=140)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        texts = {"image": "Validation image", "upload": "Own picture"}
+        kind: str | None = kinds[0]
+        if len(kinds) > 1:
+            kind = st.segmented_control(
+                label, kinds, default=kinds[0], required=True, key=f"{key} source", format_func=lambda kind: texts[kind]
+            )
+        if kind == "image":
+            largest = min(len(subject.x) for subject in able) - 1 if able else 2**31
+            name = "Number" if len(kinds) > 1 else label
+            number = st.number_input(name, 0, largest, min(default, largest), key=f"{key} number", width=140)
+            return "image", number
     types = [ending.removeprefix(".") for ending in ENDINGS]
     file = st.file_uploader("A picture", types, key=f"{key} file", max_upload_size=MAX_BYTES // 10**6)
     invert = st.checkbox("Invert (dark on light becomes light on dark)", key=f"{key} invert")
@@ -383,11 +397,7 @@ def take(subject: Subject, source: tuple, num: int, labels: Tensor | None) -> tu
     if source[0] == "image":
         start = source[1]
         return subject.x[start : start + num], subject.y[start : start + num]
-    try:
-        x = subject.upload(source[1], source[2])
-    except DataError as error:
-        st.error(str(error))
-        st.stop()
+    x = subject.upload(source[1], source[2])
     return (1 - x if source[3] else x), subject.label() if labels is None else labels
 
 
@@ -445,8 +455,8 @@ def downloads(name: str, drawn: dict[str, Tensor], codes: dict[str, Tensor]) -> 
         return png(pictures.beside(grids))
 
     def arrays() -> bytes:
-        buffer = io.BytesIO()
-        np.savez(buffer, **{key: value.numpy() for key, value in codes.items()})
+        buffer, found = io.BytesIO(), {key: value.numpy() for key, value in codes.items()}
+        np.savez(buffer, allow_pickle=False, **found)
         return buffer.getvalue()
 
     with st.container(horizontal=True):
@@ -462,7 +472,7 @@ def data_url(image: Tensor, kind: str = "PNG") -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def plane(key: str, data: dict[str, Any], **on_change: Callable) -> None:
+def plane(key: str, data: dict[str, Any], **on_change: Any) -> None:
     """A square to drag a point on (`point`), or to look at points and enclose some of them (`chosen`)."""
     js = (Path(__file__).parent / "plane.js").read_text()
     mount = st.components.v2.component("vae_lab_plane", html=HTML, css=CSS, js=js)

@@ -36,17 +36,18 @@ def play(arguments: list[str]) -> None:
         raise ValueError("no run folder given; usage: vae-lab-play RUN_DIR... [key=value], or --help")
     if find_spec("streamlit") is None:
         raise RunError("vae-lab play needs Streamlit; install it with: pip install 'vae_lab[play]'")
+    from streamlit import net_util
+    from streamlit.web import bootstrap
+
+    from vae_lab.play import app
+
+    app.open_all(folders, settings)  # a run that is refused is one line here, and no page in the browser
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings["address"], settings["port"]))
         except OSError as error:
             raise RunError(f"port={settings['port']} cannot be used ({error.strerror}); choose another one") from error
-    from streamlit.web import bootstrap  # after what can be refused at once: it takes a second
-
-    from vae_lab.play import app
-
-    app.open_all(folders, settings)  # a run that is refused is one line here, and no page in the browser
     options = {
         "server.address": settings["address"],
         "server.port": settings["port"],
@@ -56,8 +57,9 @@ def play(arguments: list[str]) -> None:
         "browser.gatherUsageStats": False,
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
-        "logger.hideWelcomeMessage": True,  # it would ask others for this machine's address
+        "logger.hideWelcomeMessage": True,
     }
+    net_util.get_external_ip = lambda: None  # it asks others, at a visit from a page of a stranger, who is refused
     print(f"playing   {', '.join(map(str, folders))}\nopen      http://127.0.0.1:{settings['port']}   (Ctrl-C ends it)")
     gc.freeze()  # Streamlit collects garbage after every move: torch alone would take it a third of a second
     bootstrap.load_config_options(options)

@@ -7,6 +7,7 @@ Shapes: N images, B latents or images, C channels, H height, W width, D latents,
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -23,7 +24,7 @@ from torchvision.utils import make_grid
 from vae_lab.data.batches import Batch, ImageData
 from vae_lab.data.decoding import decode
 from vae_lab.data.standard import no_downloads
-from vae_lab.errors import DataError, one_line, printable
+from vae_lab.errors import DataError, NumericsError, one_line, printable
 from vae_lab.evaluation import samplers
 from vae_lab.evaluation.evaluate import DEFAULTS, build_images
 from vae_lab.evaluation.gallery import CHUNK, NUM_CODES
@@ -35,6 +36,7 @@ from vae_lab.training.module import check_same_images
 ACTIVE = 0.01  # variance of the codes of an active latent, as in the metric `active_units`
 MAX_BYTES = 10_000_000  # of an uploaded picture
 MAX_PROBED = 1024  # latents that are moved one by one, to see which of them matter
+STEPS: Any = DEFAULTS["sampler_steps"]  # of a fit, so that `vae-lab-eval` and the playground share it
 REACH = 3.0  # of a standard normal latent, to both sides
 
 
@@ -59,8 +61,8 @@ class Subject:
     trouble: str
 
     def __post_init__(self):
-        shape, num_labels = self.vae.image_shape, len(self.vae.num_classes)
-        self.x, self.y = torch.zeros(0, *shape), torch.zeros(0, num_labels, dtype=torch.long)
+        num_labels = len(self.vae.num_classes)
+        self.x, self.y = torch.zeros(0, *self.vae.image_shape), torch.zeros(0, num_labels, dtype=torch.long)
         self.kl: Tensor | None = None  # (D,), nats, where each latent has a closed form
         self.indices: Tensor | None = None  # (N, n, *grid), of a book
         if self.data is not None:
@@ -154,9 +156,9 @@ class Subject:
 
     @cached_property
     def order(self) -> list[int]:
-        """The active latents, those that matter most first; without codes all of them."""
+        """The active latents, those that matter most first; without codes, and of a plane, all of them."""
         order = self.weights[0].argsort(descending=True, stable=True).tolist()
-        if not len(self.codes):
+        if not len(self.codes) or len(order) == 2:
             return order
         variances = self.codes.var(0, correction=0)
         return [latent for latent in order if variances[latent] > ACTIVE] or order[:1]
@@ -192,7 +194,7 @@ class Subject:
                 z, centre = self.vae.prior.sample(num, generator).cpu().flatten(1), self.centre
         else:
             assert self.data is not None
-            fitted = samplers.fitted(sampler, self.vae, self.data, self.folder, DEFAULTS["sampler_steps"])
+            fitted = samplers.fitted(sampler, self.vae, self.data, self.folder, STEPS)
             with torch.inference_mode():
                 if sampler == "autoregressive":
                     indices = fitted.sample(num, generator, max(temperature, 1e-3))
@@ -224,26 +226,29 @@ class Subject:
             raise DataError(f"{printable(name)}: more than {MAX_BYTES // 10**6} MB")
         background = self.cfg.dataset.get("background", 0)
         levels = tuple([background] * 3 if isinstance(background, int) else background)
+        shape: Any = self.vae.image_shape
         with TemporaryDirectory() as folder:
             path = Path(folder, "picture")
             path.write_bytes(content)
             try:
-                pixels = decode(path, self.vae.image_shape, self.cfg.dataset.fit, levels)
+                pixels = decode(path, shape, self.cfg.dataset.get("fit", "resize"), levels)
             except DataError as error:
                 raise DataError(f"{printable(name)}: {str(error).removeprefix(f'{path}: ')}") from error
         x = pixels[None].float() / 255
-        return x if self.cfg.dataset.binarize == "none" else x.round()
+        return x if self.cfg.dataset.get("binarize", "none") == "none" else x.round()
 
 
-def open_subject(folder: Path, settings: dict[str, Any]) -> Subject:
-    """Open a run or an export to play with; what its images are missing is told by the subject.
+def open_subject(folder: Path, settings: dict[str, Any], others: Sequence[Subject] = ()) -> Subject:
+    """Open a run or an export to play with; if its images cannot be read, the subject says why.
 
     Args:
         folder: of the run.
         settings: `checkpoint`, `data_root` and `dataset.root`.
+        others: that are open; one of the same dataset shares its images.
 
     Raises:
         RunError, ValueError: as `read_stored`.
+        NumericsError: if the model has diverged.
     """
     stored = read_stored(folder, settings["checkpoint"])
     vae, cfg, data, trouble = build_stored(stored), stored.cfg, None, ""
@@ -252,13 +257,18 @@ def open_subject(folder: Path, settings: dict[str, Any]) -> Subject:
             OmegaConf.update(cfg, key, settings[key])
     try:
         cfg.dataset.num_workers = 0
-        data = build_images(cfg)
+        places = (cfg.dataset, cfg.get("data_root"))
+        same = (o.data for o in others if o.data is not None and (o.cfg.dataset, o.cfg.get("data_root")) == places)
+        data = next(same, None) or build_images(cfg)
         with no_downloads():
             data.prepare_data()
         check_same_images(data, stored.images)
     except (DataError, OSError) as error:
         data, trouble = None, one_line(error)
-    return Subject(folder.resolve().name, folder, vae, cfg, data, trouble)
+    subject = Subject(folder.resolve().name, folder, vae, cfg, data, trouble)
+    if not subject.codes.isfinite().all():
+        raise NumericsError(f"{folder} has nothing to play with: its codes are not finite, the model has diverged")
+    return subject
 
 
 def interpolate(start: Tensor, end: Tensor, num: int, on_sphere: bool) -> Tensor:
@@ -266,7 +276,7 @@ def interpolate(start: Tensor, end: Tensor, num: int, on_sphere: bool) -> Tensor
 
     sin((1 - t) a) / sin(a) start + sin(t a) / sin(a) end, a the angle between the two
 
-    Source: White 2016, "Sampling generative networks", section 2.1 (spherical interpolation).
+    Source: White 2016, "Sampling generative networks", on spherical linear interpolation.
     """
     t = torch.linspace(0, 1, num)[:, None]
     angle = torch.acos(torch.cosine_similarity(start, end, 0).clamp(-1, 1))

@@ -1,6 +1,7 @@
 """When a run saves, and the exact place in training that each checkpoint stands for."""
 
 import logging
+import math
 import signal
 import time
 import zipfile
@@ -43,42 +44,61 @@ class Checkpoints(Checkpoint):
 
     `last.ckpt` is written after every validation and epoch and every few minutes in between; `previous.ckpt` is the
     one before, in case the last one is damaged; `best.ckpt` is the one with the best monitored value. They lie in
-    `checkpoints/` in the run folder.
+    `checkpoints/` in the run folder, and beside them, where it is asked for, `epoch_0010.ckpt` and so on.
 
     Args:
         monitor: key of the validation metric that decides which is best; without validation the last one is.
         mode: `min`, `max`, or `last` for the last one validated.
         every_n_minutes: how often to save within an epoch, > 0.
+        every_n_epochs: also keep one every so many epochs, >= 1; None keeps none, or where `keep` is set one of each.
+        keep: how many of these at most, >= 1: the best, by `mode`, or the last without a validation; None is all.
 
     Raises:
         ValueError: if an argument is not valid.
     """
 
-    def __init__(self, monitor: str, mode: str, every_n_minutes: float):
+    def __init__(
+        self,
+        monitor: str,
+        mode: str,
+        every_n_minutes: float,
+        every_n_epochs: int | None = None,
+        keep: int | None = None,
+    ):
         if mode not in ("min", "max", "last"):
             raise ValueError(f"callbacks.checkpoints.mode must be min, max or last, got {mode!r}")
         if not monitor.startswith("val/"):
             raise ValueError(f"callbacks.checkpoints.monitor must be a validation metric, val/..., got {monitor!r}")
         if not every_n_minutes > 0:
             raise ValueError(f"callbacks.checkpoints.every_n_minutes must be > 0, got {every_n_minutes}")
+        for key, number in (("every_n_epochs", every_n_epochs), ("keep", keep)):
+            if number is not None and number < 1:
+                raise ValueError(f"callbacks.checkpoints.{key} must be >= 1, got {number}")
         self.monitor = monitor
         self.mode = mode
         self.seconds = 60 * every_n_minutes
+        self.every_n_epochs = every_n_epochs or (1 if keep else None)
+        self.keep = keep
         self.best: dict = {}  # step, epoch and metrics of the best validation
+        self.saved_at: float | None = None
+        self.value = math.nan  # that was monitored last
+        self.kept: dict[int, float] = {}  # the values of the epochs that are kept
 
     def state_dict(self) -> dict:
-        return {"best": self.best}
+        return {"best": self.best} | ({"kept": self.kept, "value": self.value} if self.every_n_epochs else {})
 
     def load_state_dict(self, state: dict) -> None:
-        self.best = state["best"]
+        self.best, self.kept, self.value = state["best"], state.get("kept", {}), state.get("value", math.nan)
 
     def on_train_start(self, trainer: Trainer, lit: LightningModule) -> None:
         self.saved_at = time.monotonic()
         if trainer.global_step == 0:
             save_last(trainer, lit)  # so that a run that diverges at once leaves finite weights too
+        elif trainer.ckpt_path:  # a kill just after its save left this undone
+            self._link(trainer, lit, Path(trainer.ckpt_path))
 
     def on_train_batch_end(self, trainer: Trainer, lit: LightningModule, *_: Any) -> None:
-        if time.monotonic() - self.saved_at > self.seconds and is_safe_point(trainer):
+        if time.monotonic() - (self.saved_at or 0) > self.seconds and is_safe_point(trainer):
             self._save(trainer, lit)
 
     def on_validation_end(self, trainer: Trainer, lit: LightningModule) -> None:
@@ -91,18 +111,25 @@ class Checkpoints(Checkpoint):
         # else the epoch ends here: on_train_epoch_end saves, after the epoch's metrics are recorded
 
     def on_train_epoch_end(self, trainer: Trainer, lit: LightningModule) -> None:
+        if self.every_n_epochs and lit.epochs_begun % self.every_n_epochs == 0:
+            self._choose(trainer, lit.epochs_begun)
         self._save(trainer, lit)
 
+    def on_run_end(self, trainer: Trainer, lit: LightningModule) -> None:
+        if self.saved_at is None and trainer.ckpt_path:  # the last save, after which there is no training any more
+            self._link(trainer, lit, Path(trainer.ckpt_path))
+
     def on_train_end(self, trainer: Trainer, lit: LightningModule) -> None:
-        if not self.best and trainer.global_step:
-            self._link_best(trainer)
+        folder = Path(trainer.default_root_dir) / "checkpoints"
+        if not self.best and trainer.global_step and trainer.is_global_zero:
+            durable_link(folder / "last.ckpt", folder / "best.ckpt")
 
     def _update_best(self, trainer: Trainer, lit: LightningModule) -> None:
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
         if self.monitor not in metrics:
             known = ", ".join(sorted(metrics))
             raise ValueError(f"callbacks.checkpoints.monitor must be one of {known}, got {self.monitor!r}")
-        value = metrics[self.monitor]
+        self.value = value = metrics[self.monitor]
         is_better = {"min": lambda best: value < best, "max": lambda best: value > best, "last": lambda best: True}
         if not self.best or is_better[self.mode](self.best["value"]):
             place = {"step": trainer.global_step, "epoch": lit.epochs_begun}
@@ -111,13 +138,40 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: Trainer, lit: LightningModule) -> None:
         save_last(trainer, lit)
         self.saved_at = time.monotonic()
-        if self.best.get("step") == trainer.global_step:
-            self._link_best(trainer)
+        self._link(trainer, lit, Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt")
 
-    def _link_best(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir) / "checkpoints"
-            durable_link(folder / "last.ckpt", folder / "best.ckpt")
+    def _link(self, trainer: Trainer, lit: LightningModule, source: Path) -> None:
+        """Give the checkpoint of this step its other names."""
+        names = ["best.ckpt"] if self.best.get("step") == trainer.global_step else []
+        if lit.epochs_begun in self.kept and lit.batches_seen % trainer.num_training_batches == 0:
+            names.append(name_of_epoch(lit.epochs_begun))
+            if len(self.kept) == 1 and trainer.is_global_zero:
+                bound = f"at most {self.keep}" if self.keep else f"one every {self.every_n_epochs} epochs"
+                log.info("keeping checkpoints of %.1f MB, %s", source.stat().st_size / 1e6, bound)
+        for name in names if trainer.is_global_zero else ():
+            durable_link(source, Path(trainer.default_root_dir) / "checkpoints" / name)
+
+    def _choose(self, trainer: Trainer, epoch: int) -> None:
+        """Keep this epoch, and none that is not one of the best any more.
+
+        What goes is deleted before the checkpoint that says so is saved: after a kill in between it goes once more.
+        """
+        self.kept = {**self.kept, epoch: self.value}
+        if self.mode == "last" or math.isnan(self.value):
+            ranked = sorted(self.kept, reverse=True)
+        else:
+            sign = -1 if self.mode == "max" else 1
+            ranked = sorted(self.kept, key=lambda each: (sign * self.kept[each], each))
+        for dropped in ranked[self.keep :] if self.keep else ():
+            del self.kept[dropped]
+            if trainer.is_global_zero:
+                path = Path(trainer.default_root_dir) / "checkpoints" / name_of_epoch(dropped)
+                path.unlink(missing_ok=True)
+
+
+def name_of_epoch(epoch: int) -> str:
+    """The file of the checkpoint at the end of an epoch, from 1."""
+    return f"epoch_{epoch:04d}.ckpt"
 
 
 class StopAtSignal(Checkpoint):
@@ -281,9 +335,10 @@ def newest_checkpoint(folder: Path) -> Path | None:
     Raises:
         RunError: if all are damaged, or one holds more than a checkpoint does.
     """
-    # By age: the best one is the last one or an older one.
+    # By age: the best one is the last one or an older one, and so are those that were kept.
     damage = []
-    for path in (folder / f"{name}.ckpt" for name in ("last", "previous", "best")):
+    kept = sorted(folder.glob("epoch_*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in (*(folder / f"{name}.ckpt" for name in ("last", "previous", "best")), *kept):
         if not path.is_file():
             continue
         try:

@@ -83,10 +83,16 @@ def check_callbacks(states: dict[str, Any], callbacks: list) -> None:
         key = callback.state_key
         if isinstance(callback, Stopwatch) or key in states and isinstance(callback, EarlyStopping):
             check_structure(f"callbacks.{key}", states[key], callback.state_dict())
-        if isinstance(callback, Checkpoints) and states.get(key, {"best": {}}) != {"best": {}}:
-            metrics = dict.fromkeys(states[key]["best"]["metrics"], 0.0)
-            best = {"value": 0.0, "step": 0, "epoch": 0, "metrics": metrics}
-            check_structure(f"callbacks.{key}", states[key], {"best": best})
+        if isinstance(callback, Checkpoints) and key in states:
+            best, kept = states[key]["best"], states[key].get("kept")
+            example: dict[str, Any] = {"best": {}}
+            if best:
+                metrics = dict.fromkeys(best["metrics"], 0.0)
+                example = {"best": {"value": 0.0, "step": 0, "epoch": 0, "metrics": metrics}}
+            if kept is not None:  # epochs, which name files
+                check_structure(f"callbacks.{key}.kept", list(kept), [0] * len(kept))
+                example |= {"kept": dict.fromkeys(kept, 0.0), "value": 0.0}
+            check_structure(f"callbacks.{key}", states[key], example)
 
 
 def check_optimizers(content: dict[str, Any], lit: LightningModule) -> None:

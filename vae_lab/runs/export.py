@@ -38,7 +38,7 @@ USAGE = """vae-lab-export: a trained model as files to share, without code, secr
   vae-lab-export RUN_DIR [key=value]
 
   out=RUN_DIR/export   the folder to write model.safetensors and config.json to
-  checkpoint=best      best or last
+  checkpoint=best      best, last, or one that was kept, as epoch_0010
   onnx=false           also write encoder.onnx (images to codes) and decoder.onnx (latents to mean images in [0, 1]),
                        for programs without torch; config.json says what goes in and comes out
 
@@ -59,7 +59,7 @@ def export_run(arguments: list[str]) -> None:
         RunError: if the folder is not a run that can be loaded, or the files cannot be written.
         NumericsError: if a weight is not finite, or the ONNX files do not give what the model gives.
     """
-    folders, settings = read_arguments(arguments, DEFAULTS, USAGE, {"checkpoint": ("best", "last")})
+    folders, settings = read_arguments(arguments, DEFAULTS, USAGE)
     if len(folders) != 1:
         raise ValueError(
             f"expected one run folder, got {len(folders)}; usage: vae-lab-export RUN_DIR [key=value], or --help"

@@ -18,7 +18,9 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import psutil
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
@@ -142,7 +144,8 @@ class Run:
 
         now, before = datetime.now(UTC).isoformat(timespec="seconds"), self.status
         times, started = before.get("times", []), {"started": now, "command": command_line(), "commit": commit()}
-        times = [*times, started] if state == "running" else [*times[:-1], {**times[-1], "ended": now}]
+        machine = {"host": platform.node(), "hardware": hardware()}
+        times = [*times, started | machine] if state == "running" else [*times[:-1], {**times[-1], "ended": now}]
         # Of what decides a run's numbers; torch's with the build, such as +cu130.
         versions = {"python": platform.python_version(), "torch": torch.__version__}
         versions |= {name: version(name) for name in ("vae_lab", "torchvision", "lightning", "hydra-core", "wandb")}
@@ -236,6 +239,21 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):  # there is no git, or it hangs
         return None
     return done.stdout.strip() or None
+
+
+@cache
+def hardware() -> dict[str, Any]:
+    """What this machine is: its processor, cores, memory and GPUs. Of the GPUs the driver's files, which wake none."""
+    from joblib import cpu_count  # knows of affinities and of a container's share; only here, it takes a while
+
+    found: dict[str, list[str]] = {}
+    for files, key in (("cpuinfo", "model name"), ("driver/nvidia/gpus/*/information", "Model")):
+        with suppress(OSError):  # Linux has these files, others none
+            texts = [path.read_text(errors="replace") for path in sorted(Path("/proc").glob(files))]
+            found[key] = [named[1].strip() for text in texts if (named := re.search(rf"{key}\s*:(.*)", text))]
+    cpu = (found.get("model name") or [platform.processor() or platform.machine()])[0]
+    memory = round(psutil.virtual_memory().total / 2**30)
+    return {"cpu": cpu, "cores": cpu_count(), "memory_gb": memory, "gpus": found.get("Model", [])}
 
 
 class LogFile(logging.FileHandler):

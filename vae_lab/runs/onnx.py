@@ -107,7 +107,7 @@ def convert(vae: VAE, half: nn.Module, takes: dict[str, str], gives: dict[str, s
             is_near = apart <= TOLERANCE * wanted.abs().max().clamp(min=1)
             if is_near.float().mean() < (1 - UNSURE if "indices" in gives else 1):
                 raise NumericsError(
-                    f"onnx=true: the {name} as ONNX gives {apart.max():.2g} beside what the model gives"
+                    f"onnx=true: the {name} as ONNX is {apart.max():.2g} away from what the model gives"
                 )
     return content, {**takes, **gives}
 

@@ -6,6 +6,7 @@ one of its own, the weights by that of the parameters.
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ class Stored(NamedTuple):
 
     cfg: DictConfig
     weights: dict[str, Tensor]
-    checkpoint: str  # best or last
+    checkpoint: str  # best, last or one that was kept
     epoch: int  # that it was saved in, from 1
     step: int
     images: str  # the fingerprint of the images it was trained on
@@ -59,12 +60,14 @@ def read_stored(folder: str | Path, checkpoint: str) -> Stored:
 
     Args:
         folder: of either kind.
-        checkpoint: `best` or `last`.
+        checkpoint: `best`, `last`, or one that was kept.
 
     Raises:
         RunError: if the folder or the checkpoint is missing or damaged.
         ValueError: if the config holds more than plain settings.
     """
+    if not re.fullmatch(r"best|last|epoch_\d+", checkpoint):
+        raise ValueError(f"checkpoint must be best, last or one that was kept, as epoch_0010, got {checkpoint!r}")
     folder = Path(folder)
     if is_export(folder):
         return read_export(folder, checkpoint)

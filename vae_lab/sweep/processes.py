@@ -226,6 +226,8 @@ def work(
         os.dup2(file.fileno(), 2)
     faulthandler.enable()  # a crash in C says where
     os.environ.pop("HYDRA_FULL_ERROR", None)  # set by the sweep's process, not by the user
+    # As in a single run, not as this process itself was started: spawned workers would import torch at every epoch.
+    multiprocessing.set_start_method(None, force=True)
     try:
         with one_line_errors(), Preemption() as preemption, preemption.first():
             if hasattr(signal, "pthread_sigmask"):
