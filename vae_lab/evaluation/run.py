@@ -108,7 +108,8 @@ class Run:
         drawn |= {path.stem: path for path in folder.glob("*.png")}
         if kind not in drawn:
             raise ValueError(f"there is no picture {kind} in {folder}, only {', '.join(sorted(drawn)) or 'none'}")
-        return Image.open(drawn[kind])
+        with Image.open(drawn[kind]) as picture:
+            return picture.convert("RGB")
 
     def to(self, device: str | torch.device) -> Self:
         """Move the model to a device."""
