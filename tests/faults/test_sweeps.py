@@ -327,6 +327,7 @@ def ray_cluster(monkeypatch):
     """Start a Ray on loopback: a head without a core, and two nodes of one each."""
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it looks for an address beside loopback
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else they wait for whatever else runs
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "15")  # after which a lost head ends the command
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
