@@ -15,29 +15,15 @@ TINY = [
 ]  # fmt: skip
 
 # Shuffling, noise, dropout, batch norm, flips, a learning-rate schedule and a KL warm-up, all on; saved at every batch.
+# So that a moment is the number of a call, an execution is one step.
 EVERYTHING = [
-    "logger=none",
-    "trainer.steps_per_execution=1",  # so that a moment is the number of a call
-    "callbacks.gallery=null",
-    "callbacks.summary=null",
-    "callbacks.progress=null",
-    "callbacks.checkpoints.every_n_minutes=1e-9",
-    "trainer=cpu",
-    "trainer.max_epochs=2",
-    "trainer.limit_train_batches=8",
-    "trainer.limit_val_batches=2",
+    "logger=none", "callbacks.gallery=null", "callbacks.summary=null", "callbacks.progress=null",
+    "callbacks.checkpoints.every_n_minutes=1e-9", "trainer=cpu", "trainer.steps_per_execution=1",
+    "trainer.max_epochs=2", "trainer.limit_train_batches=8", "trainer.limit_val_batches=2",
     "trainer.log_every_n_steps=3",
-    "dataset.batch_size=16",
-    "dataset.flip=true",
-    "dataset.binarize=dynamic",
-    "model=conv",
-    "model.channels=[4,4]",
-    "model.hidden_dims=[8]",
-    "model.dropout=0.2",
-    "latent_dim=2",
-    "optimizer/schedule=cosine",
-    "loss.warmup_steps=20",
-]
+    "dataset.batch_size=16", "dataset.flip=true", "dataset.binarize=dynamic", "model=conv", "model.channels=[4,4]",
+    "model.hidden_dims=[8]", "model.dropout=0.2", "latent_dim=2", "optimizer/schedule=cosine", "loss.warmup_steps=20",
+]  # fmt: skip
 
 
 def start(*arguments: str | Path, cwd: Path, module: str = "vae_lab", **popen) -> subprocess.Popen:

@@ -4,26 +4,32 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
-from composed import composed
 
-torch.set_num_threads(1)  # the tests run side by side
 os.fsync = lambda descriptor: None  # milliseconds each, against the loss of power alone: kills lose no page
 REPOSITORY = Path(__file__).parent.parent
 
+
 # A tiny experiment: two epochs of three batches on the bundled digits, nothing on the side.
 TINY = [
-    "logger=none",
-    "callbacks.gallery=null",
-    "callbacks.summary=null",
-    "trainer=cpu",
-    "trainer.max_epochs=2",
-    "trainer.limit_train_batches=3",
-    "trainer.limit_val_batches=2",
-    "dataset.batch_size=16",
-    "model.hidden_dims=[16]",
+    "logger=none", "callbacks.gallery=null", "callbacks.summary=null", "trainer=cpu", "trainer.max_epochs=2",
+    "trainer.limit_train_batches=3", "trainer.limit_val_batches=2", "dataset.batch_size=16", "model.hidden_dims=[16]",
     "latent_dim=3",
-]
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """The tests run side by side. Imported here: the process that hands out the tests needs no torch."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    import torch
+
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +44,7 @@ def data_root() -> Path:
 @pytest.fixture
 def config(tmp_path):
     """Compose the config of a tiny experiment from overrides, its run folder below tmp_path."""
+    from composed import composed
 
     def compose_config(*overrides: str, tiny: list[str] = TINY, run_dir: str = "run"):
         return composed(*tiny, *overrides, f"run_dir={tmp_path / run_dir}")

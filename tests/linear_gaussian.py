@@ -4,13 +4,22 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 
+from vae_lab.data.batches import Batch
 from vae_lab.models.likelihoods import Gaussian as GaussianPixels
 from vae_lab.models.posteriors import Gaussian
 from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
+from vae_lab.objectives import Context
 
 SHAPE = (1, 2, 2)
 D = 2
+EVALUATION = Context(0, 100, "val")
+
+
+def evaluate(objective: nn.Module, vae: VAE, x: torch.Tensor, context: Context = EVALUATION) -> dict[str, torch.Tensor]:
+    """The terms of a batch, with the same noise at each call."""
+    torch.manual_seed(1)
+    return objective(vae, Batch(x), context)
 
 
 class LinearGaussian:

@@ -171,6 +171,7 @@ def test_what_cannot_be_computed_is_refused(run):
         (lambda: run.encode(images), "a conditional model needs labels y"),
         (lambda: run.encode(images, labels + 10), r"labels must be whole numbers >= 0 below \[10\], got \[\[10\]"),
         (lambda: run.encode(images, [1, 2, 3]), r"labels must have the shape \(2, 1\), got \(3,\)"),
+        (lambda: run.sample(-1, 0), "the number of samples must be >= 0, got -1"),
         (lambda: run.sample(2, 0, sampler="best"), "sampler must be one of prior, gaussian"),
     ):
         with pytest.raises(ValueError, match=words):

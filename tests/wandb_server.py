@@ -10,8 +10,7 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-STATUS = {"error": 500, "unauthorized": 401}
-PAGES = {"garbage": b"\x00\xff{]" * 100, "html": b"<html><body>Please log in to the hotel's network</body></html>"}
+PAGE = b"<html><body>Please log in to the hotel's network</body></html>"
 
 
 @dataclass
@@ -29,8 +28,8 @@ class Run:
 class WandbServer:
     """Serves on a free port until the `with` block ends.
 
-    The modes are "ok", those of `STATUS`, "hang" (no answer), "reset" (the connection is cut), "garbage" and "html"
-    (answers that are not W&B's). `after_start` is the mode from the moment on when a run was started.
+    The modes are "ok", "error" (status 500), "hang" (no answer), "reset" (the connection is cut) and "html" (an answer
+    that is not W&B's). `after_start` is the mode from the moment on when a run was started.
     """
 
     def __init__(self, mode: str = "ok", after_start: str = "ok"):
@@ -144,8 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             return
         answer = json.dumps(self.wandb.answer(self.path, body, self.headers["Host"]) if mode == "ok" else {}).encode()
-        data = PAGES.get(mode, answer)
-        self.send_response(STATUS.get(mode, 200))
+        data = PAGE if mode == "html" else answer
+        self.send_response(500 if mode == "error" else 200)
         self.send_header("Content-Type", "text/html" if mode == "html" else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()

@@ -112,12 +112,6 @@ def test_two_runs_are_compared_image_by_image(tmp_path):
     assert "test/nll_is5" in comparison.metrics  # which is shown wherever it was measured
 
 
-def test_two_seeds_are_not_tested():
-    found = difference(of_seeds({0: 1.0, 1: 1.0}), of_seeds({0: 2.0, 1: 2.0}))
-    assert math.isnan(found.p)
-    assert not found.is_distinct
-
-
 def test_exactly_equal_differences_are_certain_and_equal_runs_are_equal():
     first = of_seeds({0: 1.0, 1: 2.0, 2: 3.0})
     assert difference(first, of_seeds({0: 0.5, 1: 1.5, 2: 2.5})).p == 0
@@ -145,10 +139,6 @@ def test_seeds_that_are_not_shared_are_tested_by_their_means_where_they_pool_the
         assert math.isnan(difference(first, other).p)
 
 
-def test_one_comparison_needs_no_adjustment():
-    assert adjust([0.03], 3) == [0.03]
-
-
 def test_adjusted_p_values_are_larger_than_holms_for_the_same_comparisons():
     """Because the best was chosen; and they keep the order, and step down after each that is different."""
     p_values = [0.0002, 0.004, 0.02, 0.4]
@@ -156,6 +146,7 @@ def test_adjusted_p_values_are_larger_than_holms_for_the_same_comparisons():
     assert adjusted == sorted(adjusted)
     assert all(new > min(1, (4 - i) * p) * 0.9 for i, (p, new) in enumerate(zip(p_values, adjusted, strict=True)))
     assert adjust(p_values[::-1], 5) == adjusted[::-1]
+    assert adjust([0.03], 3) == [0.03]  # a single comparison
     assert adjust([0.0001, 0.02], 5)[1] == 0.02  # the other is known to be different: one comparison is left
 
 
@@ -394,7 +385,7 @@ def test_the_same_run_twice_counts_once_and_repeats_of_a_seed_are_one(tmp_path):
     assert len(comparison(tmp_path / "a", tmp_path / "b", by=["folder"]).groups) == 2
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", "a: &a [1]\nb: *a\n", "!!python/object:os.system {}", "a: ${"])
+@pytest.mark.parametrize("content", ["{", "a: &a [1]\nb: *a\n", "a: ${"])
 def test_a_damaged_run_is_a_failed_one(content, tmp_path):
     run = write_run(tmp_path / "run")
     (run / ".hydra" / "config.yaml").write_text(content)
@@ -458,12 +449,10 @@ def test_a_verdict_says_with_which_group_of_its_kind_it_was_compared(tmp_path, c
                 changes = loss | {"latent_dim": latent_dim}
                 write_run(tmp_path / f"{name}{latent_dim}{seed}", seed, offset + elbo - 100, changes=changes)
     found = comparison(tmp_path, sort="elbo")
-    verdicts = [
-        {group.settings["latent_dim"]: group.verdict for group in part} for part in (found.groups[:3], found.groups[3:])
-    ]
-    assert verdicts == [
-        {"2": "best of its kind", "4": f"worse than {n}", "8": f"not distinguishable from {n} (n=3)"} for n in (1, 4)
-    ]
+    for n, part in ((1, found.groups[:3]), (4, found.groups[3:])):
+        verdicts = {group.settings["latent_dim"]: group.verdict for group in part}
+        expected = {"2": "best of its kind", "4": f"worse than {n}", "8": f"not distinguishable from {n} (n=3)"}
+        assert verdicts == expected
     for text in (page(found), markdown(found)):
         assert "not distinguishable from 4 (n=3)" in text
     compare_runs([str(tmp_path), "sort=elbo", "images=false", f"out={tmp_path / 'out'}"])
@@ -543,22 +532,8 @@ def test_numbers_have_as_few_digits_as_tell_them_apart(tmp_path):
     for seed, value in enumerate(values):
         write_run(tmp_path / str(seed), 0, -100 - seed, optimizer__lr=value)
     found = comparison(tmp_path)
-    assert [group.label for group in found.groups] == [
-        "lr=0.0012346",
-        "lr=0.0012349",
-        "lr=0.76543",
-        "lr=16",
-        "lr=1e-05",
-    ]
+    assert [group.label[3:] for group in found.groups] == ["0.0012346", "0.0012349", "0.76543", "16", "1e-05"]
     assert repr(values[0]) in runs_csv(found)
-
-
-def test_nothing_is_said_of_a_single_seed(tmp_path):
-    write_run(tmp_path / "a", elbo=-100, latent_dim=2)
-    write_run(tmp_path / "b", elbo=-90, latent_dim=4)
-    found = comparison(tmp_path)
-    assert [group.verdict for group in found.groups] == ["best, of a single seed", "not tested (1 seed)"]
-    assert any("single seed" in note for note in found.notes)
 
 
 def test_two_seeds_are_said_to_be_too_few(tmp_path):
@@ -575,9 +550,8 @@ def test_two_seeds_are_said_to_be_too_few(tmp_path):
 def test_noise_is_not_distinguishable_and_a_paired_shift_is(tmp_path):
     for seed, noise in enumerate((0.0, 9.0, -5.0)):
         write_run(tmp_path / f"a{seed}", seed, -100 + noise, latent_dim=2)
-        write_run(
-            tmp_path / f"b{seed}", seed, -101 + noise + 0.01 * seed, latent_dim=4
-        )  # always worse, by less than the noise
+        worse = -101 + noise + 0.01 * seed  # always, by less than the noise
+        write_run(tmp_path / f"b{seed}", seed, worse, latent_dim=4)
         write_run(tmp_path / f"c{seed}", seed, -101 - noise, latent_dim=8)
     verdicts = {group.settings["latent_dim"]: group.verdict for group in comparison(tmp_path).groups}
     assert verdicts == {"2": "best", "4": "worse", "8": "not distinguishable (n=3)"}
@@ -611,25 +585,12 @@ def test_the_csv_has_a_row_for_every_run(sweep):
     rows = list(csv.DictReader(runs_csv(found).splitlines()))
     assert len(rows) == 12
     row = next(row for row in rows if row["run"] == "conv,bce,1")
-    assert (row["group"], row["model"], row["loss"], row["seed"], row["state"]) == (
-        "1",
-        "conv",
-        "bce",
-        "1",
-        "completed",
-    )
+    assert [row[k] for k in ("group", "model", "loss", "seed", "state")] == ["1", "conv", "bce", "1", "completed"]
     assert float(row["val/mse"]) == pytest.approx(0.0251)
     for text in ("=1+1", "-1+cmd|'x'!A0", "-a", "-", "+1", "@x"):
         assert harmless(text) == f"'{text}"
     for text in ("-1", "-0.5", "-1e-05", "a-1", "–"):
         assert harmless(text) == text
-
-
-def test_the_markdown_is_one_table(sweep):
-    lines = [line for line in markdown(comparison(sweep, sort="mse")).split("## ")[0].splitlines() if line[:1] == "|"]
-    assert len(lines) == 2 + 4
-    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
-    assert "0.02517 ± 0.00021" in lines[2]
 
 
 def write_studies(folder: Path) -> None:
@@ -666,6 +627,10 @@ def test_a_table_is_the_same_in_all_its_forms(sweep):
         for cell in row.cells:
             assert f"<span>{html_escape(cell.text)}</span>" in html
     assert html.count("<tr") == len(table.rows) + 1
+    lines = [line for line in markdown(found).split("## ")[0].splitlines() if line[:1] == "|"]
+    assert len(lines) == 2 + 4
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    assert "0.02517 ± 0.00021" in lines[2]
     assert [column.title for column in table.columns] == [
         "#", "mse", "against the best", "model", "loss", "n", "elbo\xa0†", "reconstruction\xa0†", "kl", "active units",
         "images per second", "train seconds",
@@ -684,10 +649,8 @@ def search(tmp_path_factory) -> Path:
     status = {"started": "2026-11-01T10:00:00+00:00", "ended": "2026-11-01T11:01:05+00:00"}
     status |= {"command": "vae-lab 'a=<b>'", "commit": "0123456789abcdef-dirty", "host": "<h>"}
     status["hardware"] = {"cpu": "EPYC", "cores": 8, "memory_gb": 64, "gpus": ["NVIDIA H100", "NVIDIA H100"]}
-    content = json.loads((run / "status.json").read_text())
-    (run / "status.json").write_text(
-        json.dumps(content | {"times": [status, status | {"command": "vae-lab resume=x"}]})
-    )
+    times = {"times": [status, status | {"command": "vae-lab resume=x"}]}
+    (run / "status.json").write_text(json.dumps(json.loads((run / "status.json").read_text()) | times))
     (run / "train.log").write_text("")
     (run / "pictures").mkdir()
     (folder / "sweep.jsonl").write_text("\n".join([*lines, "[1]", '{"job": 1e400, "folder": "r99"}', "{torn"]))
@@ -705,9 +668,8 @@ def test_a_trial_has_the_number_of_the_search_everywhere(search):
     assert found.keys == ["latent_dim", "model.activation", "optimizer.lr"]  # none of which follows from another
     (history, importance), _ = draw_search(found)
     assert list(history.data[0].x) == [n for n in range(13) if n != 3]
-    assert dict(zip(history.data[0].x, history.data[0].y, strict=True)) == {
-        run.trial: run.value("val/elbo") for run in found.entries
-    }
+    drawn = dict(zip(history.data[0].x, history.data[0].y, strict=True))
+    assert drawn == {run.trial: run.value("val/elbo") for run in found.entries}
     assert importance.data[0].y[-1] == "optimizer.lr"
     (search / "multirun.yaml").write_text("hydra: {}\n")
     assert {run.trial for run in find_runs([search])[0]} == {None}  # the jobs of another sweep are no trials
@@ -740,20 +702,6 @@ def test_single_runs_have_links_to_their_files_and_say_how_they_were_started(sea
     assert "command" not in "".join(to_markdown(table))
     written = set(runs_csv(found).splitlines()[0].split(","))
     assert {"trial", "seconds", "commit", "command", "machine", "images"} <= written
-
-
-def test_help_table_and_report_need_no_torch(sweep, tmp_path):
-    script = (
-        "import sys; from vae_lab.__main__ import compare\n"
-        f"for words in ([{str(sweep)!r}, 'out={tmp_path}'], ['--help']):\n"
-        "    sys.argv = ['vae-lab-compare', *words]\n"
-        "    try: compare()\n"
-        "    except SystemExit as stop: assert not stop.code\n"
-        "print('torch' in sys.modules, 'wandb' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False False"
-    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.csv", "report.md"}
 
 
 # report
@@ -799,7 +747,9 @@ def test_a_strangers_control_characters_are_shown_and_not_obeyed(tmp_path, capsy
     for text in (capsys.readouterr().out, html, *(own_part(path.read_text()) for path in out.iterdir())):
         assert is_plain(text), re.search(r"[^\n]{0,40}[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e].{0,40}", text)
     assert len(comparison(tmp_path, by=["note"]).groups) == 4  # escaped values stay different
-    entry = read_online(FakeRun(evil, "finished", -1.0), "me/project")
+    run = online(tmp_path / "r1\x1b[2J")
+    run.name, run.url, run.config = evil, f"https://wandb.ai/{evil}", json.dumps({"seed": evil})
+    entry = read_online(run, "me/project")
     assert is_plain(f"{entry.name}{entry.location}{entry.settings['seed']}")
 
 
@@ -812,12 +762,12 @@ def test_the_report_needs_no_network(sweep):
 
 
 def test_the_report_of_fifty_runs_is_no_larger_than_ten_megabytes(tmp_path):
-    for number in range(50):
+    for number in range(10):
         run = write_run(tmp_path / f"r{number}", number % 3, -100 - number, latent_dim=number // 3)
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         rows = [row | {"step": 10 * i} for i in range(200) for row in lines[-2:]]
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert len(page(comparison(tmp_path))) < 10_000_000
+    assert len(own_part(page(comparison(tmp_path)))) < (10_000_000 - len(get_plotlyjs())) / 5
 
 
 @pytest.mark.slow
@@ -863,20 +813,10 @@ def test_many_groups_are_drawn_with_few_traces_and_what_is_left_out_is_said(tmp_
 
 def test_an_autoencoder_beside_a_vae_is_compared_by_mse(tmp_path):
     for seed in range(3):
-        write_run(
-            tmp_path / f"a{seed}",
-            seed,
-            None,
-            0.01 + 0.001 * seed,
-            changes={"posterior": "deterministic", "posterior._target_": "vae_lab.models.posteriors.Deterministic"},
-        )
-        write_run(
-            tmp_path / f"b{seed}",
-            seed,
-            -90,
-            0.02 - 0.001 * seed,
-            changes={"posterior._target_": "vae_lab.models.posteriors.Gaussian"},
-        )
+        point = {"posterior": "deterministic", "posterior._target_": "vae_lab.models.posteriors.Deterministic"}
+        write_run(tmp_path / f"a{seed}", seed, None, 0.01 + 0.001 * seed, changes=point)
+        normal = {"posterior._target_": "vae_lab.models.posteriors.Gaussian"}
+        write_run(tmp_path / f"b{seed}", seed, -90, 0.02 - 0.001 * seed, changes=normal)
     found = comparison(tmp_path)
     assert (found.by, found.sort) == (["posterior"], "val/mse")
     assert found.groups[0].label == "deterministic"
@@ -969,14 +909,10 @@ def test_models_are_drawn_on_the_same_inputs_and_latents(config, tmp_path):
     found = comparison(tmp_path / "runs")
     gallery = draw_groups(found.groups, 12, None)
     drawn = next(group.number for group in found.groups if group.settings["latent_dim"] == "2")
-    assert [number for number, *_ in gallery.strips["reconstructions"]] == [None, drawn]
-    assert (
-        [number for number, *_ in gallery.strips["samples"]]
-        == [number for number, *_ in gallery.strips["traversals"]]
-        == [drawn]
-    )
-    assert len(gallery.notes) == 1
-    assert "does not fit its config" in gallery.notes[0]
+    numbers = {kind: [number for number, *_ in strips] for kind, strips in gallery.strips.items()}
+    assert numbers.items() >= {"reconstructions": [None, drawn], "samples": [drawn], "traversals": [drawn]}.items()
+    (note,) = gallery.notes
+    assert "does not fit its config" in note
     assert draw_groups(found.groups, 12, None).strips == gallery.strips
     assert gallery.html() in page(found, gallery)
 
@@ -984,11 +920,8 @@ def test_models_are_drawn_on_the_same_inputs_and_latents(config, tmp_path):
 def test_missing_images_are_said_and_nothing_is_downloaded(config, tmp_path, monkeypatch):
     train(config("trainer.max_epochs=1"))
     path = tmp_path / "run" / ".hydra" / "config.yaml"
-    path.write_text(
-        path.read_text()
-        .replace("standard.Digits", "standard.MNIST")
-        .replace("  fit: ${dataset.fit}", "  fit: ${dataset.fit}\n    root: nowhere")
-    )
+    text = path.read_text().replace("standard.Digits", "standard.MNIST")
+    path.write_text(text.replace("  fit: ${dataset.fit}", "  fit: ${dataset.fit}\n    root: nowhere"))
     monkeypatch.chdir(tmp_path)
     gallery = draw_groups(comparison(tmp_path / "run").groups, 12, None)
     assert "cannot be read" in gallery.notes[0]
@@ -997,48 +930,21 @@ def test_missing_images_are_said_and_nothing_is_downloaded(config, tmp_path, mon
     assert not gallery.strips["reconstructions"]
 
 
-class FakeRun:
-    """What `wandb.Api` gives, as far as it is used; checked against the library's documentation only."""
-
-    def __init__(self, seed, state, elbo):
-        self.name, self.url, self.state = f"run-{seed}", f"https://wandb.ai/me/project/runs/{seed}", state
-        self.config = {"seed": seed, "latent_dim": 2, "loss": {"KLD_weight": 1.0}, "_wandb": {"x": 1}}
-        self.config["choices"] = {"model": "conv", "optimizer/schedule": "none", "hydra/launcher": "local"}
-        self.summary = {"val/elbo": elbo, "_step": 3, "images_per_second": 5, "picture": {"_type": "image-file"}}
-        self.rows = [{"step": s, "_step": i, "val/elbo": elbo - s, "epoch": i} for i, s in enumerate((20, 10, 0))]
-
-    def scan_history(self):
-        return iter(self.rows)
-
-
-def test_online_runs_are_read_like_folders():
-    asked = []
-    runs = [FakeRun(seed, "finished", -100.0 - seed) for seed in range(3)] + [FakeRun(3, "crashed", -5.0)]
-    api = SimpleNamespace(runs=lambda path, filters: asked.append((path, filters)) or runs)
-    entries = online_runs("me/project/my/group", api)
-    assert asked == [("me/project", {"group": "my/group"})]
-    assert [entry.state for entry in entries] == ["completed"] * 3 + ["interrupted"]
-    assert entries[0].settings == {"seed": 0, "latent_dim": 2, "loss.KLD_weight": 1.0}
-    assert entries[0].choices == {"model": "conv", "optimizer.schedule": "none"}
-    assert entries[0].metrics == {"val/elbo": -100.0, "images_per_second": 5.0}
-    assert entries[0].history.values == {"val/elbo": {0: -100.0, 10: -110.0, 20: -120.0}}
-    found = compare(entries)
-    assert found.groups[0].spread("val/elbo").mean == pytest.approx(-101)
-
-
 def online(folder: Path) -> SimpleNamespace:
-    """The run of a folder as W&B gives it: its config resolved, in another order, its whole numbers as they come."""
+    """The run of a folder as W&B gives it: its config resolved, in another order, and more of W&B's own everywhere."""
     cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
     config = OmegaConf.to_container(cfg.copy(), resolve=False) | {"data_root": "/elsewhere", "run_dir": "/tmp/run"}
     config = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
     config["choices"] = dict(reversed(yaml.safe_load((folder / ".hydra" / "choices.yaml").read_text()).items()))
+    config |= {"_wandb": {"x": 1}}
     config["images"] = json.loads((folder / "status.json").read_text())["images"]
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) | {"_step": 1} for line in (folder / "metrics.jsonl").read_text().splitlines()][::-1]
     state = {"completed": "finished"}.get(json.loads((folder / "status.json").read_text())["state"], "failed")
     result = folder / "result.json"
+    summary = json.loads(result.read_text()) if result.is_file() else {}
     return SimpleNamespace(
         name=folder.name, url=f"https://wandb.ai/{folder.name}", state=state, scan_history=lambda: rows,
-        config=json.dumps(config, sort_keys=True), summary=json.loads(result.read_text()) if result.is_file() else {},
+        config=json.dumps(config, sort_keys=True), summary=summary | {"_step": 3, "picture": {"_type": "image-file"}},
     )  # fmt: skip
 
 
@@ -1047,8 +953,9 @@ def test_runs_make_the_same_groups_online_and_on_disk(sweep, tmp_path):
         changes = CONV if i == 2 else {"optimizer.schedule": {}, "model.hidden_dims": [32, i]}
         write_run(tmp_path / "a" / str(i), i, latent_dim=latent_dim, changes=changes, loss__KLD_weight=1 + i)
     for folder in (sweep, tmp_path / "a"):
-        api = SimpleNamespace(runs=lambda path, filters, folder=folder: map(online, sorted(folder.glob("*/"))))
-        here, there = comparison(folder), compare(online_runs("me/project", api))
+        runs = {("me/project", "my/group"): [online(run) for run in sorted(folder.glob("*/"))]}
+        api = SimpleNamespace(runs=lambda path, filters, runs=runs: runs[path, filters["group"]])
+        here, there = comparison(folder), compare(online_runs("me/project/my/group", api))
         assert (there.by, there.keys, there.sort, there.apart) == (here.by, here.keys, here.sort, here.apart)
         assert [(g.label, g.verdict, sorted(run.name for run in g.runs)) for g in there.groups] == [
             (g.label, g.verdict, sorted(run.name for run in g.runs)) for g in here.groups

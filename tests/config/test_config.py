@@ -24,11 +24,13 @@ WITH = {
     "dataset=image_folder": ["dataset.root=pictures"],
     "dataset=arrays": ["dataset.root=images.npy"],
     "trainer=gpu": ["trainer.accelerator=cpu"],
+    "metrics=nll": ["metrics.nll.samples=2"],
 }
-# What makes a model is tried option by option; the others go together, an option of each group at a time.
+# What makes a model is tried option by option, most of it beside ../test_grid.py; the others go together, an option of
+# each group at a time.
 MODEL = [
-    [f"{group}={name}"] for group in ("experiment", "model", "objective", "posterior", "prior")
-    for name in OPTIONS.pop(group)
+    pytest.param([f"{group}={name}"], marks=[] if group in ("experiment", "model") else pytest.mark.slow)
+    for group in ("experiment", "model", "objective", "posterior", "prior") for name in OPTIONS.pop(group)
 ]  # fmt: skip
 REST = itertools.zip_longest(*([f"{group}={name}" for name in names] for group, names in OPTIONS.items()))
 
@@ -44,9 +46,8 @@ def test_every_option_composes_and_builds(choices, tmp_path):
     assert list(tmp_path.iterdir()) == []  # building touches nothing
 
 
-# Each network with each kind of posterior and of likelihood.
+# Each network with two kinds of posterior and of likelihood; ../test_grid.py has all of them.
 GRID = [("mlp", "gaussian", "bce"), ("conv", "deterministic", "bce"), ("resnet", "gaussian", "mse")]
-GRID += [("mlp", name, "bce") for name in ("planar", "radial", "iaf", "vq", "fsq", "gumbel", "vmf")]
 GRID += zip(
     ("conv spatial", "resnet spatial") * 2, ("gaussian", "deterministic", "vq", "fsq"), ("mse",) * 4, strict=True
 )

@@ -29,15 +29,11 @@ def run_of(folder, lacks: list[str], *overrides: str):
     [
         (["trainer.detect_anomaly"], [], [], []),  # as Lightning does without it
         (["optimizer.betas", "optimizer.lr"], [], [], []),  # as torch does
-        (["optimizer.fused"], [], [], []),  # torch decides; what `conf/` says now
         (["find_lr", "posterior", "metrics.mse", "dataset.flip"], [], [], []),  # of no class, or a whole part
         (["model.encoder.hidden_dims"], ["model.hidden_dims=[8]"], ["model.hidden_dims=[8]"], []),  # a reference
         (["trainer.detect_anomaly"], [], ["trainer.detect_anomaly=true"], ["trainer.detect_anomaly"]),
-        (["find_lr"], [], ["find_lr=true"], ["find_lr"]),
-        (["optimizer.weight_decay"], [], ["optimizer.weight_decay=0.01"], ["optimizer.weight_decay"]),
         ([], ["optimizer.lr=0.002"], [], ["optimizer.lr"]),  # the default of then
         ([], [], ["loss.KLD_weight=1", "dataset.val_size=0.10", "data_root=/elsewhere"], []),
-        ([], ["~trainer.detect_anomaly"], [], []),
         ([], ["~callbacks.summary"], [], ["callbacks.summary._target_", "callbacks.summary.max_depth"]),
         ([], ["callbacks.summary=null"], [], ["callbacks.summary", "callbacks.summary._target_",
                                               "callbacks.summary.max_depth"]),

@@ -11,15 +11,9 @@ KEYS = ["seed", "latent_dim", "model", "model.hidden_dims", "dataset.channels", 
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("seeed", "; did you mean seed?"),
         ("SEED", "; did you mean seed?"),
-        ("model.latent_dim", "; did you mean latent_dim?"),
-        ("latnt_dim", "; did you mean latent_dim?"),
         ("dataset.chanels", "; did you mean dataset.channels?"),
         ("chanels", "; did you mean dataset.channels or model.channels?"),
-        ("epochs", "; did you mean trainer.max_epochs?"),
-        ("modell", "; did you mean model?"),
-        ("colour", ""),
         ("", ""),
     ],
 )

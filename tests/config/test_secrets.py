@@ -20,24 +20,16 @@ def environment(monkeypatch):
     [
         ("logger.wandb.api_key=hello", "logger.wandb.api_key"),
         ("+hub.HF_TOKEN=hello", "hub.HF_TOKEN"),
-        ("++db.password=hello", "db.password"),
-        ("a.client_secret=1,2", "a.client_secret"),
         ("hub={user: me, token: hello}", "hub"),
         (f"logger.wandb.name=run-{SECRET}-1", "logger.wandb.name"),
         ("dataset.root=https://me:hunter2@example.org/x", "dataset.root"),
-        ("dataset.root=https://a-token@example.org/x", "dataset.root"),
         ("dataset.root=https://example.org/x?a=1&api_key=hello", "dataset.root"),
         ("hub.apiKey=hello", "hub.apiKey"),
-        ("hub.api-key=hello", "hub.api-key"),
         ("hub.github_pat=hello", "hub.github_pat"),
-        ("hub.passphrase=hello", "hub.passphrase"),
         ("hub.password=12345", "hub.password"),
-        ("hub.password=[hello]", "hub.password"),
-        ("hub={token: hello}", "hub"),
         ("hub=[{'token': hello}]", "hub"),
         ("hub={a: ${oc.env:A}, token: hello, b: ${oc.env:B}}", "hub"),
         (SECRET, "argument 2"),
-        (f"{SECRET}=1", "argument 2"),
     ],
 )
 def test_a_secret_is_refused_by_its_key_and_not_shown(argument, name):
@@ -54,24 +46,16 @@ def test_a_secret_is_refused_by_its_key_and_not_shown(argument, name):
 @pytest.mark.parametrize(
     "argument",
     [
-        "--help",
         "-m",
         "model=mlp,conv",
         "model.num_tokens=8",
-        "model.tokenizer=words",
         "dataset.root=https://example.org:8080/x@y",
         "hub.token=null",
-        "hub.token=",
         "hub.token=${oc.env:HF_TOKEN}",
-        "hub.token=${oc.env:HF_TOKEN,null}",
-        "hub.token=${oc.decode:${oc.env:HF_TOKEN}}",
         "hub={token: '${oc.env:HF_TOKEN}'}",
         "hub.url=https://${oc.env:USER}:${oc.env:PASSWORD}@host",
-        "model.max_token=512",
         "dataset.root=ssh://git@example.org/x",
-        "dataset.root=git@example.org:x/y",
         "dataset.root=https://example.org/x?size=3",
-        "trainer.benchmark=true",
         "~callbacks.pictures",
     ],
 )
@@ -83,7 +67,6 @@ def test_ordinary_arguments_pass(argument):
     "name",
     [
         *("A_PASSWD", "A_PASSPHRASE", "A_CREDENTIAL", "GITHUB_PAT", "PROXY_AUTH", "AUTHORIZATION", "MYSQL_PWD"),
-        *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "WANDB_API_KEY", "SLACK_WEBHOOK", "my_api_key"),
         *("DB_PASS", "DB_PASS_2", "MY_PASSCODE", "SESSION_COOKIE", "A_JWT", "PASS"),
         "AZURE_STORAGE_CONNECTION_STRING",
     ],
@@ -183,11 +166,6 @@ def test_redact_replaces_values_everywhere_and_leaves_the_original_alone():
         "c": ["true", "https://example.org"],
     }
     assert config["a"][0] == SECRET
-
-
-def test_a_secret_that_contains_another_is_replaced_whole(monkeypatch):
-    monkeypatch.setenv("OTHER_TOKEN", SECRET + "-longer")
-    assert redact(SECRET + "-longer") == "***"
 
 
 def test_log_records_are_redacted(tmp_path):

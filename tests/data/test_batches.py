@@ -84,13 +84,6 @@ def test_a_split_depends_on_its_seed_only():
     assert other["test"] != first["test"]
 
 
-def test_the_source_is_read_once():
-    source = Numbered()
-    data = image_data(source)
-    data.prepare_data()
-    assert source.reads == 1
-
-
 # Batches and epochs
 
 
@@ -194,18 +187,6 @@ def test_pixels_are_bytes_over_255():
     assert batch.flatten().tolist() == list(range(256))  # the resident images are not written to
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("binarize", BINARIZE_MODES)
-def test_pixels_are_in_the_unit_interval(binarize, training):
-    data = image_data(binarize=binarize, flip=True)
-    batch = next(iter(data.train_dataloader()))
-    x = data.to_pixels(batch, training).x
-    assert x.dtype == torch.float32
-    assert x.shape == batch.x.shape
-    assert ((x >= 0) & (x <= 1)).all()
-    assert binarize == "none" or ((x == 0) | (x == 1)).all()
-
-
 def test_threshold_is_at_one_half():
     data = image_data(binarize="threshold")
     pixels = Numbered().read().pixels
@@ -220,7 +201,6 @@ def grey(value: int):
 @pytest.mark.parametrize("mode", ["dynamic", "static"])
 @pytest.mark.parametrize("value", [0, 64, 200, 255])
 def test_a_binarized_pixel_has_the_mean_of_the_grey_one(value, mode):
-    torch.manual_seed(0)
     data = image_data(grey(value), binarize=mode, val_size=0, test_size=0)
     x = data.to_pixels(data.splits["train"].__getitems__(range(500)), training=True).x
     p = value / 255
@@ -229,7 +209,6 @@ def test_a_binarized_pixel_has_the_mean_of_the_grey_one(value, mode):
 
 
 def test_dynamic_binarization_differs_between_visits():
-    torch.manual_seed(0)
     data = image_data(grey(128), binarize="dynamic")
     batch = data.splits["train"].__getitems__(range(50))
     visits = [data.to_pixels(batch, training).x for training in (True, True, False)]
@@ -250,7 +229,6 @@ def test_static_binarization_is_drawn_once_from_the_split_seed():
 
 
 def test_flips_mirror_half_of_the_training_images():
-    torch.manual_seed(0)
     data = image_data(flip=True)
     batch = torch.randint(0, 256, (2000, *SHAPE), dtype=torch.uint8)
     for is_asked, training in ((True, False), (False, True)):

@@ -140,14 +140,6 @@ def test_more_pictures_than_a_chunk_keep_their_order(tmp_path, monkeypatch: pyte
     assert values(read(tmp_path)) == list(range(11))
 
 
-def test_decoding_is_announced_once_in_the_log(tmp_path, caplog):
-    draw(tmp_path / "in" / "1.png", 1)
-    with caplog.at_level(logging.INFO):
-        read(tmp_path)
-        read(tmp_path)
-    assert [record.message for record in caplog.records] == [f"decoding 1 pictures of {tmp_path / 'in'}"]
-
-
 def test_what_is_wrong_with_a_folder_is_said(tmp_path):
     with pytest.raises(DataError, match=r"cannot read .*/in .*set dataset.root to a folder of pictures .\.jpg .*\.pgm"):
         read(tmp_path)

@@ -155,9 +155,8 @@ def test_more_metrics_and_what_is_left_in_files(run_dir, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     "override",
     [
-        *("split=all", "split=", "checkpoint=first", "batch_size=0", "batch_size=1e3", "batch_size=true", "samples=-1"),
-        *("batch_size=1000000000000000000000000", "samples=1000000000000"),
-        *("samples=[1", "pictures=perhaps", "pictures=1", "data_root=", "batch_size=!!python/name:os.system"),
+        *("split=all", "checkpoint=first", "batch_size=0", "samples=-1"),
+        *("samples=[1", "pictures=1", "data_root=", "batch_size=!!python/name:os.system"),
         *("accelerator=tpu", "accelerator=[1]", "sampler=flow"),
     ],
 )
@@ -171,11 +170,6 @@ def test_a_stranger_does_not_choose_the_number_of_workers(run_dir):
     change(run_dir, "dataset.num_workers", 10**6)  # processes
     evaluate_runs([str(run_dir)])
     assert "test/elbo" in read_result(run_dir)
-
-
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(RunError, match="is not a run folder"):
-        evaluate_runs([str(tmp_path)])
 
 
 def test_without_arguments_it_says_how_to_be_used(capsys):
@@ -206,13 +200,7 @@ ODD_CONFIGS = {
     "dataset.flip": ["abc"],
     "dataset.val_size": [[]],
     "dataset": [[], None, 1],
-    "objective": [
-        [],
-        None,
-        5,
-        {"_target_": "vae_lab.models.posteriors.Gaussian"},
-        {"_target_": "vae_lab.data.standard.Digits"},
-    ],
+    "objective": [[], None, 5, {"_target_": "vae_lab.models.posteriors.Gaussian"}],
     "objective._partial_": [True],
     "objective.kld_weight": ["abc", []],
 }

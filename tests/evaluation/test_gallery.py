@@ -148,9 +148,8 @@ def test_numbers_out_of_range_are_named(argument, least):
 
 
 @pytest.mark.parametrize("hook", ["on_train_start", "on_train_batch_end", "on_train_epoch_end", "on_run_end"])
-@pytest.mark.parametrize("posterior", [Gaussian(), Deterministic()], ids=["vae", "autoencoder"])
-def test_no_hook_leaves_a_trace(tmp_path, hook, posterior):
-    vae = make_vae(posterior=posterior)
+def test_no_hook_leaves_a_trace(tmp_path, hook):
+    vae = make_vae()
     vae.encoder[2].eval()  # a submodule's own mode must survive
     trainer = SimpleNamespace(
         global_step=0, current_epoch=0, is_global_zero=True, default_root_dir=tmp_path, datamodule=Images(),
@@ -162,21 +161,12 @@ def test_no_hook_leaves_a_trace(tmp_path, hook, posterior):
     assert_same(before, state(vae))
 
 
-def test_modes_come_back_when_the_model_fails(tmp_path):
-    vae = make_vae()
-    before = state(vae)
-    with pytest.raises(RuntimeError):
-        Painter(vae, Images(shape=(1, 9, 9)), tmp_path).draw_latents("epoch 0")
-    assert_same(before, state(vae))
-
-
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_training_is_bit_exact_with_and_without_pictures(tmp_path, precision):
+def test_training_is_bit_exact_with_and_without_pictures(tmp_path):
     vaes = [make_vae()]
     vaes.append(copy.deepcopy(vaes[0]))
     for vae, callbacks in zip(vaes, ([], [make_gallery(scatter_every_n_steps=2, scatter_until_step=6)]), strict=True):
         torch.manual_seed(0)
-        fit(tmp_path, vae, callbacks, max_epochs=2, precision=precision)
+        fit(tmp_path, vae, callbacks, max_epochs=2, precision="bf16-mixed")
     for plain, drawn in zip(vaes[0].state_dict().values(), vaes[1].state_dict().values(), strict=True):
         assert torch.equal(plain, drawn)
 
@@ -275,7 +265,7 @@ def test_the_plain_autoencoder_has_no_samples_and_follows_reconstructions(tmp_pa
 
 @pytest.mark.parametrize(
     ("latent_dim", "num_factors", "shape"),
-    [(1, 1, (1, 8, 8)), (2, 0, (3, 32, 32)), (2, 2, (1, 8, 8)), (12, 1, (3, 32, 32))],
+    [(1, 1, (1, 8, 8)), (2, 2, (1, 8, 8)), (12, 0, (3, 32, 32))],
 )
 def test_draw_all_needs_no_trainer(tmp_path, latent_dim, num_factors, shape):
     vae = make_vae(latent_dim, shape=shape)
@@ -295,14 +285,6 @@ def test_a_generator_without_encoder_draws_its_samples(tmp_path):
     kinds = {"traversals.png", "interpolation.png", "manifold.png", "samples_first_last.png", "training.gif"}
     assert names(tmp_path) == kinds | {"samples/epoch_000.png", "samples/epoch_001.png", "training.npz"}
     assert num_frames(tmp_path) == 2
-
-
-def test_the_followed_latents_never_change():
-    torch.manual_seed(1)
-    vae = make_vae()
-    first = fixed_latents(vae, 5)
-    torch.manual_seed(2)
-    assert torch.equal(fixed_latents(vae, 5), first)
 
 
 def generated(painter, draw):
@@ -369,10 +351,9 @@ def test_the_followed_latents_are_the_priors():
     assert torch.equal(fixed_latents(vae, 5), fixed_latents(vae, 5))
 
 
-@pytest.mark.parametrize("prior", [StandardNormal, Wide])
-def test_a_grid_of_latents_is_drawn_too(prior, tmp_path):
+def test_a_grid_of_latents_is_drawn_too(tmp_path):
     encoder, decoder = nn.Conv2d(1, 6, 4, 4), nn.ConvTranspose2d(3, 1, 4, 4)  # 8x8 pixels, three latents on 2x2
-    vae = VAE(encoder, decoder, Gaussian(), prior((3, 2, 2)), Bernoulli(), (3, 2, 2), (1, 8, 8))
+    vae = VAE(encoder, decoder, Gaussian(), Wide((3, 2, 2)), Bernoulli(), (3, 2, 2), (1, 8, 8))
     drawn = Painter(vae, Images(), tmp_path, num_images=4).draw_all(1)
     assert {"samples", "reconstructions", "latents", "traversals", "interpolation"} <= drawn.keys()
     assert "manifold" not in drawn

@@ -62,16 +62,6 @@ def test_principal_components_do_not_flip_and_bear_collapsed_codes():
     assert pictures.principal_components(torch.ones(5, 4))[1].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(("dim", "num_values"), [(1, None), (2, 1), (6, 10), (2, 40)])
-def test_scatter_draws_any_dimension_and_labels(dim, num_values):
-    labels = None if num_values is None else torch.arange(80) % num_values
-    before = torch.get_rng_state()
-    picture = pictures.scatter(torch.arange(80.0 * dim).view(80, dim).sin(), labels, "digit", "latents")
-    assert picture.dtype == np.uint8
-    assert picture.shape[2] == 3
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 @pytest.mark.parametrize("num_values", [3, 12])
 def test_scatter_writes_the_names_of_classes_whatever_they_are(num_values):
     codes, labels = torch.arange(160.0).view(80, 2).sin(), torch.arange(80) % num_values

@@ -15,11 +15,6 @@ from vae_lab.models.priors import StandardNormal
 from vae_lab.training.train import train
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(1)
 

@@ -71,10 +71,6 @@ class Handler(BaseHTTPRequestHandler):
         self.begin(len(content))
         self.wfile.write(content[: len(content) // 2])
 
-    def drops_without_length(self, content: bytes) -> None:
-        self.begin(None)
-        self.wfile.write(content[: len(content) // 2])
-
     def flips(self, content: bytes) -> None:
         self.good(content[:100] + bytes([content[100] ^ 1]) + content[101:])
 
@@ -83,15 +79,9 @@ class Handler(BaseHTTPRequestHandler):
         while not self.server.ended.is_set():
             self.wfile.write(bytes(65536))
 
-    def empty(self, content: bytes) -> None:
-        self.begin(0)
-
     def page(self, content: bytes) -> None:
         self.begin(len(PAGE))
         self.wfile.write(PAGE)
-
-    def redirects(self, content: bytes) -> None:
-        self.begin(0, 302, Location=self.server.url("page") + "login")
 
     def redirects_in_a_ring(self, content: bytes) -> None:
         self.begin(0, 302, Location=self.path)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -57,3 +58,23 @@ def train_in_fork(cfg: DictConfig, prepare: Callable[[], object] = lambda: None)
         train(cfg)
 
     return wait(fork(action))
+
+
+def at_call(owner, hook: str, number: int, action) -> None:
+    """Call `action` just before the n-th call of a method, counted from 0."""
+    original, calls = getattr(owner, hook), iter(range(10**9))
+
+    def acting(*args, **kwargs):
+        if next(calls) == number:
+            action()
+        return original(*args, **kwargs)
+
+    setattr(owner, hook, acting)
+
+
+def can_mount() -> bool:
+    """Whether a disk of a few bytes can be made, in a mount namespace of its own."""
+    try:
+        return subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False

@@ -32,15 +32,11 @@ def line_of(command, tmp_path, monkeypatch):
 A1 = {
     "model=cnv": "there is no model=cnv; did you mean conv? (options of model: conv, linear, mlp, resnet, unpadded)",
     "model=": "there is no model= (options of model: conv, linear, mlp, resnet, unpadded)",
-    "dataset=MNIST": "there is no dataset=MNIST; did you mean mnist?",
     "optimizer/schedule=cosin": "there is no optimizer/schedule=cosin; did you mean cosine? (options of",
-    "experiment=flax_vae": "there is no experiment=flax_vae; did you mean flax_vae_mnist?",
     "modell=conv": "there is no key modell; did you mean model?",
-    "experment=flax_vae_mnist": "there is no key experment; did you mean experiment?",
     "optimzer/schedule=cosine": "there is no key optimzer/schedule; did you mean optimizer/schedule?",
     "logger=null": "logger=null: the option of a group is a name",
     "+model=conv": "model has an option already: choose another with model=OPTION, without the +",
-    "--model=conv": "there is no option --model=conv; settings are written without dashes: model=conv",
     "--config-name=nope": "Cannot find primary config 'nope'",
 }
 
@@ -52,33 +48,23 @@ def test_a1_an_unknown_option_is_refused_with_the_options_there_are(argument, li
 
 A2 = {
     "model.latnt_dim=8": "there is no key model.latnt_dim; did you mean latent_dim?",
-    "model.latent_dim=8": "there is no key model.latent_dim; did you mean latent_dim?",
-    "KLD_weight=4": "there is no key KLD_weight; did you mean loss.KLD_weight?",
     "beta=4": "there is no key beta; did you mean loss.KLD_weight?",
-    "dataset.batchsize=2": "there is no key dataset.batchsize; did you mean dataset.batch_size?",
     "trainer.epochs=3": "there is no key trainer.epochs; did you mean trainer.max_epochs? "
     "(if lightning.pytorch.Trainer takes it: +trainer.epochs=VALUE)",
     "model.strides=[2]": "there is no key model.strides; it belongs to model=conv",
-    "callbacks.early_stopping.patience=3": "there is no key callbacks.early_stopping; it belongs to callbacks=early",
     "latent_dim.x=1": "there is no key latent_dim.x",
     "+trainer.max_epochs=3": "trainer.max_epochs exists already: change it with trainer.max_epochs=VALUE",
     "latent_dim:8": "latent_dim:8: not of the form key=value",
-    "latent_dim": "latent_dim: not of the form key=value",
     "dataset=digits,mnist": "dataset=digits,mnist: several options of a group are a sweep, which needs -m: vae-lab -m",
     "dataset=[digits,mnist]": "dataset must be one option, got [digits,mnist]; to try several: vae-lab -m",
-    "optimizer/schedule=[cosine,step]": "optimizer/schedule must be one option",
     "~trainer.max_time": "~trainer.max_time: it is null already",
     "~trainer.nothing": "~trainer.nothing: there is no such key",
     "callbacks.checkpoints.save_top_k=3": "there is no key callbacks.checkpoints.save_top_k; callbacks.checkpoints has "
     "monitor, mode, every_n_minutes",
-    "model.hidden_dims=[1": "model.hidden_dims=[1: not of the form key=value",
     "data_root=/a/b (1)": "data_root=/a/b (1): a value with ( ) needs quotes: 'data_root=\"/a/b (1)\"'",
     "data_root=/a=b": "data_root=/a=b: a value with = needs quotes: 'data_root=\"/a=b\"'",
-    "data_root=pics(1)": "data_root=pics(1): a value with ( ) needs quotes",
-    "optimizer.lr=interval(0.1": "optimizer.lr=interval(0.1: not of the form key=value",
     "data_root=/a,b": "data_root=/a,b: a sweep over several values needs -m; one value that is a list is written "
     "data_root=[/a,b]; one that holds a comma, 'data_root=\"/a,b\"'",
-    "loss.KLD_weight=0.5,1": "loss.KLD_weight=0.5,1: a sweep over several values needs -m; one value that is a list",
 }
 
 
@@ -91,11 +77,8 @@ def test_a2_an_unknown_key_is_refused_with_the_nearest_one(argument, line_of):
 
 A4 = {
     "+foo=1": "nothing reads foo; remove it, or refer to it from another setting as ${foo}",
-    "+sede=1": "nothing reads sede; did you mean seed? remove it",
     "+dataset.foo=1": "nothing reads dataset.foo",
     "+dataset.seed=1": "nothing reads dataset.seed",  # the run's is meant
-    "+dataset.root=x": "nothing reads dataset.root",  # the bundled digits have none
-    "+loss.foo=1": "nothing reads loss.foo",
     "+model.strides=[2]": "nothing reads model.strides (perhaps another option of model= does)",
     "+model.hiden_dims=[2]": "nothing reads model.hiden_dims (perhaps another option of model= does); "
     "did you mean model.hidden_dims?",
@@ -110,9 +93,6 @@ A4 = {
     "+trainer.max_epoch=3": "there is no trainer.max_epoch, because lightning.pytorch.Trainer takes no max_epoch; "
     "did you mean max_epochs?",
     "+trainer.callbacks=[]": "trainer.callbacks is set by the program; remove it",
-    "+trainer.enable_progress_bar=true": "trainer.enable_progress_bar is set by the program; remove it",
-    "+callbacks.checkpoints.foo=1": "there is no callbacks.checkpoints.foo, because vae_lab.runs.checkpoints.Checkp",
-    "+callbacks.picture.num_images=1": "callbacks.picture has settings, but the chosen callbacks= option",
 }
 
 
@@ -125,9 +105,6 @@ def test_a4_what_nothing_reads_is_refused(override, config):
     "overrides",
     [
         ["+width=8", "model.hidden_dims=['${width}']"],
-        ["+sizes.small=8", "model.hidden_dims=['${sizes.small}']"],
-        ["+sizes=[8]", "model.hidden_dims=${sizes}"],
-        ["+sizes=[8]", "model.hidden_dims=['${sizes[0]}']"],
         ["+model.width=8", "model.hidden_dims=['${..width}']"],
         ["+loss.scale=2.0", "loss.KLD_weight='${.scale}'"],
         ["+folder=here", "data_root='${oc.env:NOT_SET,${folder}}'"],
@@ -152,21 +129,10 @@ def test_a5_pixels_outside_the_range_of_the_likelihood_are_refused_at_the_first_
 
 SIZES = {
     "model=conv dataset.image_size=30": r"image_size=30 does not fit strides \[2, 2\]: .* of 4; nearest: 28 or 32",
-    "model=conv dataset.image_size=2": r"image_size=2 does not fit strides \[2, 2\]: .* multiple of 4; nearest: 4 ",
-    "model=resnet dataset.image_size=30": r"image_size=30 does not fit strides \[2, 2\]: .* nearest: 28 or 32",
     "model=resnet model.channels=[8,8,8,8,8]": r"image_size=8 does not fit strides \[2, 2, 2, 2, 2\]: .* nearest: 32 ",
-    "model=conv dataset=sprites dataset.image_size=66": r"image_size=66 does not fit .* nearest: 64 or 68",
     "model=conv dataset=cifar10 dataset.image_size=33": r"image_size=33 does not fit .* nearest: 32 or 36",
     "model=conv dataset=mnist model.strides=[3,3] model.kernel_sizes=[3,3]": r"image_size=28 .* nearest: 27 or 36",
     "model=conv dataset=image_folder dataset.root=a dataset.image_size=63": r"image_size=63 .* nearest: 60 or 64",
-    "model=conv model.strides=[2]": r"model\.channels, .* one entry for each layer, got 2, 2 and 1",
-    "model=conv model.channels=[]": r"model\.channels, .* one entry for each layer, got 0, 2 and 2",
-    "model=conv model.channels=[0,8]": r"model\.channels must all be >= 1, got \[0, 8\]",
-    "model=conv model.channels=[-8,8]": r"model\.channels must all be >= 1, got \[-8, 8\]",
-    "model=conv model.kernel_sizes=[2,3] model.strides=[1,2]": r"model\.kernel_sizes: 2 does not go with stride 1",
-    "model=conv model.dropout=1": r"model\.dropout must be in \[0, 1\), got 1",
-    "model=resnet model.norm=layer": r"model\.norm must be batch, group or null, got 'layer'",
-    "model=resnet model.num_blocks=-1": r"model\.num_blocks must be >= 0, got -1",
     "dataset=sprites dataset.image_size=8": r"image_size must be >= 16 for sprites, got 8",
     "dataset=sprites dataset.source.positions=100000": r"positions=100000 make .* GB of images, at most 16 GB",
 }

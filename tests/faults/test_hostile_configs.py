@@ -44,14 +44,9 @@ def test_g3_a_hostile_target_in_every_group_is_refused(key, marker):
     not_built(f"{key}._target_=hostile_module.Thing", key, marker)
 
 
+# What takes the environment, or Hydra's own keys; ../config/test_instantiate.py has more places.
 HIDDEN = {
-    "nested": "{_target_: vae_lab.training.progress.Progress, x: {y: [{_target_: hostile_module.Thing}]}}",
-    "partial": "{_target_: hostile_module.Thing, _partial_: true}",
     "arguments": "{_target_: vae_lab.training.progress.Progress, _args_: [{_target_: hostile_module.Thing}]}",
-    "not recursive": "{_target_: vae_lab.training.progress.Progress, _recursive_: false, "
-    "x: {_target_: hostile_module.Thing}}",
-    "not converted": "{_target_: hostile_module.Thing, _convert_: none}",
-    "interpolated": "{name: hostile_module.Thing, x: {_target_: '${callbacks.guest.name}'}}",
     "from the environment": "{_target_: '${oc.env:HOSTILE}'}",
     "decoded": "{_target_: '${oc.decode:${oc.env:HOSTILE}}'}",
     "created": "{x: '${oc.create:${oc.env:HOSTILE_NODE}}'}",
@@ -119,14 +114,18 @@ def test_g3_a_saved_config_cannot_make_hydra_run_code(door, key, run_dir, marker
     assert "config.yaml" in message
 
 
-def test_g3_files_beside_a_saved_config_are_not_read(run_dir, marker, open_run):
+def test_g3_files_beside_a_saved_config_are_not_read_and_its_run_dir_does_not_say_where_to_write(
+    run_dir, marker, tmp_path, open_run
+):
     for group in ("hydra/config", "hydra/env/default", "hydra/output/default", "hydra/launcher/basic"):
         path = run_dir / ".hydra" / f"{group}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("# @package hydra.callbacks\nguest: {_target_: hostile_module.Thing}\n")
+    change_config(run_dir, lambda config: config.update(run_dir=str(tmp_path / "elsewhere")))
     code, message = open_run("resume", run_dir)
     assert not marker.exists()
     assert code == 0, message
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_g3_a_pickle_that_hydra_would_run_is_refused(tmp_path, marker, command):
@@ -159,9 +158,7 @@ def test_g6_a_yaml_tag_in_a_config_file_or_a_setting_is_refused(tag, run_dir, tm
     (tmp_path / "conf" / "experiment" / "evil.yaml").write_text(f"# @package _global_\nseed: {tag}\n")
     refused(*command("vae-lab", f"--config-dir={tmp_path / 'conf'}", *TINY, "experiment=evil"), "python/", marker)
     refused(*command("vae-lab", *TINY, f"seed={tag}"), "seed", marker)
-    refused(*command("vae-lab", *TINY, f"seed='{tag}'"), "seed", marker)
     refused(*command("vae-lab-eval", run_dir, f"batch_size={tag}"), "batch_size", marker)
-    refused(*command("vae-lab-eval", run_dir, f"split={tag}"), "split", marker)
     refused(*command("vae-lab-export", run_dir, f"checkpoint={tag}"), "checkpoint", marker)
 
 
@@ -213,13 +210,6 @@ def test_g3_a_pipe_in_a_run_folder_keeps_nobody_waiting(door, name, run_dir, ope
     assert name in message
 
 
-def test_g3_a_saved_run_dir_does_not_say_where_a_resumed_run_writes(run_dir, tmp_path, open_run):
-    elsewhere = tmp_path / "elsewhere"
-    change_config(run_dir, lambda config: config.update(run_dir=str(elsewhere)))
-    open_run("resume", run_dir)
-    assert not elsewhere.exists()
-
-
 LOGGERS = {
     "vae_lab.loggers.local.CsvLogger": ["save_dir: ELSEWHERE", "save_dir: ../elsewhere"],
     "vae_lab.loggers.local.TensorBoardLogger": ["save_dir: ELSEWHERE"],
@@ -232,14 +222,16 @@ LOGGERS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("logger", LOGGERS)
-def test_g3_a_logger_that_would_write_elsewhere_is_refused(logger, tmp_path, command, monkeypatch):
+def test_g3_a_logger_that_would_write_elsewhere_is_refused(logger, marker, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments in LOGGERS[logger]:
+        node = f"{{_target_: {logger}, {arguments.replace('ELSEWHERE', str(tmp_path / 'elsewhere'))}}}"
+        not_built(f"+logger.guest={node}", "logger.guest", marker)
+        assert not list(tmp_path.rglob("elsewhere"))
+
+
+def test_g3_a_trackers_folder_is_the_runs(tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny = [setting for setting in TINY if setting != "logger=none"]
-    for arguments in LOGGERS[logger]:
-        arguments = arguments.replace("ELSEWHERE", str(tmp_path / "elsewhere"))
-        node = f"{{_target_: {logger}, {arguments}}}"
-        refused(*command("vae-lab", *tiny, "logger=none", f"+logger.guest={node}"), "logger.guest", tmp_path / "x")
-        refused(*command("vae-lab", *tiny, "logger.wandb.save_dir=../elsewhere"), "logger.wandb", tmp_path / "x")
-        assert not list(tmp_path.rglob("elsewhere"))
+    refused(*command("vae-lab", *tiny, "logger.wandb.save_dir=../elsewhere"), "logger.wandb", tmp_path / "x")

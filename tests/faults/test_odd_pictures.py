@@ -81,16 +81,12 @@ def test_b5_12_bits_and_other_maxima_are_scaled(tmp_path):
 
 REFUSED = {
     "float": (tiff(RAMP.astype("<f4").tobytes(), SIZE, 32, sign=3), "floating-point pixels have no known range"),
-    "float in 0 to 1": (tiff((RAMP / 65535).astype("<f4").tobytes(), SIZE, 32, sign=3), "floating-point"),
     "pfm": (b"Pf\n4 2\n-1.0\n" + RAMP.astype("<f4").tobytes(), "floating-point pixels have no known range"),
     "half": (tiff(HIGH.astype("<f2").tobytes(), SIZE, 16, sign=3), "no picture that can be read"),
-    "double": (tiff(RAMP.astype("<f8").tobytes(), SIZE, 64, sign=3), "no picture that can be read"),
     "int32": (tiff(RAMP.astype("<i4").tobytes(), SIZE, 32, sign=2), "signed pixels have no known range"),
     "uint32": (tiff(RAMP.astype("<u4").tobytes(), SIZE, 32), "32-bit pixels have no known range"),
     "int16": (tiff(RAMP.tobytes(), SIZE, 16, sign=2), "signed pixels have no known range"),
-    "int8": (tiff(HIGH.tobytes(), SIZE, 8, sign=2), "signed pixels have no known range"),
     "grey key": (png(RAMP, png_chunk(b"tRNS", RAMP[0, 3].tobytes())), "a transparent colour of 16 bits"),
-    "rgb key": (png(stack(RAMP, RAMP, RAMP), png_chunk(b"tRNS", bytes(6))), "a transparent colour of 16 bits"),
     "program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 2\n%%EndComments\n", "no picture that can be read"),
     "icon": (save(Image.new("RGB", (16, 16)), "ICO"), "no picture that can be read"),
 }
@@ -198,7 +194,6 @@ def test_b6_16_bits_and_packed_pictures_are_turned_upright_too(kind: str, tmp_pa
 SMALL = np.zeros((2, 4, 3), np.uint8)
 TOO_LARGE = {
     "png 400 M": png(SMALL, size=(20_000, 20_000)),
-    "png 100 M": png(SMALL, size=(10_000, 10_000)),
     "png 51 M": png(SMALL, size=(7142, 7142)),
     "png 2^62": png(SMALL, size=(2**31 - 1, 2**31 - 1)),
     "gif": gif((20_000, 20_000), (1, 1)),
@@ -212,14 +207,13 @@ TOO_LARGE = {
 }
 
 
-@pytest.mark.parametrize("action", ["ignore", "error"])
 @pytest.mark.parametrize("kind", TOO_LARGE)
-def test_b7_large_headers_are_refused_before_decoding(kind: str, action: str, tmp_path):
+def test_b7_large_headers_are_refused_before_decoding(kind: str, tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(TOO_LARGE[kind])
-    with warnings.catch_warnings(), little_memory():
-        warnings.simplefilter(action)
-        with pytest.raises(DataError, match=f"a.bin: .*more than {MAX_PIXELS:,} pixels"):
+    for action in ("ignore", "error"):
+        refused = pytest.raises(DataError, match=f"a.bin: .*more than {MAX_PIXELS:,} pixels")
+        with warnings.catch_warnings(action=action), little_memory(), refused:
             decode(path, (3, 8, 8), "crop", WHITE)
 
 

@@ -17,7 +17,7 @@ import pytest
 import wandb
 from command import TINY, record, status
 from composed import composed
-from forks import fork, train_in_fork, wait
+from forks import at_call, can_mount, fork, train_in_fork, wait
 from lightning.pytorch.loggers import CSVLogger
 from tracking import CONFIG, KEY, METRICS, alone, go_online, history, log_run, parts, read_back, said, tracker
 from wandb_server import WandbServer
@@ -112,13 +112,11 @@ def read_all(descriptor: int, timeout: float) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["damaged", "not to be written"])
-def test_e1_a_home_that_is_of_no_use(tmp_path, monkeypatch, caplog, patient, how):
+def test_e1_a_home_that_is_damaged(tmp_path, monkeypatch, caplog, patient):
     home = tmp_path / "home"
     (home / ".netrc").write_bytes(b"\x00\xffmachine machine password\n'")
     (home / ".config/wandb").mkdir(parents=True)
     (home / ".config/wandb/settings").write_bytes(b"[default\n\xff\x00 = [[ = base_url\nmode = 7")
-    monkeypatch.setenv("HOME", str(home) if how == "damaged" else "/proc/nobody")
     log_two(tmp_path / "run")
     (line,) = said(caplog)
     assert "upload with: wandb sync" in line
@@ -130,7 +128,7 @@ def test_e1_a_home_that_is_of_no_use(tmp_path, monkeypatch, caplog, patient, how
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["refused", "black hole", "unauthorized", "html"])
+@pytest.mark.parametrize("kind", ["refused", "black hole", "html"])
 def test_e2_without_a_server_the_run_is_kept_offline(tmp_path, monkeypatch, caplog, patient, kind):
     with outage(kind) as url:
         go_online(monkeypatch, url)
@@ -155,6 +153,7 @@ def test_e2_after_the_server_dies_the_run_is_kept_on_disk(tmp_path, monkeypatch,
     assert history(read_back(part)) == METRICS
 
 
+@pytest.mark.slow
 def test_e2_a_server_that_recovers_gets_everything(tmp_path, monkeypatch, caplog, patient):
     monkeypatch.setattr(wandb_process, "UPLOAD_TIMEOUT", 60)
     with WandbServer(after_start="error") as server:
@@ -246,17 +245,6 @@ def test_e2_garbage_in_the_environment(tmp_path, monkeypatch, caplog, patient, n
     assert history(read_back(part)) == METRICS[:2]
 
 
-@pytest.mark.slow
-def test_e2_much_garbage_changes_nothing_in_a_run(tmp_path, monkeypatch, config, patient, plain):
-    for variables in GARBAGE.values():
-        for variable, value in variables.items():
-            monkeypatch.setenv(variable, value)
-    train(config("logger=wandb", tiny=SMALL, run_dir="run"))
-    assert record(tmp_path / "run") == plain
-    assert status(tmp_path / "run")["state"] == "completed"
-    assert parts(tmp_path / "run", "offline-run-*")
-
-
 # --- E2: W&B's own processes
 
 
@@ -345,17 +333,6 @@ def test_e2_a_broken_core(tmp_path, monkeypatch, caplog, core):
 # --- E3 and E5: kill -9 of an offline run, and the same folder again
 
 
-def kill_at(number: int) -> None:
-    original, calls = LitVAE.training_step, iter(range(10**9))
-
-    def step(*arguments):
-        if next(calls) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments)
-
-    LitVAE.training_step = step
-
-
 @pytest.mark.slow
 def test_e3_e5_a_killed_offline_run_loses_nothing_and_continues_as_a_second_part(tmp_path, config, patient):
     settings = ["trainer.max_steps=-1", "trainer.max_epochs=3", "trainer.limit_train_batches=3"]
@@ -363,7 +340,8 @@ def test_e3_e5_a_killed_offline_run_loses_nothing_and_continues_as_a_second_part
     settings += ["trainer.steps_per_execution=1"]
     train(config("logger=none", *settings, tiny=SMALL, run_dir="plain"))
     cfg, run = config("logger=wandb", *settings, tiny=SMALL), tmp_path / "run"
-    assert train_in_fork(cfg, lambda: kill_at(5)) == -signal.SIGKILL
+    die = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+    assert train_in_fork(cfg, lambda: at_call(LitVAE, "training_step", 5, die)) == -signal.SIGKILL
     killed = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(killed) > 3
     wait_for(lambda: ended(run))
@@ -388,18 +366,12 @@ def ended(run: Path) -> bool:
 # --- E4: no W&B
 
 
-@pytest.mark.parametrize("code", ["1 +", ""])
-def test_e4_without_w_and_b_there_is_one_line(tmp_path, monkeypatch, caplog, patient, code):
+@pytest.mark.parametrize("code", ["1 +", "raise ImportError('gone')"])
+def test_e4_a_run_without_w_and_b_ends_well(tmp_path, monkeypatch, caplog, patient, config, plain, code):
     break_w_and_b(tmp_path / "packages", monkeypatch, code)
-    log_two(tmp_path / "run")
-    (line,) = said(caplog)
-    assert line.startswith("WARNING W&B does not start, this run is not tracked: ")
-
-
-def test_e4_a_run_without_w_and_b_ends_well(tmp_path, monkeypatch, caplog, patient, config, plain):
-    break_w_and_b(tmp_path / "packages", monkeypatch, "raise ImportError('gone')")
     train(config("logger=wandb", tiny=SMALL, run_dir="run"))
-    assert "W&B does not start, this run is not tracked: gone" in caplog.text
+    (line,) = warnings_in(caplog)
+    assert line.startswith("WARNING W&B does not start, this run is not tracked: ")
     assert record(tmp_path / "run") == plain
 
 
@@ -410,13 +382,6 @@ def break_w_and_b(folder: Path, monkeypatch, code: str) -> None:
 
 
 # --- disks
-
-
-def can_mount() -> bool:
-    try:
-        return subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
 
 
 # In a mount namespace of its own: W&B's folder is on a disk of 128 kB.
@@ -509,6 +474,7 @@ def test_g4_no_secret_of_w_and_b_is_in_any_byte(tmp_path, monkeypatch, caplog, p
     assert "planted" not in caplog.text
 
 
+@pytest.mark.slow
 def test_g4_a_folder_does_not_say_where_the_key_is_sent(tmp_path, monkeypatch, caplog, patient):
     monkeypatch.delenv("WANDB_BASE_URL")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
@@ -561,6 +527,7 @@ def test_a_script_runs_once_and_ends_even_with_a_run_that_is_not_finished(tmp_pa
     assert parts(tmp_path / "next", "offline-run-*")
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_does_not_reach_the_process_even_as_it_starts(tmp_path, caplog, patient):
     def track() -> None:
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

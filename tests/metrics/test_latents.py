@@ -16,11 +16,6 @@ from vae_lab.models.posteriors import DiagonalGaussian, PointMass
 from vae_lab.models.priors import StandardNormal
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
 def measure(metric, q, y=None, vae=None, x=None, terms=None, num_batches: int = 3) -> dict[str, float]:
     """Of a split in some batches."""
     metric.reset()

@@ -13,11 +13,6 @@ from vae_lab.models.networks.classifier import Classifier
 from vae_lab.models.priors import StandardNormal
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
 def test_equal_sets_and_sets_that_are_apart():
     images = torch.randn(600, 4)
     found = {name: score(images, images) for name, score in SCORES.items()}
@@ -49,11 +44,9 @@ def test_the_key_says_what_was_measured():
     classifier = Classifier((1, 8, 8), [3]).requires_grad_(False)
     classifier.name, classifier.accuracy = "toys-cnn", 0.9
     model = SimpleNamespace(
-        prior=StandardNormal((2,)),
-        generate=lambda z, y: z.new_zeros(len(z), 1, 8, 8),
-        parameters=lambda: iter([torch.zeros(1)]),
-        num_classes=(),
-    )
+        prior=StandardNormal((2,)), generate=lambda z, y: z.new_zeros(len(z), 1, 8, 8),
+        parameters=lambda: iter([torch.zeros(1)]), num_classes=(),
+    )  # fmt: skip
     metric = Samples([*SCORES, "confident", "class_entropy"], 30)
     metric.update(model, Batch(torch.rand(50, 1, 8, 8), None), None, {})
     assert metric.compute(lambda value: value) == {}  # nobody gave it a classifier

@@ -33,11 +33,6 @@ def some_params(likelihood, *leading: int, scale: float = 1.0) -> torch.Tensor:
     return scale * torch.randn(*leading, batch, likelihood.params_per_channel * channels, *size)
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
 def test_bernoulli_is_the_sum_of_coins():
     x, logits = torch.rand(SHAPE).round(), 5 * torch.randn(SHAPE)
     expected = distributions.Bernoulli(logits=logits).log_prob(x).sum((1, 2, 3))
@@ -289,31 +284,14 @@ def test_samples_of_a_discretized_logistic_are_levels():
         likelihood.check(samples.clamp(0, 0.9) + 1 / 510)
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
-        (lambda: LearnedGaussian(False, 0.0), r"loss\.likelihood\.min_sigma must be > 0 and finite, got 0.0"),
-        (lambda: Laplace(-1.0), r"loss\.likelihood\.scale must be > 0 and finite, got -1.0"),
-        (lambda: DiscretizedLogistic(0), r"loss\.likelihood\.num_components must be >= 1, got 0"),
-    ],
-)
-def test_bad_values_name_their_key(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()
-
-
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
 def test_bernoulli_refuses_pixels_outside_its_range(value):
-    x = torch.full((2, 1, 2, 2), 0.5)
+    x = torch.tensor([0.0, 0.5, 1.0, 0.5]).view(1, 1, 2, 2).repeat(2, 1, 1, 1)
     Bernoulli().check(x)
     x[1, 0, 1, 0] = value
     for name, likelihood in (("bce", Bernoulli()), ("continuous_bernoulli", ContinuousBernoulli())):
         with pytest.raises(ValueError, match=rf"loss={name} needs pixels in \[0, 1\], got .*{value:g}"):
             likelihood.check(x)
-
-
-def test_bernoulli_accepts_the_ends_of_its_range():
-    Bernoulli().check(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -21,7 +21,6 @@ D = 2
 
 
 def linear_vae(likelihood) -> VAE:
-    torch.manual_seed(0)
     parts = LinearEncoder((1, 8, 8), 2 * D), LinearDecoder(D, (1, 8, 8)), Gaussian(), StandardNormal((D,))
     return VAE(*parts, likelihood, (D,), (1, 8, 8))
 

@@ -25,11 +25,6 @@ SHAPE = (1, 8, 8)
 TRAIN, VAL = Context(3, 100, "train"), Context(3, 100, "val")
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
 def make_vae(posterior=None) -> VAE:
     posterior = posterior or Gaussian()
     encoder = MLPEncoder(SHAPE, 3 * posterior.params_per_latent, [16], "tanh") if posterior.params_per_latent else None
@@ -110,8 +105,9 @@ def test_the_adaptive_weight_makes_both_gradients_equally_long_at_the_last_layer
     objective, vae, batch = VAEGAN(OF_IMAGES(), 1.0, 0, 0.0, 0.5, 0, True), make_vae(), Batch(torch.rand(8, *SHAPE))
     terms = objective(vae, batch, TRAIN)
     last = vae.decoder[-2].weight
-    rest = terms["loss"] - terms["elbo"].neg()  # what the adversary adds
-    reconstruction, added = (torch.autograd.grad(t, last, retain_graph=True)[0] for t in (-terms["elbo"], rest))
+    rest = terms["loss"] - terms["reconstruction"] - terms["kl"]  # what the adversary adds
+    both = (terms["reconstruction"], rest)
+    reconstruction, added = (torch.autograd.grad(term, last, retain_graph=True)[0] for term in both)
     assert added.norm().item() == pytest.approx(0.5 * reconstruction.norm().item(), rel=1e-3)
     with torch.no_grad():  # evaluation takes the last weight of training
         assert torch.equal(objective(vae, batch, VAL)["adversarial_weight"], terms["adversarial_weight"])
@@ -162,21 +158,6 @@ def test_what_a_discriminator_sees_does_not_depend_on_the_scale_of_pixels():
     assert standardized(x, torch.zeros(1, *SHAPE)).isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: VAEGAN(OF_IMAGES(), 1.0, 0, 0.0, -1.0, 0, False), r"objective\.adversarial_weight must be >= 0.*-1"),
-        (lambda: VAEGAN(OF_IMAGES(), 1.0, 0, 0.0, 1.0, -2, False), r"objective\.adversarial_start must be >= 0.*-2"),
-        (lambda: AAE(OF_CODES(), math.nan), r"objective\.adversarial_weight must be >= 0.*nan"),
-        (lambda: Factor(OF_CODES(), 1.0, 0, 0.0, -1.0), r"objective\.gamma must be >= 0.*-1"),
-        (lambda: Factor(OF_CODES(), -1.0, 0, 0.0, 1.0), r"loss\.KLD_weight must be >= 0.*-1"),
-    ],
-)
-def test_a_weight_out_of_range_is_named(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
 RUNS = {
     "gan": ["objective=gan", "posterior=none"],
     "convolutional gan": ["objective=gan", "posterior=none", "model=conv", "model.channels=[4]"]
@@ -204,6 +185,7 @@ def test_it_runs_and_is_evaluated_with_its_own_adversary(name, config, caplog):
     assert len(list((folder / "samples").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_without_weight_a_run_is_that_of_the_elbo(config):
     off = ["objective=vae_gan", "objective.adversary.channels=[4]", "objective.adversarial_weight=0"]
     plain, adversarial = config(run_dir="plain"), config(*off, run_dir="adversarial")
@@ -218,12 +200,6 @@ def test_without_weight_a_run_is_that_of_the_elbo(config):
 def test_a_game_of_two_is_refused_where_a_lower_loss_should_end_it(config):
     with pytest.raises(ValueError, match=r"callbacks\.early_stopping\.monitor must not be val/loss: of GAN"):
         train(config("objective=gan", "posterior=none", "callbacks=early_stopping"))
-
-
-def test_what_needs_an_encoder_is_refused_without_one(config):
-    for objective, part in (("elbo", "ELBO"), ("vae_gan", "VAEGAN"), ("aae", "AAE"), ("factor", "Factor")):
-        with pytest.raises(ValueError, match=rf"objective: {part} needs a model with encoder"):
-            train(config("posterior=none", f"objective={objective}"))
 
 
 def test_an_evaluation_judges_with_the_adversary_of_the_run(config):

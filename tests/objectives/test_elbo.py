@@ -17,11 +17,6 @@ from vae_lab.objectives import Context
 from vae_lab.objectives.elbo import ELBO
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(0)
-
-
 def during(step: int | None) -> Context:
     """The context of a training step; None is evaluation."""
     return Context(0, 100, "val") if step is None else Context(step, 100, "train")
@@ -130,14 +125,6 @@ def test_a_cyclic_weight_rises_in_each_cycle_and_one_cycle_is_linear():
     one, linear = ELBO(4.0, 10, 0.0, "cyclic", cycles=1), ELBO(4.0, 10, 0.0)
     assert one.varies_until == linear.varies_until == 10
     assert all(one.weight(during(step)) == linear.weight(during(step)) for step in range(50))
-    for settings, message in (
-        ({"warmup_steps": 0, "warmup": "cyclic"}, "loss.warmup_steps must be >= 1 with objective.warmup=cyclic, got 0"),
-        ({"cycles": 0, "warmup": "cyclic"}, "objective.cycles must be >= 1, got 0"),
-        ({"rise": 0.0, "warmup": "cyclic"}, r"objective.rise must be in \(0, 1\], got 0"),
-        ({"cycles": 2}, r"objective.cycles=2 and objective.rise=0.5 have no effect without objective.warmup=cyclic"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            ELBO(**{"kld_weight": 1.0, "warmup_steps": 10, "free_bits": 0.0, **settings})
 
 
 class Constant(nn.Module):
@@ -217,25 +204,6 @@ def test_a_plain_autoencoder_has_neither_kl_nor_elbo():
     assert terms["loss"].item() == terms["reconstruction"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("posterior", [Gaussian(), Deterministic()])
-@pytest.mark.parametrize("likelihood", [Bernoulli(), GaussianPixels()])
-def test_a_few_steps_lower_the_loss(likelihood, posterior):
-    vae, x = small_vae(likelihood, posterior), torch.rand(32, 1, 4, 4).round()
-    objective = ELBO(1.0, 0, 0.0)
-    optimizer = torch.optim.SGD(vae.parameters(), lr=0.01)
-
-    def evaluate() -> float:
-        torch.manual_seed(1)
-        return objective(vae, Batch(x), during(None))["loss"].item()
-
-    before = evaluate()
-    for step in range(20):
-        optimizer.zero_grad()
-        objective(vae, Batch(x), during(step))["loss"].backward()
-        optimizer.step()
-    assert evaluate() < before - 0.1  # nats; a loss without gradient would not move at all
-
-
 class Shifted(nn.Module):
     """N(0, I) without a closed form of the KL."""
 
@@ -254,11 +222,3 @@ def test_without_a_closed_form_the_kl_is_estimated_at_the_samples():
     terms = ELBO(2.0, 0, 0.0)(vae, batch, during(None))
     assert (terms["kl"] - exact).abs() < 4 * error
     torch.testing.assert_close(terms["loss"], terms["reconstruction"] + 2 * terms["kl"])
-
-
-@pytest.mark.parametrize("value", [-1, -0.001, math.nan, math.inf])
-@pytest.mark.parametrize("key", ["KLD_weight", "warmup_steps", "free_bits"])
-def test_ranges_are_checked(key, value):
-    arguments = {"kld_weight": 1.0, "warmup_steps": 0, "free_bits": 0.0} | {key.lower(): value}
-    with pytest.raises(ValueError, match=rf"loss\.{key} must be >= 0 and finite, got {value}"):
-        ELBO(**arguments)

@@ -21,7 +21,6 @@ class Sampled(torch.nn.Module):
 
 @pytest.fixture
 def model() -> LinearGaussian:
-    torch.manual_seed(0)
     return LinearGaussian()
 
 
@@ -115,18 +114,3 @@ def test_evaluation_does_not_depend_on_the_batch_size(model, monkeypatch):
         parts = [objective(vae, Batch(part), Context(0, 100, "val")) for part in x.split(2)]
         for key, value in whole.items():
             torch.testing.assert_close(torch.stack([part[key] for part in parts]).mean(), value, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("make", "key"),
-    [
-        (lambda: IWAE(0), "samples"),
-        (lambda: MIWAE(0, 1), "groups"),
-        (lambda: MIWAE(1, 0), "samples"),
-        (lambda: CIWAE(1, 1.1), "beta"),
-        (lambda: CIWAE(1, math.nan), "beta"),
-    ],
-)
-def test_ranges_are_checked(make, key):
-    with pytest.raises(ValueError, match=rf"objective\.{key} must be"):
-        make()

@@ -72,6 +72,7 @@ def test_a_recipe_composes(name, tmp_path):
         check_settings(composed(*COMMON, *overrides.split(), f"run_dir={tmp_path}"), READERS)
 
 
+@pytest.mark.slow
 def test_the_quick_tier_passes(tmp_path, capsys, monkeypatch):
     """Two of it; a second call trains nothing, and the page says what was measured."""
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from strangers import Payload
 
 from vae_lab.errors import RunError
 from vae_lab.runs.checkpoints import DamagedError, DurableCheckpointIO, load_checkpoint, newest_checkpoint
@@ -35,16 +36,6 @@ def test_a_save_that_torch_cannot_finish_keeps_the_old_checkpoint(tmp_path, monk
     assert len(str(caught.value).splitlines()) == 1
     assert load_checkpoint(path) == {"step": 1}
     assert os.listdir(tmp_path) == ["last.ckpt"]
-
-
-class Payload:
-    """Pickles to a call that makes a folder."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 def test_the_refusal_does_not_recommend_to_run_the_strangers_code(tmp_path):

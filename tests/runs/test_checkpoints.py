@@ -12,39 +12,7 @@ from vae_lab.runs.checkpoints import (
     is_safe_point,
     load_checkpoint,
     save_last,
-    set_position,
 )
-
-# The place in training
-
-
-def positioned(epoch: int, batch: int, batches_seen: int) -> dict:
-    untouched = {"state_dict": {}, "epoch_loop.state_dict": {}}
-    checkpoint = {"loops": {"fit_loop": {**untouched, "epoch_progress": "old"}, "validate_loop": {}}}
-    set_position(checkpoint, epoch, batch, batches_seen)
-    assert untouched.items() <= checkpoint["loops"]["fit_loop"].items()
-    return checkpoint["loops"]["fit_loop"]
-
-
-@pytest.mark.parametrize(("batch", "begun"), [(0, 3), (4, 4)])
-def test_a_position_has_begun_an_epoch_with_its_first_batch(batch, begun):
-    loop = positioned(3, batch, 30 + batch)
-    epochs = {"ready": begun, "started": begun, "processed": 3, "completed": 3}
-    assert loop["epoch_progress"] == {"total": epochs, "current": epochs}
-    assert set(loop["epoch_loop.batch_progress"]["total"].values()) == {30 + batch}
-    assert set(loop["epoch_loop.batch_progress"]["current"].values()) == {batch}
-    assert loop["epoch_loop.batch_progress"]["is_last_batch"] is False
-
-
-def test_the_position_has_the_form_of_lightnings_own():
-    from lightning.pytorch.loops.progress import _BatchProgress, _Progress
-
-    loop = positioned(3, 4, 34)
-    epochs, batches = _Progress(), _BatchProgress()
-    epochs.load_state_dict(loop["epoch_progress"])
-    batches.load_state_dict(loop["epoch_loop.batch_progress"])
-    assert epochs.state_dict().keys() == loop["epoch_progress"].keys()
-    assert batches.state_dict() == loop["epoch_loop.batch_progress"]
 
 
 def trainer(batch_idx=0, num_batches=10, accumulate=1, val_check_batch=10, every_n_epoch=1, total_batch_idx=0):
@@ -96,15 +64,9 @@ class FakeTrainer(SimpleNamespace):
 @pytest.fixture
 def fit(tmp_path):
     lit = SimpleNamespace(batches_seen=10, epochs_begun=1, state_dict=lambda: {"w": torch.ones(2)})
-    fake = FakeTrainer(
-        default_root_dir=tmp_path,
-        is_global_zero=True,
-        sanity_checking=False,
-        global_step=0,
-        current_epoch=0,
-        num_training_batches=10,
-        state=SimpleNamespace(fn="fit"),
-    )
+    state = {"is_global_zero": True, "sanity_checking": False, "global_step": 0, "current_epoch": 0}
+    state |= {"num_training_batches": 10, "state": SimpleNamespace(fn="fit")}
+    fake = FakeTrainer(default_root_dir=tmp_path, **state)
     return fake, lit, tmp_path / "checkpoints"
 
 

@@ -3,12 +3,11 @@
 import errno
 import os
 import shutil
-import subprocess
 
 import pytest
 
 from vae_lab.errors import RunError
-from vae_lab.runs.files import durable_link, durable_open, read_json, remove_leftovers, write_json
+from vae_lab.runs.files import durable_link, durable_open, read_json, write_json
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -98,18 +97,6 @@ def test_a_link_that_fails_keeps_the_target(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=message):
         durable_link(tmp_path / "last", tmp_path / "best")
     assert (tmp_path / "best").read_bytes() == b"old"
-
-
-def test_leftovers_of_the_dead_go_and_everything_else_stays(tmp_path):
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    (tmp_path / "checkpoints").mkdir()
-    gone = [tmp_path / f"status.json.tmp.{dead.pid}", tmp_path / "checkpoints" / f"last.ckpt.tmp.{dead.pid}"]
-    kept = [tmp_path / f"a.tmp.{os.getpid()}", tmp_path / "b.tmp.notes", tmp_path / "c.tmp.", tmp_path / "d.tmp.1.png"]
-    for path in (*gone, *kept):
-        path.touch()
-    assert set(remove_leftovers(tmp_path)) == set(gone)
-    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
 
 
 def test_json_comes_back_and_damage_is_named(tmp_path):

@@ -17,14 +17,9 @@ from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build, check_callbacks, names_of_metrics
 from vae_lab.training.module import LitVAE
 
-CFG = OmegaConf.create(
-    {
-        "resume": None,
-        "dataset": {"val_size": 1},
-        "trainer": {"max_epochs": 1, "max_steps": -1, "max_time": None, "limit_val_batches": None},
-        "callbacks": {"stop": {"check_on_train_epoch_end": False}},
-    }
-)
+TRAINER = {"max_epochs": 1, "max_steps": -1, "max_time": None, "limit_val_batches": None}
+STOP = {"stop": {"check_on_train_epoch_end": False}}
+CFG = OmegaConf.create({"resume": None, "dataset": {"val_size": 1}, "trainer": TRAINER, "callbacks": STOP})
 
 
 class Distance(Callback):
@@ -59,9 +54,7 @@ def test_parts_that_do_not_fit_each_other_are_named():
     ("stage", "returned", "message"),
     [
         ("val", lambda terms: terms["loss"], "got a Tensor"),
-        ("val", lambda terms: float(terms["loss"]), "got a float"),
         ("val", lambda terms: None, "got a NoneType"),
-        ("val", lambda terms: {}, "got an empty one"),
         ("val", lambda terms: {"elbo": terms["elbo"], "kl": terms["kl"]}, "got elbo, kl$"),
         ("val", lambda terms: terms | {"kl": 0.5}, "got 'kl': 0.5"),
         ("val", lambda terms: terms | {"own": {"kl": terms["kl"]}}, "got 'own': a dict"),
@@ -96,10 +89,8 @@ def test_an_own_callback_may_log_what_another_monitors_and_end_the_training():
 
 
 def test_early_stopping_that_looks_before_a_validation_is_refused():
-    lit, cfg = (
-        make_module(Gaussian()),
-        OmegaConf.merge(CFG, {"callbacks": {"stop": {"check_on_train_epoch_end": None}}}),
-    )
+    lit, cfg = make_module(Gaussian()), CFG.copy()
+    cfg.callbacks.stop.check_on_train_epoch_end = None
     with pytest.raises(ValueError, match=r"callbacks\.stop\.check_on_train_epoch_end must be false to watch val/loss"):
         check_callbacks(cfg, {"stop": EarlyStopping("val/loss")}, lit)
     check_callbacks(cfg, {"stop": EarlyStopping("train/loss")}, lit)

@@ -16,6 +16,7 @@ CASES = {
         OutOfMemoryError,
         "dataset.batch_size=32 trainer.accumulate_grad_batches=4",
     ),
+    "cuBLAS": (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), [], OutOfMemoryError, "dataset.batch_size=8 "),
     "memory for one": (MemoryError(), ["dataset.batch_size=1"], OutOfMemoryError, "batch_size is 1 already"),
     "worker": (DEAD, ["dataset.num_workers=3"], RunError, "num_workers=3 died .* resume=.*/run dataset.num_workers=0$"),
     "silent worker": (EOFError(), ["dataset.num_workers=1"], RunError, r"num_workers=1 died \(EOFError\)"),

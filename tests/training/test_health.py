@@ -111,10 +111,7 @@ MISFITS = {
     "images scaled twice": ({"pixels": 1}, "reach only from 0 to 0.00392 of 1"),
     "two greys, a density": ({"pixels": 255, "likelihood": ContinuousBernoulli()}, "the pixels are 0 or 1, but"),
     "two greys, coins": ({"pixels": 255}, None),
-    "batches of one": (
-        {"batch_size": 1, "networks": nn.BatchNorm2d(3)},
-        "batch normalisation with dataset.batch_size=1",
-    ),
+    "batches of one": ({"batch_size": 1, "networks": nn.BatchNorm2d(3)}, "batch normalisation with dataset.batch_"),
     "batches of one, no norm": ({"batch_size": 1}, None),
 }
 

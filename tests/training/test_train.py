@@ -146,7 +146,7 @@ def test_a_tracker_forgets_the_end_of_a_run_that_goes_on(config, monkeypatch):
     assert (first["best_epoch"], last["best_epoch"]) == (2, 3)
 
 
-@pytest.mark.parametrize("overrides", [[], ["trainer.max_steps=2"]], ids=["at an epoch's end", "within an epoch"])
+@pytest.mark.parametrize("overrides", [pytest.param([], marks=pytest.mark.slow), ["trainer.max_steps=2"]])
 def test_a_run_killed_while_its_last_pictures_are_drawn_is_ended_by_its_continuation(overrides, config, monkeypatch):
     cfg = config(GALLERY, *overrides)
     with monkeypatch.context() as patch:

@@ -59,7 +59,7 @@ class Compared:
 
     @property
     def table(self) -> Any:
-        """A row for each group, best first: settings, seeds, means of metrics with deviations over seeds, verdict.
+        """A row for each group, best first, with settings, seeds, means of metrics, deviations and verdict.
 
         It is a pandas frame by the number of the group, or a list of dicts where there is no pandas.
         """

@@ -157,8 +157,10 @@ class Run:
             sampler_steps: of the fit of `flow`, `two_stage` and `autoregressive`, >= 1.
 
         Raises:
-            ValueError: if there is no such sampler, or the model lacks what it needs.
+            ValueError: if n is below 0, there is no such sampler, or the model lacks what it needs.
         """
+        if n < 0:
+            raise ValueError(f"the number of samples must be >= 0, got {n}")
         if sampler not in NAMES:
             raise ValueError(f"sampler must be one of {', '.join(NAMES)}, got {sampler!r}")
         if sampler == "prior" and self.vae.prior is None:

@@ -38,7 +38,8 @@ canvas { width: 100%; aspect-ratio: 1; display: block; touch-action: none; curso
   color: var(--st-text-color); background: var(--st-background-color); box-shadow: 0 1px 6px #0006 }
 .tip canvas { width: 84px; height: 84px; aspect-ratio: auto; image-rendering: pixelated }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 12px; padding-top: 6px; color: var(--st-text-color) }
-.sliders label { display: grid; grid-template-columns: 1fr auto; margin-top: 10px; color: var(--st-text-color) }
+.sliders { display: grid; grid-template-columns: repeat(auto-fit, minmax(160px, 1fr)); gap: 8px 24px; margin-top: 10px }
+.sliders label { display: grid; grid-template-columns: 1fr auto; color: var(--st-text-color) }
 .sliders input { grid-column: 1 / 3; width: 100%; margin: 4px 0; accent-color: var(--st-primary-color) }
 .legend i { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 4px }
 """
@@ -241,7 +242,7 @@ def between(subjects: list[Subject]) -> None:
             ends.append(choose_source(subjects, side, side, int(side == "To")))
     drawn, codes = {}, {}
     for subject in subjects:
-        z, pair, y = [], [], subject.label()
+        z, pair, y = [], list[Tensor](), subject.label()
         for number, source in enumerate(ends):
             if subject.has_encoder:
                 x, labels = take(subject, source, 1, subject.label())
@@ -249,7 +250,7 @@ def between(subjects: list[Subject]) -> None:
                 z.append(subject.encode(x, labels)[0][0])
             else:
                 z.append(subject.draw("prior", 1, 1.0, source[1])[0])
-        path = interpolate(*z, steps, way == "spherical")
+        path = interpolate(z[0], z[1], steps, way == "spherical")
         images = subject.decode(path, y)
         drawn[subject.name] = torch.cat([pair[0], images, pair[1]]) if pair else images
         codes[subject.name] = path
@@ -373,10 +374,10 @@ def choose_source(subjects: list[Subject], key: str, label: str = "Image", defau
     kinds = kinds if able or len(kinds) == 1 else ["upload"]
     with st.container(horizontal=True, vertical_alignment="bottom"):
         texts = {"image": "Validation image", "upload": "Own picture"}
-        kind = kinds[0]
+        kind: str | None = kinds[0]
         if len(kinds) > 1:
             kind = st.segmented_control(
-                label, kinds, default=kind, required=True, key=f"{key} source", format_func=texts.get
+                label, kinds, default=kinds[0], required=True, key=f"{key} source", format_func=lambda kind: texts[kind]
             )
         if kind == "image":
             largest = min(len(subject.x) for subject in able) - 1 if able else 2**31
@@ -454,8 +455,8 @@ def downloads(name: str, drawn: dict[str, Tensor], codes: dict[str, Tensor]) -> 
         return png(pictures.beside(grids))
 
     def arrays() -> bytes:
-        buffer = io.BytesIO()
-        np.savez(buffer, **{key: value.numpy() for key, value in codes.items()})
+        buffer, found = io.BytesIO(), {key: value.numpy() for key, value in codes.items()}
+        np.savez(buffer, allow_pickle=False, **found)
         return buffer.getvalue()
 
     with st.container(horizontal=True):
@@ -471,7 +472,7 @@ def data_url(image: Tensor, kind: str = "PNG") -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def plane(key: str, data: dict[str, Any], **on_change: Callable) -> None:
+def plane(key: str, data: dict[str, Any], **on_change: Any) -> None:
     """A square to drag a point on (`point`), or to look at points and enclose some of them (`chosen`)."""
     js = (Path(__file__).parent / "plane.js").read_text()
     mount = st.components.v2.component("vae_lab_plane", html=HTML, css=CSS, js=js)

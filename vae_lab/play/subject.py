@@ -36,6 +36,7 @@ from vae_lab.training.module import check_same_images
 ACTIVE = 0.01  # variance of the codes of an active latent, as in the metric `active_units`
 MAX_BYTES = 10_000_000  # of an uploaded picture
 MAX_PROBED = 1024  # latents that are moved one by one, to see which of them matter
+STEPS: Any = DEFAULTS["sampler_steps"]  # of a fit, so that `vae-lab-eval` and the playground share it
 REACH = 3.0  # of a standard normal latent, to both sides
 
 
@@ -60,8 +61,8 @@ class Subject:
     trouble: str
 
     def __post_init__(self):
-        shape, num_labels = self.vae.image_shape, len(self.vae.num_classes)
-        self.x, self.y = torch.zeros(0, *shape), torch.zeros(0, num_labels, dtype=torch.long)
+        num_labels = len(self.vae.num_classes)
+        self.x, self.y = torch.zeros(0, *self.vae.image_shape), torch.zeros(0, num_labels, dtype=torch.long)
         self.kl: Tensor | None = None  # (D,), nats, where each latent has a closed form
         self.indices: Tensor | None = None  # (N, n, *grid), of a book
         if self.data is not None:
@@ -193,7 +194,7 @@ class Subject:
                 z, centre = self.vae.prior.sample(num, generator).cpu().flatten(1), self.centre
         else:
             assert self.data is not None
-            fitted = samplers.fitted(sampler, self.vae, self.data, self.folder, DEFAULTS["sampler_steps"])
+            fitted = samplers.fitted(sampler, self.vae, self.data, self.folder, STEPS)
             with torch.inference_mode():
                 if sampler == "autoregressive":
                     indices = fitted.sample(num, generator, max(temperature, 1e-3))
@@ -225,11 +226,12 @@ class Subject:
             raise DataError(f"{printable(name)}: more than {MAX_BYTES // 10**6} MB")
         background = self.cfg.dataset.get("background", 0)
         levels = tuple([background] * 3 if isinstance(background, int) else background)
+        shape: Any = self.vae.image_shape
         with TemporaryDirectory() as folder:
             path = Path(folder, "picture")
             path.write_bytes(content)
             try:
-                pixels = decode(path, self.vae.image_shape, self.cfg.dataset.get("fit", "resize"), levels)
+                pixels = decode(path, shape, self.cfg.dataset.get("fit", "resize"), levels)
             except DataError as error:
                 raise DataError(f"{printable(name)}: {str(error).removeprefix(f'{path}: ')}") from error
         x = pixels[None].float() / 255
