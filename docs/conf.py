@@ -37,8 +37,8 @@ PLACES = {  # of what lies outside of docs/
     r"README\.md": "index.md",
     r"CONTRIBUTING\.md": "building.md",
     r"CHANGELOG\.md": "changelog.md",
-    r"benchmarks/README\.md": "speed.md",
-    r"benchmarks/results/h200\.md": "speed.md",
+    r"benchmarks/README\.md": "speed.md#benchmarks",
+    r"benchmarks/results/h200\.md": "speed.md#on-a-gpu",
     r"vae_lab/(\w+)/\w+\.py": r"building.md#\1",
 }
 
@@ -100,11 +100,13 @@ def write_pages(app):
 
 
 def take_in(app, path, page, content):
-    """An included module is its docstring; the groups of the README lead to their pages."""
+    """An included module is its docstring; an included page has links as seen from here, also of its groups."""
     if path.suffix == ".py":
         content[0] = docstring(DOCS / path)
-    groups_linked = re.sub(r"^\| `(\w+)` \|(?= `)", r"| [`\1`](docs/groups/\1.md) |", content[0], flags=re.MULTILINE)
-    content[0] = groups_linked.replace("](CHANGELOG.md)", "](docs/changelog.md)")
+        return
+    text = re.sub(r"\]\((?!https?:|#)", f"]({path.parent.as_posix()}/", content[0]).replace("](../docs/", "](")
+    content[0] = re.sub(r"^\| `(\w+)` \|(?= `)", r"| [`\1`](groups/\1.md) |", text, flags=re.MULTILINE)
+    lead(app, page, content)
 
 
 def lead(app, page, content):
