@@ -29,12 +29,11 @@ vae_lab.compare(runs, metrics=["mig", "dci", "elbo", "kl", "active_units"]).tabl
 # %%
 runs[-1].picture("traversals")
 # %% [markdown]
-# The same as numbers: how strongly each latent follows each factor (absolute rank correlation). A disentangled model
+# The same as numbers: how strongly each latent follows each factor (absolute correlation). A disentangled model
 # has one bright square in a row. Orientation and shape go round or have no order, so that their rows are dim.
 # %%
 batch = runs[0].data.to_pixels(runs[0].data.splits["val"][:])
-ranks = torch.cat([batch.y.float(), runs[-1].encode(batch.x)], 1).argsort(0).argsort(0).float()
-follows = ranks.T.corrcoef()[:5, 5:].abs()
+follows = torch.cat([batch.y.float(), runs[-1].encode(batch.x)], 1).T.corrcoef()[:5, 5:].abs()
 squares = follows.flatten()[:, None, None, None].expand(-1, 1, 24, 24)
 names = list(runs[0].data.factors)
 Image.fromarray(pictures.annotate(pictures.grid(squares, 8), "factors and latents", names, [f"z{i}" for i in range(8)]))

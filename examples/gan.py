@@ -16,8 +16,8 @@ QUICK = os.environ.get("QUICK", "").split()  # overrides for a quick look, as da
 
 run = vae_lab.train(["experiment=gan_mnist", "trainer.max_epochs=5", "logger=none", *QUICK])
 # %% [markdown]
-# Lower is not better in a game of two: a loss says who is winning, not how good the images are. Both stay near
-# log 2 = 0.69 where neither wins.
+# Lower is not better in a game of two: a loss says who is winning, not how good the images are. Where neither wins, the
+# generator's is log 2 = 0.69, and the discriminator's, of images and samples together, twice that.
 # %%
 run.metrics[["train/generator_loss", "train/discriminator_loss"]].dropna()
 # %% [markdown]
