@@ -50,6 +50,7 @@ def figures(comparison: Comparison) -> tuple[list[go.Figure], str]:
         try:
             forest = FanovaImportanceEvaluator(seed=0)  # Optuna's default looks at the best tenth alone
             importances = visualization.plot_param_importances(study, evaluator=forest)
+            importances.update_xaxes(range=(0, 1.25 * max(importances.data[0].x)))  # room for the numbers on a phone
             importances.update_yaxes(ticks="outside", tickcolor="rgba(0, 0, 0, 0)")  # names do not touch the bars
             drawn.append(finish(importances, f"{title}: importance of each setting", "share of the variance", "", []))
         except (ValueError, RuntimeError) as error:  # where all values are equal
