@@ -310,7 +310,6 @@ def test_no_secret_reaches_the_disk_or_the_server(one_process, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_a_forked_process_tracks_and_fails_as_another_one(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 10)
     server = WandbForkServer()
     for name, number in {"whole": None, "killed": signal.SIGKILL, "frozen": signal.SIGSTOP}.items():
         caplog.clear()
@@ -325,6 +324,7 @@ def test_a_forked_process_tracks_and_fails_as_another_one(tmp_path, monkeypatch,
         assert process.ppid() != os.getpid()
         if number:
             process.send_signal(number)
+            monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 2)
         else:
             run.log_metrics({"loss": 2.0}, 1)
         run.finish(0)
