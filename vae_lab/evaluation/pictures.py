@@ -229,9 +229,10 @@ def curves(rows: list[dict]) -> np.ndarray:
             lines[stage] = np.array([p for p in sorted(values.items()) if math.isfinite(p[1])], float).reshape(-1, 2)
         chart = Chart((516, 432), *np.concatenate(list(lines.values())).T)
         for stage, points in lines.items():
-            chart.line(*points.T, STAGES[stage])
+            x, y = points.T
+            chart.line(x, y, STAGES[stage])
             if len(points) <= 30:
-                chart.points(*points.T, np.broadcast_to(_rgb([STAGES[stage]]), (len(points), 3)), 4, 255)
+                chart.points(x, y, np.broadcast_to(_rgb([STAGES[stage]]), (len(points), 3)), 4, 255)
         chart.legend(list(STAGES), list(STAGES.values()))
         panels.append(chart.picture(key, "step", "nats per image" if key == keys[0] else ""))
     return beside(panels)
