@@ -334,8 +334,7 @@ def test_a_forked_process_tracks_and_fails_as_another_one(tmp_path, monkeypatch,
     records = read_back(part)
     assert history(records)[-1] == (1, {"loss": 2.0})
     assert records[-1]["exit"]["exit_code"] == 0
-    server._process.kill()
-    server._process.join()
+    server.close()
     assert server.fork() == []
 
 

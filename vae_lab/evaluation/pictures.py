@@ -22,7 +22,7 @@ from vae_lab.runs.files import durable_open
 
 MIN_TILE = 48  # pixels: an 8x8 digit becomes readable
 GAP = 2  # pixels between tiles
-GAP_GREY = 0.8  # tells tiles apart on black and on white backgrounds
+GAP_GREY = 204  # tells tiles apart on black and on white backgrounds
 MARGIN = 10  # pixels around labels
 INK = (60, 60, 60)
 PALE = (225, 225, 225)  # lines of a chart
@@ -47,10 +47,9 @@ def grid(images: Tensor, num_columns: int) -> np.ndarray:
         The picture; each tile is at least 48 pixels wide and high.
     """
     scale = math.ceil(MIN_TILE / min(images.shape[-2:]))
-    images = images.float().nan_to_num().clamp(0, 1)
+    images = (images.float().nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
     images = images.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
-    tiles = make_grid(images, nrow=num_columns, padding=GAP, pad_value=GAP_GREY)
-    return (tiles * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return make_grid(images, nrow=num_columns, padding=GAP, pad_value=GAP_GREY).permute(1, 2, 0).contiguous().numpy()
 
 
 def annotate(picture: np.ndarray, title: str, rows: Sequence[str] = (), columns: Sequence[str] = ()) -> np.ndarray:

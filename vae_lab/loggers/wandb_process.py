@@ -141,7 +141,13 @@ class WandbForkServer:
         self._asks, asked = socket.socketpair()
         self._asks.setblocking(False)
         self._process = start(fork_on_demand, asked)
-        atexit.register(self._process.kill)  # it has nothing to lose
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End it, which has nothing to lose; the processes that it has forked go on."""
+        self._process.kill()
+        self._process.join()
+        self._asks.close()
 
     def fork(self) -> list[Ends]:
         """The ends of a new process, for `forked`; none where there is no server any more."""

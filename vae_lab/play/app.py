@@ -12,11 +12,10 @@ from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import streamlit as st
 import torch
-from matplotlib.colors import to_hex
+from plotly.colors import sample_colorscale
 from torch import Tensor
 
 from vae_lab.data.image_folder import ENDINGS
@@ -292,8 +291,8 @@ def atlas(subject: Subject) -> dict[str, Any]:
     kinds = sorted(set(values))
     colours = dict(zip(kinds, MUTED, strict=False))
     if len(kinds) > len(MUTED):
-        shades = matplotlib.colormaps["viridis"](np.linspace(0, 1, len(kinds)))
-        colours = {kind: to_hex(shade) for kind, shade in zip(kinds, shades, strict=True)}
+        shades = sample_colorscale("Viridis", len(kinds))
+        colours = dict(zip(kinds, shades, strict=True))
     if max(x.shape[-2:]) > MAX_THUMBNAIL:
         x = torch.nn.functional.interpolate(x, (MAX_THUMBNAIL, MAX_THUMBNAIL), mode="area")
     texts = [label_name(subject, value) for value in values] if subject.y.shape[1] else [""] * len(values)
