@@ -38,7 +38,7 @@ from vae_lab.training.train import fit, quiet_lightning
 RESULTS = Path(__file__).parent / "results"
 QUIET = ["logger=none", "trainer=cpu", "callbacks.gallery=null", "callbacks.summary=null", "callbacks.progress=null"]
 TINY = [*QUIET, "model.hidden_dims=[8]", "latent_dim=2", "trainer.limit_val_batches=1"]
-EPOCHS = 4  # of which the first is not counted
+EPOCHS = 3  # of which the first is not counted
 COLOURS = ("#3b6ea5", "#c8743a", "#5b8f5b", "#8a6ba8")
 
 
