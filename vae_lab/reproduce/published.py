@@ -161,6 +161,9 @@ TARGETS = {
         2,
         {"run": TUTORIAL},
         check_tutorial,
+        "by 0.25 nats, at epoch 10 only. The same seed is another draw here. A bare loop of these networks, this loss "
+        "and optimizer had 181.7, 164.7 and 154.4 with one seed, within all bands; 64 times the weight "
+        "decay gave 155.2 here. Other seeds of this target were not run",
     ),
     "static_mnist": Target(
         "784-256-256-128 on one binarization of MNIST: validation elbo -112.6 after 5,000 steps, -108.5 after 10,000",
@@ -170,10 +173,10 @@ TARGETS = {
         3,
         {"run": STATIC},
         check_static,
-        "it is better than the source, by 1.73 nats where 1.5 are allowed, and only at the later step: at 5,000 it agrees "
-        "to 0.02. At this constant rate the elbo wobbles (-108.5 at 8,000 and -107.1 at 9,000), and two outputs that the "
-        "source published differ by 0.6; its scale is a softplus, here it is exp(log_var / 2), which was not tried. "
-        "With Adam in place of RMSprop it was -106.1 and -102.3",
+        "it is better than the source, by 1.73 nats where 1.5 are allowed, and only at the later step: at 5,000 it "
+        "agrees to 0.02. At this constant rate the elbo wobbles (-108.5 at 8,000 and -107.1 at 9,000), and two outputs "
+        "that the source published differ by 0.6; its scale is a softplus, here it is exp(log_var / 2), which was not "
+        "tried. With Adam in place of RMSprop it was -106.1 and -102.3",
     ),
     "keras_conv": Target(
         "Keras' convolutional VAE with two latents: reconstruction 145.8 and KL 6.5 after 10 epochs of 70,000 images",
