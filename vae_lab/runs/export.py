@@ -73,7 +73,7 @@ def export_run(arguments: list[str]) -> None:
         print(f"left out  {', '.join(left_out)}")
 
 
-def export(folder: Path, target: Path, checkpoint: str, onnx: bool) -> list[str]:
+def export(folder: Path, target: Path, checkpoint: str, onnx: bool = False) -> list[str]:
     """Write the files; returns the keys of the config that are null there, because they belong to this machine."""
     if is_export(folder):
         raise RunError(f"{folder} is an export already; copy it")
