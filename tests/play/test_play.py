@@ -2,6 +2,7 @@
 
 import io
 import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,12 @@ KINDS = {
     "vamp": ["prior=vamp", "prior.components=5"],
     "sphere": ["posterior=vmf", "latent_dim=3"],
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_main_module(monkeypatch):
+    """Keep this process's: Streamlit puts the page there, and whatever is spawned later would begin with it."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture
