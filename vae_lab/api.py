@@ -177,6 +177,7 @@ def unchanged() -> Iterator[None]:
     flags, threads = (cudnn.deterministic, cudnn.benchmark), torch.get_num_threads()
     levels = {log: log.level for log in map(logging.getLogger, ("lightning.pytorch", "lightning.fabric"))}
     python, arrays = random.getstate(), np.random.get_state()
+    children = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None  # torch's, where it has workers
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(range(torch.cuda.device_count() if on_gpu else 0)):
             yield
@@ -185,6 +186,8 @@ def unchanged() -> Iterator[None]:
             del os.environ[name]
         os.environ.update(variables)
         rank_zero_only.rank = rank
+        if children is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, children)
         random.setstate(python)
         np.random.set_state(arrays)
         torch.use_deterministic_algorithms(settings[0], warn_only=settings[1])

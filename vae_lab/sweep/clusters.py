@@ -45,7 +45,8 @@ class JobProcess:
         self.process.start()
         asked.close()
         try:
-            self.process.join()
+            while self.process.is_alive():
+                self.process.join(0.5)  # which a cancelling Ray, unlike a signal, does not interrupt
         except KeyboardInterrupt:  # how Ray cancels
             self._stop()
         number = (self.process.exitcode or 0) - 128

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -50,7 +51,7 @@ def diagnosed(cfg: DictConfig) -> Iterator[None]:
         with memory_advice(smaller):
             yield
     except Exception as error:
-        if hasattr(signal, "SIGCHLD"):
+        if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises wherever a dead worker is noticed
         lost_contact = isinstance(error, ConnectionError | EOFError) and cfg.dataset.num_workers > 0
         if lost_contact or "DataLoader worker" in str(error):
