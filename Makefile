@@ -24,7 +24,7 @@ test: $(STAMP)  ## run the tests, a few minutes
 	$(BIN)/python -m pytest -n 2 -q --dist worksteal -m 'not slow'
 
 test-faults: $(STAMP)  ## kill, corrupt and starve real runs in every way we know (docs/reliability.md), some minutes
-	$(BIN)/python -m pytest -n 2 -q --dist worksteal -m '$(FAULTS)'
+	$(BIN)/python -m pytest -n 3 -q --dist worksteal -m '$(FAULTS)' # one more than cores, because they often wait
 
 lint: $(STAMP)  ## check style and types
 	$(BIN)/ruff check .
