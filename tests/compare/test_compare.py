@@ -761,6 +761,7 @@ def test_the_report_needs_no_network(sweep):
         assert f'<section id="{section}">' in html, section
 
 
+@pytest.mark.slow
 def test_the_report_of_fifty_runs_is_no_larger_than_ten_megabytes(tmp_path):
     for number in range(10):
         run = write_run(tmp_path / f"r{number}", number % 3, -100 - number, latent_dim=number // 3)

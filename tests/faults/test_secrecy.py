@@ -118,6 +118,7 @@ def test_g4_no_secret_is_in_what_a_failed_run_leaves(failure, tmp_path, command,
     assert_nowhere(tmp_path, command.printed)
 
 
+@pytest.mark.slow
 def test_g4_a_config_file_that_holds_a_secret_is_refused(tmp_path, command, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GITHUB_PAT", SECRETS["GITHUB_PAT"])

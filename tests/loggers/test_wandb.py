@@ -229,6 +229,7 @@ def test_without_a_key_the_run_is_offline_and_complete(tmp_path, caplog, monkeyp
     assert said(caplog) == [f"INFO W&B: offline, upload with: wandb sync {part}"]
 
 
+@pytest.mark.slow
 def test_offline_parts_merge_into_one_run(server, tmp_path, monkeypatch):
     log_run(tmp_path / "run", 1, METRICS[:6], mode="offline")
     log_run(tmp_path / "run", 0, METRICS[4:], mode="offline")
