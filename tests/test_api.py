@@ -90,11 +90,15 @@ def state() -> dict:
 
 
 @pytest.mark.slow
-def test_what_fails_raises_the_words_of_the_command_line_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
+def test_what_fails_raises_the_words_of_the_command_line_and_leaves_nothing_behind(
+    tmp_path, request, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_PROCID", "3")  # of a launcher: the run is one of its own for all that
     monkeypatch.setattr(rank_zero_only, "rank", 3)
     vae_lab.train([*SMALL, "run_dir=first"])  # imports leave their marks once
+    ended = signal.signal(signal.SIGCHLD, lambda *_: None)  # as torch does where it has workers
+    request.addfinalizer(lambda: signal.signal(signal.SIGCHLD, ended))
     before = state()
     for override, words in REFUSED.items():
         with pytest.raises(ValueError) as refusal:
@@ -203,12 +207,16 @@ def test_a_model_is_at_rest_or_trainable(run):
 
 @pytest.mark.slow
 def test_threads_take_turns_and_closed_streams_do_not_matter(tmp_path, monkeypatch):
+    refused: list[str] = []
     found, told = {}, vae_lab.compose([*SMALL, "callbacks=default", "callbacks.gallery=null", "callbacks.summary=null"])
 
     def work(name: str) -> None:
         cfg = told.copy()
         cfg.run_dir = str(tmp_path / name)
         found[name] = vae_lab.train(cfg).result["parameters_sha256"]
+        with pytest.raises(ValueError, match="latent_dim must be a whole number >= 1"):
+            vae_lab.train([*SMALL, "latent_dim=-1", f"run_dir={tmp_path / name}_refused"])
+        refused.append(name)
 
     monkeypatch.setattr(sys, "stdin", None)
     threads = [threading.Thread(target=work, args=(name,)) for name in ("a", "b")]
@@ -218,7 +226,7 @@ def test_threads_take_turns_and_closed_streams_do_not_matter(tmp_path, monkeypat
         thread.join()
     work("c")
     assert len(set(found.values())) == 1
-    assert len(found) == 3
+    assert len(found) == len(refused) == 3
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Signals outside training, which interrupt whatever goes on there."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -57,3 +59,21 @@ def test_every_signal_of_the_platform_is_heeded_but_a_hangup_under_nohup():
         assert {number.name for number in heeded()} == names - {"SIGHUP"}
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+FIRST_PROCESS = """
+import multiprocessing, signal, time
+from vae_lab.runs.signals import SIGNALS, signals_wait
+
+if __name__ == "__main__":
+    with signals_wait():
+        multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0,)).start()
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert set(SIGNALS) <= held, held
+    assert not set(SIGNALS) & signal.pthread_sigmask(signal.SIG_BLOCK, [])
+"""
+
+
+def test_signals_wait_until_the_first_process_of_all_has_been_started(tmp_path):
+    (tmp_path / "first.py").write_text(FIRST_PROCESS)  # in a process that has not started any
+    subprocess.run([sys.executable, tmp_path / "first.py"], check=True, timeout=60)

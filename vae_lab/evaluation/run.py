@@ -34,7 +34,7 @@ class Run:
 
     Args:
         folder: of the run.
-        checkpoint: `best` or `last`; an export holds only one of them.
+        checkpoint: `best`, `last`, or one that was kept, as `epoch_0010`; an export holds only one of them.
         trainable: whether the model is in training mode and its parameters take gradients.
     """
 

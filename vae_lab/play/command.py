@@ -12,13 +12,13 @@ USAGE = """vae-lab-play: trained runs in a browser: move their latents, sample, 
 
   vae-lab-play RUN_DIR... [key=value]     a folder of a run, or of its export; several are shown side by side
 
-  checkpoint=best      best or last
+  checkpoint=best      best, last, or one that was kept, as epoch_0010
   port=8501
   address=127.0.0.1    of this machine alone; 0.0.0.0 is for a container whose port is published on 127.0.0.1
 
   data_root=DIR and dataset.root=DIR say where the images are now. Nothing is downloaded, and nothing is sent away."""
 DEFAULTS = {"checkpoint": "best", "port": 8501, "address": "127.0.0.1", "data_root": None, "dataset.root": None}
-ALLOWED = {"checkpoint": ("best", "last"), "port": range(1, 65536), "address": ("127.0.0.1", "0.0.0.0")}
+ALLOWED = {"port": range(1, 65536), "address": ("127.0.0.1", "0.0.0.0")}
 
 
 def play(arguments: list[str]) -> None:
@@ -40,6 +40,7 @@ def play(arguments: list[str]) -> None:
     from streamlit.web import bootstrap
 
     from vae_lab.play import app
+    from vae_lab.play.subject import MAX_BYTES
 
     app.open_all(folders, settings)  # a run that is refused is one line here, and no page in the browser
     with socket.socket() as probe:
@@ -52,7 +53,7 @@ def play(arguments: list[str]) -> None:
         "server.address": settings["address"],
         "server.port": settings["port"],
         "server.fileWatcherType": "none",
-        "server.maxUploadSize": 10,  # MB
+        "server.maxUploadSize": MAX_BYTES // 10**6,
         "browser.serverAddress": "127.0.0.1",
         "browser.gatherUsageStats": False,
         "client.toolbarMode": "minimal",

@@ -29,12 +29,12 @@ from vae_lab.errors import DataError, NumericsError, one_line, printable
 from vae_lab.evaluation import samplers
 from vae_lab.evaluation.evaluate import DEFAULTS, build_images
 from vae_lab.evaluation.gallery import CHUNK, NUM_CODES
+from vae_lab.metrics.standard import ACTIVE_VARIANCE
 from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
 from vae_lab.runs.trained import build_stored, read_stored
 from vae_lab.training.module import check_same_images
 
-ACTIVE = 0.01  # variance of the codes of an active latent, as in the metric `active_units`
 MAX_BYTES = 10_000_000  # of an uploaded picture
 MAX_PROBED = 1024  # latents that are moved one by one, to see which of them matter
 STEPS: Any = DEFAULTS["sampler_steps"]  # of a fit, so that `vae-lab-eval` and the playground share it
@@ -162,7 +162,7 @@ class Subject:
         if not len(self.codes) or len(order) == 2:
             return order
         variances = self.codes.var(0, correction=0)
-        return [latent for latent in order if variances[latent] > ACTIVE] or order[:1]
+        return [latent for latent in order if variances[latent] > ACTIVE_VARIANCE] or order[:1]
 
     @cached_property
     def samplers(self) -> list[str]:

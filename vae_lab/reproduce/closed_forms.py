@@ -83,7 +83,7 @@ def elbo_check(figures: dict[int, tuple[float, float]]) -> Callable[[dict[str, T
     def check(runs: dict[str, Trained]) -> list[Check]:
         checks, components = [], None
         for name, run in runs.items():
-            latent_dim = run.vae.latent_dim
+            latent_dim = run.latent_dim
             components = components or principal_components(run.pixels("train"))  # the images of all runs are the same
             for place, split in enumerate(("train", "test")):
                 best = best_elbo(run.pixels(split), components, latent_dim)
@@ -151,7 +151,7 @@ def autoencoder_check(figures: dict[int, float]) -> Callable[[dict[str, Trained]
     def check(runs: dict[str, Trained]) -> list[Check]:
         checks, components = [], None
         for name, run in runs.items():
-            latent_dim = run.vae.latent_dim
+            latent_dim = run.latent_dim
             components = components or principal_components(run.pixels("train"))
             for split in ("train", "test"):
                 best = float(spread(run.pixels(split), components)[latent_dim:].sum() / len(components.mean))

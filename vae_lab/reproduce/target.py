@@ -4,12 +4,11 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from vae_lab.config.composing import chosen, composed, without_hydra
 from vae_lab.config.explain import quote
@@ -67,33 +66,26 @@ class Trained:
     """
 
     def __init__(self, folder: Path, data_root: str):
-        from vae_lab.evaluation.evaluate import build_evaluated
-        from vae_lab.runs.trained import build_stored, read_stored
+        from vae_lab.evaluation.run import Run
 
-        self.folder, self.data_root = folder, data_root
-        stored = read_stored(folder, "last")
-        OmegaConf.update(stored.cfg, "data_root", data_root)
-        self.vae = build_stored(stored)
-        self.data, _ = build_evaluated(stored, self.vae)
+        self.folder, self.data_root, self.run = folder, data_root, Run(folder, "last")
+        self.run.cfg.data_root = data_root
 
-    @cached_property
-    def splits(self) -> dict:
-        """Its images: `pixels`, bytes (N, C, H, W), and the `index` of each split."""
-        self.data.setup("test")
-        return self.data.splits
+    @property
+    def latent_dim(self) -> int:
+        """D."""
+        return self.run.vae.latent_dim
 
     @cache  # noqa: B019, as many as there are runs of one target
     def pixels(self, split: str) -> np.ndarray:
         """The images of a split, (M, C H W) bytes."""
-        chosen = self.splits[split]
+        chosen = self.run.data.splits[split]
         return chosen.pixels[chosen.index].flatten(1).numpy()
 
     def codes(self, split: str) -> np.ndarray:
         """E[z given x] of the grey or binarized images of a split, (M, D)."""
-        import torch
-
-        images = torch.from_numpy(self.pixels(split)).view(-1, *self.vae.image_shape)
-        return torch.cat([self.vae.encode(part / 255).mean.flatten(1) for part in images.split(1000)]).numpy()
+        images = self.pixels(split).reshape(-1, *self.run.vae.image_shape)
+        return self.run.encode(images).reshape(len(images), -1)
 
     @cache  # noqa: B019
     def measured(self, split: str = "test", metrics: str | None = None, members: tuple = ()) -> dict[str, float]:

@@ -37,7 +37,8 @@ from vae_lab.training.steps import StepGraph, Steps, why_eager
 
 log = logging.getLogger(__name__)
 
-EXECUTION_SECONDS, MOST_STEPS = 0.1, 256  # `auto` takes more steps at once while they take less, up to so many
+# `auto` takes more steps at once while they take less, up to so many, of images of less than so many bytes.
+EXECUTION_SECONDS, MOST_STEPS, MOST_BYTES = 0.1, 256, 2**25
 AROUND = ("on_train_batch_start", "on_train_batch_end")
 
 
@@ -214,7 +215,8 @@ class LitVAE(LightningModule):
         if len(batches) > 1:
             self.trainer.fit_loop.epoch_loop.batch_progress.increment_by(len(batches) - 1)
         self._account(batches, contexts, rates, rows, batch_idx)
-        if self.is_adaptive and time.perf_counter() - started < EXECUTION_SECONDS:
+        is_short = time.perf_counter() - started < EXECUTION_SECONDS and execution.x.nbytes < MOST_BYTES
+        if self.is_adaptive and is_short:
             self.steps_at_once = min(2 * self.steps_at_once, MOST_STEPS)
         return None
 
