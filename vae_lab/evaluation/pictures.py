@@ -287,15 +287,18 @@ class Chart:
         self.draw.polygon(self._at(x, y).flatten().tolist(), color)
 
     def legend(self, names: Sequence[str], colors: Iterable[str], title: str = "", is_beside: bool = False) -> None:
-        """Name colours, in the upper right corner or beside the axes."""
+        """Name colours, in a row above the axes or in a column beside them."""
         _, top, right, bottom = self.box
-        left = right + 24 if is_beside else right - 30 - max(map(_font(15).getlength, names))
-        first = (top + bottom) / 2 - 12 * len(names) if is_beside else top + 16
-        self.texts.append(((left - 8, first - 28), title, 15, "lm"))
-        for i, (name, color) in enumerate(zip(names, colors, strict=False)):
-            x, y = 2 * left, 2 * (first + 24 * i)
-            self.draw.ellipse((x - 11, y - 11, x + 11, y + 11), color)
-            self.texts.append(((left + 14, first + 24 * i), name, 15, "lm"))
+        if is_beside:
+            left, first = right + 24, (top + bottom) / 2 - 12 * len(names)
+            self.texts.append(((left - 8, first - 28), title, 15, "lm"))
+            places = [(left, first + 24 * i) for i in range(len(names))]
+        else:
+            widths = [38 + _font(15).getlength(name) for name in names]
+            places = [(right - sum(widths[i:]) + 24, top - 16) for i in range(len(names))]
+        for (x, y), name, color in zip(places, names, colors, strict=False):
+            self.draw.ellipse((2 * x - 11, 2 * y - 11, 2 * x + 11, 2 * y + 11), color)
+            self.texts.append(((x + 14, y), name, 15, "lm"))
 
     def bar(self, ticks: dict, low: float, high: float, title: str) -> None:
         """Draw the colours of the values from low to high beside the axes, and name some of them."""
