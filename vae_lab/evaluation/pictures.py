@@ -292,7 +292,7 @@ class Chart:
         if is_beside:
             left, first = right + 24, (top + bottom) / 2 - 12 * len(names)
             self.texts.append(((left - 8, first - 28), title, 15, "lm"))
-            places = [(left, first + 24 * i) for i in range(len(names))]
+            places: list[tuple[float, float]] = [(left, first + 24 * i) for i in range(len(names))]
         else:
             widths = [38 + _font(15).getlength(name) for name in names]
             places = [(right - sum(widths[i:]) + 24, top - 16) for i in range(len(names))]
