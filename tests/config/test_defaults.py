@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from vae_lab.compare.runs import find_runs
 from vae_lab.config.defaults import changes, settings_of
-from vae_lab.runs.folder import Run
+from vae_lab.runs.folder import RunFolder
 
 
 def run_of(folder, lacks: list[str], *overrides: str):
@@ -20,7 +20,9 @@ def run_of(folder, lacks: list[str], *overrides: str):
         del node[name]
     chosen = (override.partition("=") for override in overrides)
     choices |= {key: value for key, _, value in chosen if key in choices}
-    Run(folder).write_config(config=cfg, choices=OmegaConf.create(choices), overrides=OmegaConf.create(list(overrides)))
+    RunFolder(folder).write_config(
+        config=cfg, choices=OmegaConf.create(choices), overrides=OmegaConf.create(list(overrides))
+    )
     return folder
 
 
@@ -62,7 +64,7 @@ def test_a_key_that_is_new_splits_no_comparison(tmp_path):
     for name, lacks, then in (("old", ["find_lr", "trainer.detect_anomaly", "callbacks.summary"], []),
                               ("new", [], []), ("other", [], ["model=conv"])):  # fmt: skip
         run_of(tmp_path / name, lacks, *then)
-        Run(tmp_path / name).write_result({"val/elbo": 1.0})
+        RunFolder(tmp_path / name).write_result({"val/elbo": 1.0})
         (tmp_path / name / "status.json").write_text('{"state": "completed"}')
     new, old, other = find_runs([tmp_path])[0]
     assert old.settings == new.settings

@@ -66,7 +66,7 @@ HOSTILE = {
     "lightning.pytorch.callbacks.StochasticWeightAveraging": {"swa_lrs": 0.1},
     "torch.optim.LBFGS": {"params": []},
     "torch.optim.swa_utils.AveragedModel": {"model": 1},
-    "vae_lab.runs.folder.Run": {"folder": "FOLDER"},
+    "vae_lab.runs.folder.RunFolder": {"folder": "FOLDER"},
     "vae_lab.loggers.wandb.WandbProcess": {"folder": "FOLDER"},
     "vae_lab.runs.checkpoints.DurableCheckpointIO": {},
     "lightning.pytorch.callbacks.model_checkpoint.os.system": {"command": "touch MARKER"},

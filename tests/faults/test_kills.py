@@ -65,7 +65,7 @@ MOMENTS = {
     "between the bytes and the name of a checkpoint": (os, "replace", 11),
     "while bytes go to the disk": (os, "fsync", 17),
     "at the very end": (Checkpoints, "on_train_end", 0),
-    "before the result is written": ("vae_lab.runs.folder.Run", "write_result", 0),
+    "before the result is written": ("vae_lab.runs.folder.RunFolder", "write_result", 0),
 }
 
 

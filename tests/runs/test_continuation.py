@@ -15,7 +15,7 @@ from vae_lab.config.instantiate import CLASSES
 from vae_lab.errors import RunError
 from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.continuation import check_optimizers
-from vae_lab.runs.folder import Run
+from vae_lab.runs.folder import RunFolder
 from vae_lab.runs.structure import check_structure
 from vae_lab.training.train import train
 
@@ -135,7 +135,7 @@ def test_c9_a_run_that_was_killed_before_it_saved_anything_begins_again(step, le
     shutil.rmtree(Path(cfg.run_dir) / "checkpoints", ignore_errors=True)
     cfg.resume = cfg.run_dir
     train(cfg)
-    assert Run(cfg.run_dir).result["steps"] == 6
+    assert RunFolder(cfg.run_dir).result["steps"] == 6
 
 
 @pytest.mark.fault
@@ -155,4 +155,4 @@ def test_a_damaged_status_or_a_limit_of_another_kind_is_named_before_anything_is
         cfg.trainer.max_steps = limit
         with pytest.raises(ValueError, match=r"trainer\.max_steps must be a whole number"):
             train(cfg)
-    assert Run(cfg.run_dir).status["state"] == "completed"
+    assert RunFolder(cfg.run_dir).status["state"] == "completed"

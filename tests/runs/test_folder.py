@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from vae_lab.runs.folder import Run, folder_name
+from vae_lab.runs.folder import RunFolder, folder_name
 
 GOOD = ["beta4", "2026", "größe", "a b", "lr=1e-3,beta=4", "v1.2_final+x@y", "実験", "1e3", "true", "2026-01-01", 7]
 BAD = [
@@ -36,7 +36,7 @@ def test_without_a_name_the_options_stand_there_in_one_piece(options, name):
 
 def test_the_status_says_how_each_start_was_made_and_of_which_images(tmp_path, monkeypatch):
     monkeypatch.setenv("MY_TOKEN", "abc123def")
-    run = Run(tmp_path)
+    run = RunFolder(tmp_path)
     for argv in (["vae-lab", "latent_dim=2", "note=a b", "key=abc123def"], ["/bin/__main__.py", "resume=x"]):
         monkeypatch.setattr(sys, "argv", argv)
         with run.recording():

@@ -21,7 +21,7 @@ from vae_lab.errors import RunError
 from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.checkpoints import load_checkpoint
 from vae_lab.runs.files import durable_link
-from vae_lab.runs.folder import Run
+from vae_lab.runs.folder import RunFolder
 from vae_lab.runs.resume import SAVED, continues_run, resume_arguments
 from vae_lab.training.progress import Progress
 from vae_lab.training.train import train
@@ -65,7 +65,7 @@ def test_kills_change_nothing(variant, config, monkeypatch):
     overrides = VARIANTS[variant]
     cfg = config(*overrides, tiny=LONGER, run_dir="undisturbed")
     train(cfg)
-    undisturbed = record(Run(cfg.run_dir).folder)
+    undisturbed = record(RunFolder(cfg.run_dir).folder)
     # Within an epoch; in validation; in the last epoch. ../faults/test_kills.py has more moments.
     for evaluation in (6, 13, 25):
         folder = f"killed_at_{evaluation}"
@@ -76,7 +76,7 @@ def test_kills_change_nothing(variant, config, monkeypatch):
                 train(cfg)
         cfg.resume = cfg.run_dir
         train(cfg)
-        assert record(Run(cfg.run_dir).folder) == undisturbed, evaluation
+        assert record(RunFolder(cfg.run_dir).folder) == undisturbed, evaluation
 
 
 @pytest.mark.slow
@@ -84,19 +84,19 @@ def test_more_epochs_continue_a_completed_run(config):
     constant = [setting for setting in LONGER if "schedule" not in setting]  # the cosine ends with the last epoch
     cfg = config("trainer.max_epochs=3", tiny=constant, run_dir="at_once")
     train(cfg)
-    at_once = record(Run(cfg.run_dir).folder)
+    at_once = record(RunFolder(cfg.run_dir).folder)
     for epochs, resume in ((1, False), (3, True)):
         cfg = config(f"trainer.max_epochs={epochs}", tiny=constant, run_dir="extended")
         cfg.resume = cfg.run_dir if resume else None
         train(cfg)
-    assert record(Run(cfg.run_dir).folder) == at_once
+    assert record(RunFolder(cfg.run_dir).folder) == at_once
 
 
 @pytest.mark.slow
 def test_an_interrupted_extension_goes_on_by_itself(config, monkeypatch):
     cfg = config("trainer.max_epochs=1", tiny=LONGER)
     train(cfg)
-    folder = Run(cfg.run_dir).folder
+    folder = RunFolder(cfg.run_dir).folder
     cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, 3
     with monkeypatch.context() as context:
         kill_at(context, 5)
@@ -115,13 +115,13 @@ def test_a_run_cannot_go_back(config):
     cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, 1
     with pytest.raises(ValueError, match="trainer.max_epochs must be >= 2, where this run is already, got 1"):
         train(cfg)
-    assert Run(cfg.run_dir).status["state"] == "completed"
+    assert RunFolder(cfg.run_dir).status["state"] == "completed"
 
 
 def test_the_best_checkpoint_of_a_run_that_stopped_within_an_epoch_is_remembered(config):
     cfg = config("trainer.limit_train_batches=12", "trainer.max_steps=14")
     train(cfg)
-    folder = Run(cfg.run_dir).folder
+    folder = RunFolder(cfg.run_dir).folder
     best = json.loads((folder / "result.json").read_text())["best_step"]
     state = load_checkpoint(folder / "checkpoints" / "last.ckpt")
     (kept,) = [value["best"] for key, value in state["callbacks"].items() if key.startswith("Checkpoints")]
@@ -171,7 +171,7 @@ def test_a_signal_while_the_last_pictures_are_drawn_is_not_lost(config, monkeypa
     with pytest.raises(SystemExit) as stopped:
         train(cfg)
     assert stopped.value.code == 143
-    assert Run(cfg.run_dir).status["state"] == "preempted"
+    assert RunFolder(cfg.run_dir).status["state"] == "preempted"
 
 
 @pytest.mark.fault
@@ -244,7 +244,7 @@ DIFFERENT = {
 @pytest.mark.fault
 def test_c10_resuming_refuses_what_would_change_the_result_and_allows_the_rest(config, tmp_path):
     cfg = config(f"resume={tmp_path / 'run'}", tiny=LONGER)
-    Run(cfg.run_dir).write_config(config=cfg)
+    RunFolder(cfg.run_dir).write_config(config=cfg)
 
     def changed(*settings: str):
         other = cfg.copy()
@@ -272,7 +272,7 @@ def test_c10_resuming_refuses_what_would_change_the_result_and_allows_the_rest(c
 def test_a_damaged_config_or_status_is_named(config):
     cfg = config(tiny=LONGER)
     folder = Path(cfg.run_dir)
-    Run(folder).write_config(config=cfg)
+    RunFolder(folder).write_config(config=cfg)
     cfg.resume = cfg.run_dir
     for name, content in (("status.json", '{"state": "comp'), (".hydra/config.yaml", "a: [1")):
         (folder / name).write_text(content)

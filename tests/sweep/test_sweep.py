@@ -14,7 +14,7 @@ from rich.console import Console
 
 from vae_lab.__main__ import CONF
 from vae_lab.errors import RunError
-from vae_lab.runs.folder import Run
+from vae_lab.runs.folder import RunFolder
 from vae_lab.sweep.clusters import RayPool
 from vae_lab.sweep.command_line import config_flags, sweep_arguments
 from vae_lab.sweep.job import JOURNAL, Job, append_event, identity, job_folder, read_journal
@@ -65,7 +65,7 @@ def test_a_job_is_found_again_after_a_key_is_new_in_its_config(tmp_path):
     del before.trainer.detect_anomaly, before.dataset.flip
     begun = {"choices": cfg.hydra.runtime.choices, "overrides": cfg.hydra.overrides.task}
     for name, saved in (("other", composed("seed=4")), ("seed=3", before)):
-        Run(tmp_path / f"{name}_{identity(saved)}").write_config(config=saved, **begun)
+        RunFolder(tmp_path / f"{name}_{identity(saved)}").write_config(config=saved, **begun)
     assert identity(before) != identity(cfg)
     assert job_folder(_root_=cfg) == f"seed=3_{identity(before)}"
     for override in ("dataset.flip=true", "optimizer.lr=0.002", "seed=5"):  # the first at no default, a default changed
@@ -336,7 +336,7 @@ def test_a_sweep_goes_on_to_more_epochs_in_its_folders(tmp_path):
 
     begun = composed("seed=3", "trainer.max_epochs=3")
     folder = tmp_path / f"seed=3_{identity(begun)}"
-    Run(folder).write_config(config=begun)
+    RunFolder(folder).write_config(config=begun)
     (folder / "status.json").write_text('{"state": "completed"}')
     (folder / "result.json").write_text('{"epochs": 3, "steps": 9, "best_value": 1.5}')
     for settings, place, is_done, state, reason in (

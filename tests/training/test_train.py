@@ -11,7 +11,7 @@ from vae_lab.errors import RunError
 from vae_lab.evaluation.gallery import Gallery
 from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.objectives.elbo import ELBO
-from vae_lab.runs.folder import Run
+from vae_lab.runs.folder import RunFolder
 from vae_lab.runs.measurements import parameters_sha256
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
@@ -40,7 +40,7 @@ def test_a_run_leaves_the_whole_folder(config):
         assert (folder / name).stat().st_size > 0, name
     assert (folder / "train.log").exists()
     assert not list(folder.rglob("*.tmp.*"))
-    result, status = read_result(cfg), Run(folder).status
+    result, status = read_result(cfg), RunFolder(folder).status
     assert {f"val/{key}" for key in KEYS} <= set(result)
     assert result["best_value"] == best_value == result["val/loss"]
     assert (result["steps"], result["epochs"]) == (6, 2)

@@ -29,7 +29,7 @@ from vae_lab.evaluation import latents, samplers
 from vae_lab.evaluation.gallery import CHUNK, Painter, fixed_labels, fixed_latents
 from vae_lab.models.vae import VAE
 from vae_lab.runs.files import cannot_write, durable_open, read_values
-from vae_lab.runs.folder import Run
+from vae_lab.runs.folder import RunFolder
 from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import Stored, build_stored, check_fit, read_stored
 from vae_lab.training.build import READERS, build_data, build_metrics, build_objective, check_seed, names_of_metrics
@@ -130,9 +130,9 @@ def evaluate_runs(arguments: list[str]) -> None:
             print(f"vae-lab: {name} stopped the evaluation of {folder}, whose result is as it was", file=sys.stderr)
             raise
         if settings["split"] == "test":  # the other splits have their values from training
-            Run(folder).write_result(result)
+            RunFolder(folder).write_result(result)
         print_result(folder, result)
-        best = Run(folder).result.get("best_step")
+        best = RunFolder(folder).result.get("best_step")
         if settings["split"] == "test" and best not in (None, result["test/step"]):
             held = f"{result['test/checkpoint']} weights (step {result['test/step']})"
             print(f"test/ is of the {held}, val/ of the best ones (step {best})")

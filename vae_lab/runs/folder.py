@@ -31,7 +31,7 @@ from vae_lab.runs.files import durable_open, locked, read_json, remove_leftovers
 log = logging.getLogger(__name__)
 
 
-class Run:
+class RunFolder:
     """The record of one run.
 
     Args:

@@ -18,7 +18,7 @@ from vae_lab.config.secrets import refuse_written_secrets
 from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.runs.checkpoints import Checkpoints, check_finite, load_checkpoint, newest_checkpoint
 from vae_lab.runs.continuation import check_continuation
-from vae_lab.runs.folder import Run
+from vae_lab.runs.folder import RunFolder
 from vae_lab.runs.resume import continues_run, is_complete
 from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import initialize, split_checkpoint
@@ -47,7 +47,7 @@ def train(cfg: DictConfig, tells: bool = True) -> float | None:
     """
     quiet_lightning()
     refuse_written_secrets(OmegaConf.to_container(cfg))
-    run = Run(cfg.run_dir)
+    run = RunFolder(cfg.run_dir)
     continues = continues_run(cfg)
     if continues and is_complete(cfg):
         print(f"{run.folder} is already complete; nothing to do (more epochs: trainer.max_epochs=N)")
@@ -96,7 +96,7 @@ def train(cfg: DictConfig, tells: bool = True) -> float | None:
     return result.get("best_value")
 
 
-def find_checkpoint(run: Run, cfg: DictConfig) -> Path | None:
+def find_checkpoint(run: RunFolder, cfg: DictConfig) -> Path | None:
     """Where to continue; None for the beginning, where a run was killed before it saved anything.
 
     Raises:
