@@ -1,6 +1,7 @@
-"""The built wheel runs from an empty folder: it carries the config."""
+"""The built wheel runs from an empty folder: it carries the config; and a new part in it is two files."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -8,8 +9,31 @@ import venv
 from pathlib import Path
 
 import pytest
+from command import TINY
 
 REPOSITORY = Path(__file__).parent.parent
+
+CLASS = '''"""A prior that is wider than the standard normal."""
+
+import torch
+from torch import nn
+
+
+class Wide(nn.Module):
+    """p(z) = N(0, 4 I)."""
+
+    def __init__(self, latent_shape):
+        super().__init__()
+        self.latent_shape = tuple(latent_shape)
+
+    def log_prob(self, z):
+        """Log p(z), (S, B, *latent_shape) -> (S, B)."""
+        return torch.distributions.Normal(0.0, 2.0).log_prob(z).flatten(2).sum(2)
+
+    def sample(self, n, generator=None):
+        """Draw n latents."""
+        return 2 * torch.randn(n, *self.latent_shape, generator=generator)
+'''
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +54,24 @@ def installed(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_wheel_trains_and_answers_from_an_empty_folder(installed, tmp_path):
-    def run(*command: str) -> subprocess.CompletedProcess:
+def test_the_wheel_with_a_part_that_is_two_files_trains_and_answers_from_an_empty_folder(installed, tmp_path):
+    def run(*command: str | Path) -> subprocess.CompletedProcess:
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        environment["MPLBACKEND"] = "of a notebook"  # which may hand on what matplotlib does not know here
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done
 
-    where = run(str(installed / "python"), "-c", "import vae_lab; print(vae_lab.__file__)").stdout
-    assert str(installed.parent) in where
-    tiny = ["logger=none", "callbacks.gallery=null", "trainer.max_steps=2", "trainer.limit_val_batches=1"]
-    done = run(str(installed / "vae-lab"), *tiny)
-    assert done.returncode == 0, done.stderr
-    (result,) = tmp_path.glob("outputs/*/*/result.json")
-    assert "val/elbo" in result.read_text()
-    done = run(str(installed / "vae-lab-eval"), "--help")
-    assert done.returncode == 0, done.stderr
-    assert "vae-lab-eval RUN_DIR" in done.stdout
+    (package,) = installed.parent.glob("lib/*/site-packages/vae_lab")
+    (package / "models/wide.py").write_text(CLASS)
+    (package / "conf/prior/wide.yaml").write_text("# p(z) = N(0, 4 I).\n_target_: vae_lab.models.wide.Wide\n")
+    words = [["prior=wide", *TINY, "hydra.run.dir=run"], ["eval", "run", "samples=2"]]
+    script = (
+        f"import sys\nfrom vae_lab.__main__ import main\nfor words in {words}:\n"
+        "    sys.argv[1:] = words\n    try: main()\n    except SystemExit as stop: assert not stop.code\n"
+    )
+    assert "test/elbo" in run(installed / "python", "-c", script).stdout
+    assert "val/elbo" in (tmp_path / "run/result.json").read_text()
+    assert "wide.Wide" in (tmp_path / "run/.hydra/config.yaml").read_text()
+    assert re.search(r"^  prior +.*\bwide\b", run(installed / "vae-lab", "--help").stdout, re.MULTILINE)
+    assert "vae-lab-eval RUN_DIR" in run(installed / "vae-lab-eval", "--help").stdout

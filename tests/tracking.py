@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from vae_lab.loggers.wandb import WandbLogger
@@ -53,10 +53,15 @@ def parts(folder: Path, pattern: str = "*run-*") -> list[Path]:
 
 def read_back(part: Path) -> list[dict]:
     """The records of one of them."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(part)]
+    (file,) = part.glob("run-*.wandb")
+    (package,) = find_spec("wandb").submodule_search_locations
+    # As `wandb leet inspect` starts it, which takes a second to import the rest of W&B.
+    command = [f"{package}/bin/wandb-core", "leet", "inspect", "--no-observability", "--json", "--run-file", file]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     environment["WANDB_CONFIG_DIR"] = os.devnull  # whatever a test has done to its home
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(
+        [*command, part.parent], check=True, capture_output=True, text=True, timeout=120, env=environment
+    )
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

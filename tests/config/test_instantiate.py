@@ -48,7 +48,6 @@ HOSTILE = {
     # Reachable through a trusted package, but not of it.
     "vae_lab.runs.folder.os.system": {"command": "touch MARKER"},
     "vae_lab.runs.folder.Path": {"_args_": ["MARKER"]},
-    "vae_lab.config.instantiate.hydra.utils.call": {"config": {}},
     "vae_lab.runs.checkpoints.torch.load": {"f": "FOLDER/payload.ckpt", "weights_only": False},
     "vae_lab.runs.checkpoints.load_checkpoint": {"path": "FOLDER/payload.ckpt"},  # ours, but not a class
     "vae_lab.runs.checkpoints.__builtins__.open": {"_args_": ["MARKER", "w"]},

@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-import traceback
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 
 from omegaconf import DictConfig
 
+from vae_lab.__main__ import main
 from vae_lab.training.train import train
 
 
@@ -29,7 +32,7 @@ def fork(action: Callable[[], object]) -> int:
     except SystemExit as stop:
         code = stop.code
     except BaseException:
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())
     finally:
         with contextlib.suppress(Exception):
             sys.stderr.flush()
@@ -58,6 +61,44 @@ def train_in_fork(cfg: DictConfig, prepare: Callable[[], object] = lambda: None)
         train(cfg)
 
     return wait(fork(action))
+
+
+class Forked:
+    """The command `vae-lab` as `command.start` starts it, but forked; with what `finish` and `wait_until` need."""
+
+    def __init__(self, *arguments: str | Path, cwd: Path, env: dict[str, str] | None = None):
+        self.args, self.returncode = ["vae-lab", *map(str, arguments)], None
+        self.files = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115 - stdout, stderr
+        self.pid = fork(lambda: self._work(cwd, env or {}))
+
+    def _work(self, cwd: Path, env: dict[str, str]) -> None:
+        os.setsid()
+        warnings.simplefilter("default")
+        os.chdir(cwd)
+        for name in [name for name in os.environ if name.startswith(("VAE_LAB", "WANDB", "HYDRA"))]:
+            del os.environ[name]
+        os.environ.update(env | {"OMP_NUM_THREADS": "1"})
+        for number, file in enumerate(self.files, 1):
+            os.dup2(file.fileno(), number)
+        sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+        sys.argv = self.args
+        sys.modules["__main__"].__spec__ = find_spec("vae_lab.__main__")  # Lightning starts it for each device
+        main()
+
+    def poll(self) -> int | None:
+        done, status = (0, 0) if self.returncode is not None else os.waitpid(self.pid, os.WNOHANG)
+        self.returncode = os.waitstatus_to_exitcode(status) if done else self.returncode
+        return self.returncode
+
+    def communicate(self, timeout: float = 60) -> list[str]:
+        if self.returncode is None:
+            self.returncode = wait(self.pid, timeout)
+        said = []
+        for file in self.files:
+            with file:
+                file.seek(0)
+                said.append(file.read())
+        return said
 
 
 def at_call(owner, hook: str, number: int, action) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from command import EVERYTHING, finish, message, record, start, status, wait_until
 from composed import composed
-from forks import at_call, fork, train_in_fork, wait
+from forks import Forked, at_call, fork, train_in_fork, wait
 
 from vae_lab.__main__ import main
 from vae_lab.errors import RunError
@@ -297,7 +297,7 @@ def test_c5_two_processes_with_an_adversary_stop_together_and_go_on(tmp_path):
         "objective.adversary.channels=[4]", "objective.adversarial_start=0",
     ]  # fmt: skip
     whole, run = tmp_path / "whole", tmp_path / "run"
-    done = finish(start(*ddp, f"hydra.run.dir={whole}", cwd=tmp_path))
+    done = finish(Forked(*ddp, f"hydra.run.dir={whole}", cwd=tmp_path))
     assert done.returncode == 0, done.stderr
     assert status(whole)["state"] == "completed"
     sha, rows = record(whole)
@@ -305,11 +305,11 @@ def test_c5_two_processes_with_an_adversary_stop_together_and_go_on(tmp_path):
     assert "val/discriminator_loss" in json.loads((whole / "result.json").read_text())
     stop = "+callbacks.stop={_target_:signal_at.SignalAt,batch:9,number:15}"
     trust = {"VAE_LAB_TRUST": "signal_at", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = finish(start(*ddp, stop, f"hydra.run.dir={run}", cwd=tmp_path, env=trust))
+    done = finish(Forked(*ddp, stop, f"hydra.run.dir={run}", cwd=tmp_path, env=trust))
     assert done.returncode == 143, done.stderr
     assert status(run)["state"] == "preempted"
     assert load_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == 5
-    done = finish(start(f"resume={run}", "~callbacks.stop", cwd=tmp_path))
+    done = finish(Forked(f"resume={run}", "~callbacks.stop", cwd=tmp_path))
     assert done.returncode == 0, done.stderr
     assert record(run) == (sha, rows)
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command import TINY, vae_lab
+from command import TINY, finish
+from forks import Forked
 
 pytestmark = pytest.mark.fault
 
@@ -57,7 +58,7 @@ def test_g4_no_secret_of_the_environment_is_in_any_byte(tmp_path, command, monke
     run_dir = tmp_path / "run"
     url = "data_root=${oc.env:DATABASE_URL}"
     variables = SECRETS | {"HOME": str(tmp_path / "home")}  # W&B writes there too
-    done = vae_lab(*tiny, *loggers, url, f"hydra.run.dir={run_dir}", cwd=tmp_path, **variables)
+    done = finish(Forked(*tiny, *loggers, url, f"hydra.run.dir={run_dir}", cwd=tmp_path, env=variables))
     assert done.returncode == 0, done.stderr
     assert_nowhere(tmp_path, done.stdout, done.stderr)
     for name, value in variables.items():
@@ -98,8 +99,9 @@ FAILURES = {
 
 
 @pytest.mark.slow
-def test_g4_no_secret_is_in_what_an_unforeseen_failure_leaves(failing_source, tmp_path):
-    done = vae_lab(*TINY, failing_source, cwd=tmp_path, VAE_LAB_TRUST="my_package", **SECRETS)
+def test_g4_no_secret_is_in_what_an_unforeseen_failure_leaves(failing_source, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    done = finish(Forked(*TINY, failing_source, cwd=tmp_path, env={"VAE_LAB_TRUST": "my_package", **SECRETS}))
     assert done.returncode == 1, done.stderr
     assert "cannot log in" in done.stderr
     assert_nowhere(tmp_path / "outputs", done.stdout, done.stderr)

@@ -293,13 +293,12 @@ def test_two_processes_train_a_job_together(tmp_path, sweep):
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_other_launchers_find_their_jobs_again(tmp_path, launcher, sweep):
     pytest.importorskip({"basic": "hydra"}.get(launcher, "hydra_plugins.hydra_joblib_launcher"))
-    settings = ["-m", f"hydra/launcher={launcher}", "seed=0,1", *SMALL, "trainer.max_epochs=1"]
+    settings = ["-m", f"hydra/launcher={launcher}", "seed=0", *SMALL, "trainer.max_epochs=1"]
     assert sweep(*settings) == 0
-    runs = folders(only_sweep(tmp_path))
-    times = [(path / "status.json").stat().st_mtime_ns for path in runs.values()]
-    assert len(runs) == 2
+    (run,) = folders(only_sweep(tmp_path)).values()
+    written = (run / "status.json").stat().st_mtime_ns
     assert sweep(*settings) == 0
-    assert [(path / "status.json").stat().st_mtime_ns for path in runs.values()] == times
+    assert (run / "status.json").stat().st_mtime_ns == written
 
 
 def test_a_job_that_submitit_preempts_is_started_again_and_ends_the_same(
@@ -390,12 +389,12 @@ def test_a_sweep_on_ray_goes_on_after_ctrl_c_and_after_its_head_is_lost(tmp_path
 
 
 def test_a_machine_without_what_only_posix_has_trains_continues_sweeps_and_compares(tmp_path):
-    """All in one process there; the jobs of the sweep are spawned."""
+    """All in one process there; the job of the sweep is spawned."""
     run, sweep = tmp_path / "run", tmp_path / "outputs" / "sweeps" / "mine"
     done = on_windows(
         ["main", *TINY, "hydra.run.dir=run"],
         ["main", "resume=run", "trainer.max_steps=4"],
-        ["main", "-m", "seed=0,1", *SMALL, "trainer.max_steps=2", "sweep.name=mine"],
+        ["main", "-m", "seed=0", *SMALL, "trainer.max_steps=2", "sweep.name=mine"],
         ["main", "compare", str(sweep), "images=false"],
         cwd=tmp_path,
     )
@@ -404,5 +403,5 @@ def test_a_machine_without_what_only_posix_has_trains_continues_sweeps_and_compa
     result = json.loads((run / "result.json").read_text())
     assert result["steps"] == 4
     assert result["peak_memory_mb"] > 0
-    assert [status(path)["state"] for path in folders(sweep).values()] == ["completed"] * 2
-    assert "2 completed" in done.stdout
+    assert [status(path)["state"] for path in folders(sweep).values()] == ["completed"]
+    assert "1 completed" in done.stdout

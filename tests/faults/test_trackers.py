@@ -217,6 +217,8 @@ GARBAGE = {
         "WANDB_SERVICE": "3-1-tcp-localhost-1",
         "WANDB_DISABLED": "perhaps",
         "WANDB_TAGS": ",,",
+        "WANDB_HTTP_TIMEOUT": "soon",
+        "WANDB_API_KEY": KEY,
         **dict.fromkeys(
             ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "TMPDIR", "NETRC", "WANDB_IDENTITY_TOKEN_FILE"),
             "/proc/nowhere",
@@ -229,7 +231,6 @@ GARBAGE = {
         "HTTPS_PROXY": "http://127.0.0.1:9",
         "WANDB_API_KEY": "short\nand-broken",
     },
-    "timeout": {"WANDB_HTTP_TIMEOUT": "soon", "WANDB_API_KEY": KEY},
 }
 
 

@@ -1,9 +1,6 @@
 """What is printed at the end can be typed as it stands."""
 
-import os
 import shlex
-import subprocess
-import sys
 
 import pytest
 from omegaconf import OmegaConf
@@ -40,10 +37,3 @@ def test_the_end_says_where_everything_lies_and_what_to_type_next(trainer, longe
         ["resume=my runs [/b]", *longer],
     ]
     assert "eval" in typed[0]
-
-
-@pytest.mark.slow
-def test_pictures_need_no_display_whatever_a_notebook_hands_on():
-    code = "import vae_lab.__main__, vae_lab.evaluation.pictures"
-    env = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    subprocess.run([sys.executable, "-c", code], env=env, check=True)
