@@ -1,4 +1,5 @@
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from picture_folder import draw, draw_many, read, values
 from PIL import Image
 
+from vae_lab.data.batches import ImageData
 from vae_lab.data.image_folder import ImageFolder
 from vae_lab.errors import DataError
 
@@ -168,3 +170,27 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match="dataset.source.cache_dir must be set here: Could not determine home"):
         ImageFolder("/nowhere", (1, 8, 8), "crop")
     assert ImageFolder("/nowhere", (1, 8, 8), "crop", "/tmp/cache").cache.folder == Path("/tmp/cache")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and memory is given back there only")
+def test_a_mapped_file_does_not_stay_in_memory(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    draw_many(tmp_path / "in", 60)
+
+    def resident() -> int:
+        maps = Path("/proc/self/smaps").read_text().split(".pixels\n")[1:]
+        return sum(1024 * int(part.partition("Rss:")[2].split()[0]) for part in maps)
+
+    monkeypatch.setattr("vae_lab.data.batches.MOST_MAPPED", 2**18)
+    source = ImageFolder(str(tmp_path / "in"), (3, 128, 128), "resize", str(tmp_path / "cache"))
+    source.read()  # decodes
+    arguments = {"batch_size": 4, "binarize": "none", "flip": False, "val_size": 4, "test_size": 4, "split_seed": 0}
+    data = ImageData(source, (3, 128, 128), num_workers=0, seed=0, **arguments)
+    data.setup("fit")
+    before = data.splits["train"].pixels.float().mean()
+    assert resident() >= data.splits["train"].pixels.nbytes
+    data.splits["train"].release()
+    assert resident() == 0
+    for batch in data.train_dataloader():
+        assert batch.x.shape[0] == 4
+        assert resident() < 2**20  # what is gathered in between, and its neighbours, which the system reads with it
+    assert data.splits["train"].pixels.float().mean() == before

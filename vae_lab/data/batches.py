@@ -23,6 +23,7 @@ from vae_lab.errors import DataError
 
 BINARIZE_MODES = ("none", "threshold", "dynamic", "static")
 CHUNK = 4096  # images
+MOST_MAPPED = 2**26  # bytes of a mapped file that are gathered before its memory is given back
 
 
 class Batch(NamedTuple):
@@ -51,11 +52,19 @@ class Split(Dataset):
         pixels: uint8 (N, C, H, W), shared by all splits.
         labels: int64 (N, F), shared by all splits.
         index: int64 (M,), which of the N images belong to this split.
+        release: gives back the memory that reading pixels took, if it is to be called from time to time.
     """
 
     pixels: Tensor
     labels: Tensor
     index: Tensor
+    release: Callable[[], None] | None = None
+
+    def __post_init__(self):
+        self.taken = 0  # bytes gathered since the last release
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "release": None}  # a worker that does not fork has the pixels in memory of its own
 
     def __len__(self) -> int:
         return len(self.index)
@@ -68,6 +77,10 @@ class Split(Dataset):
         """Gather a batch: bytes (B, C, H, W), labels (B, F) if there are any."""
         chosen = self.index[torch.as_tensor(indices)]
         x = self.pixels.index_select(0, chosen.to(self.pixels.device))  # copies whole rows
+        self.taken += x.nbytes
+        if self.release and self.taken > MOST_MAPPED:
+            self.release()
+            self.taken = 0
         return Batch(x, self.labels[chosen] if self.labels.shape[1] else None)
 
 
@@ -244,12 +257,16 @@ class ImageData(LightningDataModule):
             generator = torch.Generator().manual_seed(derive_seed(self.split_seed, BINARIZE))
             drawn = [(chunk / 255).bernoulli(generator=generator).to(torch.uint8) for chunk in pixels.split(CHUNK)]
             pixels = torch.cat(drawn) * 255
-        self.splits = {name: Split(pixels, images.labels, index) for name, index in self._split(images).items()}
+        release = images.release if pixels is images.pixels else None
+        indices = self._split(images)
+        self.splits = {name: Split(pixels, images.labels, index, release) for name, index in indices.items()}
         digest = hashlib.blake2b(digest_size=16)  # at about 1 GB/s
         for split in self.splits.values():
             digest.update(split.index.numpy().data)
         for chunk in pixels.split(CHUNK):
             digest.update(chunk.flatten().numpy().data)
+            if release:
+                release()
         self.fingerprint = digest.hexdigest()
 
     def _split(self, images: Images) -> dict[str, Tensor]:
@@ -273,7 +290,7 @@ class ImageData(LightningDataModule):
         if device.type == "cuda" and not self.num_workers and 4 * pixels.nbytes <= torch.cuda.mem_get_info(device)[0]:
             pixels = pixels.to(device)
             for split in self.splits.values():
-                split.pixels = pixels
+                split.pixels, split.release = pixels, None
 
     def start_at(self, epoch: int, batch: int) -> None:
         """Continue training at a batch of an epoch."""

@@ -6,6 +6,7 @@ Shapes: N images, C channels (1 grey or 3 RGB), H height, W width, F label colum
 import ctypes
 import logging
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -44,6 +45,7 @@ class Images(NamedTuple):
         num_val: The `num_val` images before those are its own validation split; 0 when it has none.
         num_skipped: Pictures that could not be used and are left out.
         class_names: Of the values 0, 1, ... of the first factor; empty where they are numbers.
+        release: Gives back the memory that reading pixels took, of a mapped file; None where they are in memory.
     """
 
     pixels: Tensor
@@ -53,6 +55,7 @@ class Images(NamedTuple):
     num_val: int = 0
     num_skipped: int = 0
     class_names: tuple[str, ...] = ()
+    release: Callable[[], None] | None = None
 
 
 def check_fit(image_shape: tuple[int, int, int], fit: str, source_size: int = 0) -> tuple[int, int, int]:

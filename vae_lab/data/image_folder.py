@@ -7,16 +7,18 @@ A cache file holds the bytes of the pictures that can be used, one byte for each
 import hashlib
 import logging
 import math
+import mmap
 import os
 import re
 import warnings
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from errno import ENOENT
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -44,6 +46,7 @@ CACHE_VERSION = 5  # raise it when a decoded pixel can come out different
 CHUNK = 256  # pictures
 SAMPLE = 256  # pictures whose content is compared, at least
 SAMPLE_READ = 2**20  # bytes of each of them
+READ = 2**24  # bytes of a cache file at once
 
 SPLITS = {  # by the names of their folders, in any case
     **dict.fromkeys(("train", "training"), "train"),
@@ -83,6 +86,14 @@ class File(NamedTuple):
     mtime_ns: int
 
 
+class Decoded(NamedTuple):
+    """What a cache file holds: uint8 (N - S, C, size, size), and what is wrong with the S others, by their index."""
+
+    pixels: Tensor
+    errors: dict[int, str]
+    release: Callable[[], None] | None  # see `Images`
+
+
 @dataclass
 class ImageCache:
     """The decoded pictures below a folder, `root`; for the other arguments see `ImageFolder`."""
@@ -116,7 +127,7 @@ class ImageCache:
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, on metadata; what is wrong with pixels is an error
-            pixels, errors = self._pixels(files)
+            pixels, errors, release = self._pixels(files)
         self._judge(errors, len(files))
         if errors:
             log.warning("%s", _listed(errors, len(files), "are left out"))
@@ -127,10 +138,10 @@ class ImageCache:
             if split and not left[name]:
                 raise DataError(f"none of the {len(split)} pictures of {name}/ in {printable(self.root)} can be used")
         kept = [index for index in range(len(files)) if index not in errors]
-        return Images(pixels, labels[kept], factors, left["test"], left["val"], len(errors))
+        return Images(pixels, labels[kept], factors, left["test"], left["val"], len(errors), release=release)
 
-    def _pixels(self, files: list[File]) -> tuple[Tensor, dict[int, str]]:
-        """Returns uint8 (N - S, C, size, size), and what is wrong with the S others by their index."""
+    def _pixels(self, files: list[File]) -> Decoded:
+        """Makes the cache file if it must, and maps it."""
         # Other pictures with the same names, sizes and times must not be taken for these.
         sample = hashlib.sha256()
         for file in files[:: max(1, len(files) // SAMPLE)]:
@@ -153,23 +164,30 @@ class ImageCache:
             raise DataError(f"{printable(path)} is not as it was written: check that disk, then run again")
         return found
 
-    def _load(self, path: Path, files: list[File]) -> tuple[Tensor, dict[int, str]] | None:
+    def _load(self, path: Path, files: list[File]) -> Decoded | None:
         """Maps a cache file; None if there is none, it is damaged, or a picture was left out that can be used."""
         if not path.exists():
             return None
-        end = path.stat().st_size - 4
-        content = np.memmap(path, np.uint8, "c") if end > len(files) else None
-        if content is None or zlib.crc32(content[:end].data) != int.from_bytes(content[end:].data, "little"):
+        with open(path, "rb") as file:
+            end, checksum = os.fstat(file.fileno()).st_size - 4, 0
+            for start in range(0, end, READ):  # not mapped, which would hold all of it in memory
+                checksum = zlib.crc32(file.read(min(READ, end - start)), checksum)
+            is_whole = end > len(files) and checksum == int.from_bytes(file.read(), "little")
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if is_whole else None
+        if mapped is None:
             log.warning("%s is damaged: the pictures are decoded again", printable(path))
-            del content  # Windows removes no file that is mapped
             path.unlink(missing_ok=True)
             return None
-        pixels, is_kept = np.split(content[:end], [end - len(files)])
+        pixels, is_kept = np.split(np.frombuffer(mapped, np.uint8)[:end], [end - len(files)])
         again = {index: self._decode(files[index]) for index in np.flatnonzero(is_kept == 0).tolist()}
         errors = {index: error for index, error in again.items() if isinstance(error, str)}
-        return (torch.from_numpy(pixels).view(-1, *self.image_shape), errors) if len(errors) == len(again) else None
+        if len(errors) < len(again):
+            return None
+        forget = getattr(mapped, "madvise", None)  # not on Windows, which takes memory back by itself
+        release = partial(forget, mmap.MADV_DONTNEED) if forget else None
+        return Decoded(torch.from_numpy(pixels).view(-1, *self.image_shape), errors, release)
 
-    def _make(self, path: Path, files: list[File]) -> tuple[Tensor, dict[int, str]] | None:
+    def _make(self, path: Path, files: list[File]) -> Decoded | None:
         """Decodes all files into a cache file, and maps that. Nobody else writes to the folder meanwhile."""
         for leftover in self.folder.glob("*.part"):  # of killed processes
             leftover.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vae_lab.models.priors import StandardNormal
 
@@ -35,7 +36,8 @@ class DiagonalGaussian:
         Source: Kingma and Welling 2014, section 2.4.
         """
         eps = torch.randn(num_samples, *self.mean.shape, device=self.mean.device, dtype=self.mean.dtype)
-        return self.mean + torch.exp(0.5 * self.log_var) * eps
+        # All of as many axes, or the backward pass sums over S even where that is 1.
+        return self.mean[None] + torch.exp(0.5 * self.log_var)[None] * eps
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log q(z given x) in nats, summed over latents: (S, B, D) -> (S, B)."""
@@ -105,7 +107,8 @@ class Gaussian:
     def __call__(self, params: Tensor) -> DiagonalGaussian:
         """Turn encoder outputs (B, 2D) into a distribution over (B, D), in float32 under every precision."""
         mean, log_var = params.float().chunk(2, dim=1)
-        return DiagonalGaussian(mean, log_var.clamp(-self.max_log_var, self.max_log_var), self.max_log_var)
+        # hardtanh is clamp with one kernel in the backward pass in place of five.
+        return DiagonalGaussian(mean, F.hardtanh(log_var, -self.max_log_var, self.max_log_var), self.max_log_var)
 
 
 class Deterministic:

@@ -190,28 +190,35 @@ class LitVAE(LightningModule):
             model.require_forward_param_sync = True  # Lightning clears it under manual optimization
 
     def training_step(self, execution: Batch, batch_idx: int) -> Tensor | None:
-        started, data = time.perf_counter(), self.trainer.datamodule
+        # Looked up and derived at once: between the kernels of a step, with cold caches, it takes ten times as long.
+        started, trainer, data, window = time.perf_counter(), self.trainer, self.trainer.datamodule, self.accumulate
+        progress = trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        group, last = trainer.strategy.optimizers[0].param_groups[0], trainer.num_training_batches - 1
+        posterior = self.vae.posterior if hasattr(self.vae.posterior, "step") else None
         batches = execution.split(data.batch_size)
+        # Seeded at every batch, so that a resumed run draws the same noise from here on.
+        streams = range(self.batches_seen, self.batches_seen + len(batches))
+        seeds = [derive_seed(self.seed, TRAIN, stream, self.global_rank) for stream in streams]
         if batch_idx == 0:
             self.vae.likelihood.check(data.to_pixels(batches[0], training=False).x)
-        contexts, rates, rows = [], [], []
-        for i, batch in enumerate(batches, batch_idx):
-            # Seeded at every batch, so that a resumed run draws the same noise from here on.
-            seed_generators(self.device, derive_seed(self.seed, TRAIN, self.batches_seen, self.global_rank))
-            context = self._context("train")
-            if hasattr(self.vae.posterior, "step"):
-                self.vae.posterior.step = context.step
+        context, contexts, rates, rows = self._context("train"), [], [], []
+        for i, (batch, seed) in enumerate(zip(batches, seeds, strict=True), batch_idx):
+            seed_generators(self.device, seed)
+            if posterior is not None:
+                posterior.step = context.step
             self.batches_seen += 1
             if self.automatic_optimization:  # Lightning's search for a learning rate steps by itself
                 return self.objective(self.vae, data.to_pixels(batch, training=True), context)["loss"]
-            rates.append(self.trainer.strategy.optimizers[0].param_groups[0]["lr"])
-            closes = (i + 1) % self.accumulate == 0 or i + 1 == self.trainer.num_training_batches
-            rows.append(self.steps(batch, context, i % self.accumulate == 0, closes))
+            rates.append(group["lr"])
             contexts.append(context)
+            closes = (i + 1) % window == 0 or i == last
+            rows.append(self.steps(batch, context, i % window == 0, closes))
             if closes:
-                self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.increment_by(1)
-                for config in self.trainer.lr_scheduler_configs:
-                    config.scheduler.step()
+                progress.increment_by(1)
+                for scheduler in schedulers:
+                    scheduler.step()
+                context = context._replace(step=context.step + 1)
         if len(batches) > 1:
             self.trainer.fit_loop.epoch_loop.batch_progress.increment_by(len(batches) - 1)
         self._account(batches, contexts, rates, rows, batch_idx)

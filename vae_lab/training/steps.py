@@ -49,6 +49,7 @@ class Steps:
         self.lit: Any = lit
         self.optimizers, self.to_pixels, self.accumulate = optimizers, to_pixels, accumulate
         self.clip_val, self.clip_algorithm = clip_val, clip_algorithm
+        self.adversary: Any = self.lit.adversary
         self.strategy = lit.trainer.strategy
         self.scaler = getattr(lit.trainer.precision_plugin, "scaler", None)
         callbacks = lit.trainer.callbacks
@@ -67,7 +68,7 @@ class Steps:
         Returns:
             The terms that `keys` names, (number of keys,).
         """
-        batch, adversary, objective = self.to_pixels(batch), self.lit.adversary, self.lit.objective
+        batch, adversary, objective = self.to_pixels(batch), self.adversary, self.lit.objective
         if adversary is not None:
             adversary.requires_grad_(False)  # its gradients come from its own loss only
         terms = objective(self.lit.vae, batch, context)
@@ -82,7 +83,8 @@ class Steps:
             self._descend(judged["discriminator_loss"], self.optimizers[1], closes)
             terms = {**terms, **judged}
         self.keys = list(terms)
-        return torch.stack([value.detach() for value in terms.values()])
+        with torch.no_grad():
+            return torch.stack(list(terms.values()))
 
     def _descend(self, loss: Tensor, optimizer: Optimizer, closes: bool) -> None:
         """Add the gradients of a loss; clip them and take a step if its window closes."""
