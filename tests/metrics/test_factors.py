@@ -62,6 +62,13 @@ def test_images_may_come_in_any_order():
     assert SCORES["sap"](ordered, ordered)["sap"] >= 0
 
 
+def test_a_factor_of_many_values_has_a_score_though_one_half_lacks_some():
+    labels = np.c_[np.arange(120) % 3, np.random.default_rng(0).integers(28, size=120)]
+    assert SCORES["sap"](labels + 0.0, labels)["sap"] > 0.9
+    labels[:, 1] = np.arange(120) % 2  # one value in each half
+    assert SCORES["sap"](labels + 0.0, labels)["sap"] == 0.5
+
+
 def test_without_factors_there_is_nothing():
     codes = np.zeros((100, 2))
     assert scores(codes, np.zeros((100, 1), int)) == {}

@@ -82,7 +82,9 @@ class Mixture(nn.Module):
         """Draw n codes, (n, *shape)."""
         chosen = self.weights.multinomial(n, replacement=True, generator=generator)
         eps = torch.randn(n, self.means.shape[1], generator=generator)
-        z = self.means[chosen] + (self.factors[chosen] @ eps[:, :, None])[:, :, 0]
+        z = self.means[chosen]
+        for k in chosen.unique():  # by component, because a covariance for each code would fill the memory
+            z[chosen == k] += eps[chosen == k] @ self.factors[k].T
         return z.unflatten(1, self.shape)
 
 

@@ -115,17 +115,22 @@ def sap(codes: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     Source: Kumar et al. 2018, section 3, for factors that are classes.
     """
-    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.metrics import recall_score
     from sklearn.tree import DecisionTreeClassifier
 
     gaps = []
     for factor in labels.T:
         seen = np.isin(factor[1::2], factor[::2])
+        truth = factor[1::2][seen]
+        values = np.unique(truth)  # which need not be all that were fitted
+        chance = 1 / max(len(values), 1)
         tree = DecisionTreeClassifier(max_leaf_nodes=len(np.unique(factor)), class_weight="balanced", random_state=0)
         told = [0.0, 0.0]
         for latent in codes.T[:, :, None]:
             guess = tree.fit(latent[::2], factor[::2]).predict(latent[1::2])
-            told.append(balanced_accuracy_score(factor[1::2][seen], guess[seen], adjusted=True) if seen.any() else 0)
+            if len(values) > 1:
+                recall = recall_score(truth, guess[seen], labels=values, average="macro")
+                told.append((recall - chance) / (1 - chance))
         gaps.append(np.diff(np.sort(told)[-2:])[0])
     return {"sap": float(np.mean(gaps))}
 

@@ -16,6 +16,7 @@ from vae_lab.models.vae import VAE
 
 MAX_IMAGES = 2000  # the first of a split: time and memory grow with their square
 ROWS = 100  # of a matrix of images by images, at a time
+NUM_TERMS = 2**25  # log-densities of one latent under one posterior, at a time
 
 
 def mean_over_processes(values: dict[str, Tensor], num: int, total: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
@@ -86,7 +87,7 @@ class AggregatePosterior:
             return -0.5 * ((z - mean).square() * torch.exp(-log_var) + log_var + math.log(2 * math.pi))
 
         own, joint, marginal = log_prob(z).sum(), z.new_zeros(()), z.new_zeros(())
-        for rows in z.split(ROWS):
+        for rows in z.split(max(1, min(ROWS, NUM_TERMS // z.numel()))):  # a grid has thousands of latents
             each = log_prob(rows[:, None])  # (rows, N, D)
             joint += each.sum(2).logsumexp(1).sum()
             marginal += each.logsumexp(1).sum()

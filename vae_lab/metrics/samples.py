@@ -27,7 +27,8 @@ class Samples:
 
     The last two are of the classifier only: the share of samples of which it calls one class more probable than 0.9,
     and the entropy in nats of the classes that it calls, at most log C, of a generator that makes all equally often.
-    Beside them stands the classifier's accuracy on the validation images, `accuracy_EXTRACTOR`.
+    Beside them stands the classifier's accuracy on the validation images, `accuracy_EXTRACTOR`; on the training images
+    where there are none.
 
     Args:
         scores: which of them.

@@ -74,7 +74,7 @@ def load_or_train(data: ImageData) -> Classifier:
 
 
 def train(classifier: Classifier, data: ImageData) -> None:
-    """Fit the classifier to the training images, and measure it on the validation images."""
+    """Fit the classifier to the training images, and measure it on the validation images (else on those)."""
 
     def batch_of(split: str, places: torch.Tensor) -> Any:
         x, y = data.splits[split].__getitems__(places.tolist())
