@@ -218,6 +218,8 @@ def draw(path: Path, title: str, axis: str, unit: str, lines: dict[str, list[tup
             sizes, values = zip(*((size, cost[place]) for size, cost in points), strict=True)
             axes.plot(sizes, values, "o-", color=colour, markersize=4, linewidth=1.4, label=what)
         axes.set_xscale("log")
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
         if place == 0 and values[-1] > 4 * values[0]:
             axes.set_yscale("log")
             axes.plot(sizes, [values[-1] * size / sizes[-1] for size in sizes], ":", color="#999999", linewidth=1)
