@@ -66,9 +66,8 @@ def page() -> None:
     if len(names) == 1:
         st.caption(plain(names[0]))
     else:
-        shown = (
-            st.pills("Runs", names, selection_mode="multi", default=names, key="runs", bind="query-params") or names[:1]
-        )
+        shown = st.pills("Runs", names, selection_mode="multi", default=names, key="runs", format_func=plain,
+                         bind="query-params") or names[:1]  # fmt: skip
     subjects = [subject for subject in SUBJECTS if subject.name in shown]
     for subject in subjects:
         if subject.trouble:
@@ -427,8 +426,11 @@ def choose_labels(subjects: list[Subject], key: str, all_in_turn: bool = False) 
 
 
 def plain(text: str) -> str:
-    """Text that Streamlit shows as it is: what a stranger's run says must not become a link or a picture elsewhere."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
+    """Text that Streamlit shows as it is: what a stranger's run says must not become a link or a picture elsewhere.
+
+    The marks that names of folders are full of stay as they are, since a name is a part of the page's address.
+    """
+    return re.sub(r"([!-+./:-<>-@\[-^`{-~])", r"\\\1", text)
 
 
 def label_name(subject: Subject, label: int) -> str:
