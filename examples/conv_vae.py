@@ -24,15 +24,15 @@ run.picture("curves")
 run.picture("traversals")
 # %% [markdown]
 # What is a mean of codes? The mean code of each digit, decoded, is a typical one; half-way between two of them lies a
-# digit that is neither.
+# third digit, or none.
 # %%
 batch = run.data.to_pixels(run.data.splits["train"][:5000])
 codes, digits = run.encode(batch.x), batch.y[:, 0]
 means = torch.stack([codes[digits == digit].mean(0) for digit in range(10)])
 half_way = (means + means.roll(-1, 0)) / 2
 # %% [markdown]
-# Arithmetic with codes: take a digit away and add another, and the hand that wrote it stays. Rows: images, the same
-# as sevens, mean digits, those half-way between each and the next.
+# Arithmetic with codes: take a digit away and add another, and the slant of the hand stays; an unusual one is lost.
+# Rows: images, the same as sevens, mean digits, those half-way between each and the next.
 # %%
 first = batch.x[digits == 1][:10]
 as_sevens = run.encode(first) - means[1] + means[7]

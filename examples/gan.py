@@ -22,7 +22,8 @@ run = vae_lab.train(["experiment=gan_mnist", "trainer.max_epochs=5", "logger=non
 run.metrics[["train/generator_loss", "train/discriminator_loss"]].dropna()
 # %% [markdown]
 # So look at images. The same latents are decoded after every epoch: `training.gif` in the run's folder shows them, and
-# `training.npz` holds them. A row for each epoch, the first before any training:
+# `training.npz` holds them. A row for each epoch, the first before any training. After five they are strokes, of which
+# few can be read; after the 20 of the recipe, more than half:
 # %%
 with np.load(run.folder / "pictures" / "training.npz") as file:
     epochs = [torch.from_numpy(file[name][:12]) / 255 for name in sorted(file, key=int)]

@@ -13,7 +13,8 @@ from vae_lab.evaluation import pictures
 QUICK = os.environ.get("QUICK", "").split()  # overrides for a quick look, as trainer.max_epochs=1
 FOLDER = os.environ.get("PICTURES", "pictures")  # a folder of pictures, of any size and kind
 
-settings = ["experiment=fsq_cifar", f"dataset.root={FOLDER}", "trainer.max_epochs=10", "logger=none"]
+settings = ["experiment=fsq_cifar", f"dataset.root={FOLDER}", "trainer.max_epochs=6", "logger=none"]
+settings += ["model.channels=[32,64]", "model.num_blocks=1", "dataset.batch_size=64", "optimizer.lr=1e-3"]
 run = vae_lab.train([*settings, *QUICK])
 # %% [markdown]
 # A picture of 32x32 pixels is 64 tokens, each one of 1,000: 80 bytes in place of 3,072.

@@ -84,9 +84,16 @@ def test_a_run_is_opened_with_its_codes_and_draws_what_it_was_trained_for(config
     torch.testing.assert_close(subject.draw("gaussian", 500, 0.5, 0), mean + 0.5 * (fitted - mean))
 
 
-def test_a_run_that_has_diverged_is_refused(config, monkeypatch):
+@pytest.mark.fault
+def test_a_run_that_is_damaged_or_has_diverged_is_refused(config, monkeypatch):
     cfg = config("trainer.max_epochs=1")
     train(cfg)
+    best = Path(cfg.run_dir, "checkpoints", "best.ckpt")
+    content = best.read_bytes()
+    best.write_bytes(content[: len(content) // 2])
+    with pytest.raises(RunError, match=r"best\.ckpt"):
+        command.play([cfg.run_dir])
+    best.write_bytes(content)
     monkeypatch.setattr(Subject, "encode", lambda self, x, y: (torch.full((len(x), 3), torch.nan), None, None))
     with pytest.raises(NumericsError, match="diverged"):
         open_subject(Path(cfg.run_dir), SETTINGS)
@@ -124,6 +131,7 @@ def picture(kind: str, size: int = 8) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.fault
 def test_an_uploaded_picture_is_read_as_those_of_a_folder_are(make):
     subject = make()
     assert torch.equal(subject.upload("own.png", picture("PNG"))[0, 0].flatten() * 255, torch.arange(64.0))
@@ -133,6 +141,7 @@ def test_an_uploaded_picture_is_read_as_those_of_a_folder_are(make):
     }
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(b"", "the file is empty"), (b"not a picture", "no picture"), (picture("PNG")[:-30], "broken|truncated|damaged"),
@@ -197,6 +206,25 @@ def test_runs_are_shown_side_by_side_on_the_same_latents(make):
     assert any("conv has other latents" in caption.value for caption in page.caption)
 
 
+@pytest.mark.fault
+def test_words_of_others_stay_words(make):
+    link, names = "![x](http://x.y/z.png)", []
+    for _ in range(2):
+        subject = make("conditional")
+        subject.name = f"{link}{len(names)}"
+        subject.data.class_names, subject.data.factors = (link,) * 10, (link,)
+        names.append(subject)
+    page = shown(names)
+    for view in page.segmented_control(key="view").options:
+        page.segmented_control(key="view").set_value(view).run()
+        check(page)
+        texts = [caption.value for caption in page.caption] + [box.label for box in page.selectbox]
+        texts += [option for pills in page.pills for option in pills.options]
+        texts += [caption for image in page.image for caption in image.captions]
+        assert not [text for text in texts if "](" in text]
+
+
+@pytest.mark.fault
 def test_a_run_whose_images_are_missing_is_shown_without_them(config, make):
     cfg = config("latent_dim=2")
     subject = Subject(
@@ -208,6 +236,7 @@ def test_a_run_whose_images_are_missing_is_shown_without_them(config, make):
     assert page.segmented_control(key="view").options == ["Latents", "Samples", "Reconstruct"]
 
 
+@pytest.mark.fault
 def test_the_server_is_of_this_machine_alone_and_tells_nobody(config, monkeypatch, capsys):
     streamlit = pytest.importorskip("streamlit")
     started = []
@@ -224,6 +253,7 @@ def test_the_server_is_of_this_machine_alone_and_tells_nobody(config, monkeypatc
     assert "http://127.0.0.1:8501" in capsys.readouterr().out
 
 
+@pytest.mark.fault
 def test_what_cannot_be_served_is_one_line(monkeypatch):
     with pytest.raises(RunError, match="not a run folder"):
         command.play(["/nowhere"])

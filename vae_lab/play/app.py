@@ -8,7 +8,7 @@ import io
 import math
 import re
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,8 @@ def page() -> None:
     if len(names) == 1:
         st.caption(plain(names[0]))
     else:
-        shown = (
-            st.pills("Runs", names, selection_mode="multi", default=names, key="runs", bind="query-params") or names[:1]
-        )
+        shown = st.pills("Runs", names, selection_mode="multi", default=names, key="runs", format_func=plain,
+                         bind="query-params") or names[:1]  # fmt: skip
     subjects = [subject for subject in SUBJECTS if subject.name in shown]
     for subject in subjects:
         if subject.trouble:
@@ -146,11 +145,8 @@ def move_latents(subject: Subject, key: str, dims: list[int], labels: Tensor) ->
         with st.container(horizontal=True):
             right = st.selectbox("To the right", dims, 0, format_func=lambda dim: f"z{dim}", key=f"{key} right")
             up = st.selectbox("Upwards", dims, 1, format_func=lambda dim: f"z{dim}", key=f"{key} up")
-    (low, high), (weights, unit), z = (
-        (bound.tolist() for bound in subject.bounds),
-        subject.weights,
-        st.session_state[key],
-    )
+    low, high = (bound.tolist() for bound in subject.bounds)
+    (weights, unit), z = subject.weights, st.session_state[key]
     move = (st.session_state.get(f"{key} plane") or {}).get("move") or {}
     data: dict[str, Any] = {
         "range": [[low[dim], high[dim]] for dim in (right, up)],
@@ -289,10 +285,8 @@ def atlas(subject: Subject) -> dict[str, Any]:
     margin = 0.05 * (high - low).clamp(min=1e-6)
     values = subject.y[:MAX_POINTS, 0].tolist() if subject.y.shape[1] else [0] * len(points)
     kinds = sorted(set(values))
-    colours = dict(zip(kinds, MUTED, strict=False))
-    if len(kinds) > len(MUTED):
-        shades = sample_colorscale("Viridis", len(kinds))
-        colours = dict(zip(kinds, shades, strict=True))
+    shades = MUTED if len(kinds) <= len(MUTED) else sample_colorscale("Viridis", len(kinds))
+    colours = dict(zip(kinds, shades, strict=False))
     if max(x.shape[-2:]) > MAX_THUMBNAIL:
         x = torch.nn.functional.interpolate(x, (MAX_THUMBNAIL, MAX_THUMBNAIL), mode="area")
     texts = [label_name(subject, value) for value in values] if subject.y.shape[1] else [""] * len(values)
@@ -316,9 +310,10 @@ def arithmetic(subjects: list[Subject]) -> None:
     source = choose_source(subjects, "arithmetic")
     present = sorted(set(first.y[:, 0].tolist()))
     with st.container(horizontal=True):
-        less = st.selectbox("less the mean of", present, 0, format_func=lambda v: label_name(first, v), width=180)
-        plus = st.selectbox("plus the mean of", present, len(present) - 1, format_func=lambda v: label_name(first, v),
-                            width=180)  # fmt: skip
+        less, plus = (
+            st.selectbox(text, present, place, format_func=partial(label_name, first), width=180)
+            for text, place in (("less the mean of", 0), ("plus the mean of", len(present) - 1))
+        )
         most = st.slider("Strength", 0.0, 2.0, 1.0, 0.05, width=220)
     drawn, codes = [], {}
     for subject in subjects:
@@ -341,23 +336,14 @@ def codes_of_book(subjects: list[Subject]) -> None:
             x, y = take(subject, source, 1, subject.label())
             own = subject.encode(x, y)[2]
             assert own is not None
-            most, indices = subject.vae.posterior.num_codes - 1, own.clone()
-            flat = own[0].reshape(own.shape[1], *(own.shape[2:] if own.ndim == 4 else (1, -1)))  # (n, h, w)
-            layer = 0
-            if len(flat) > 1 and own.ndim == 4:
+            most, indices, layer = subject.vae.posterior.num_codes - 1, own.clone(), 0
+            flat = own[0] if own.ndim == 4 else own[0][None, None]  # (n, h, w)
+            if len(flat) > 1:
                 layer = st.number_input("Code at each place", 0, len(flat) - 1, 0, key=f"{subject.name} layer")
-            if own.ndim == 2:
-                flat = own[0][None, None]
             table = {str(column): flat[layer, :, column].tolist() for column in range(flat.shape[2])}
-            edited = st.data_editor(
-                table,
-                hide_index=True,
-                key=f"{subject.name} codes {source} {layer}",
-                column_config={
-                    name: st.column_config.NumberColumn(min_value=0, max_value=most, step=1, required=True)
-                    for name in table
-                },
-            )
+            whole = st.column_config.NumberColumn(min_value=0, max_value=most, step=1, required=True)
+            key = f"{subject.name} codes {source} {layer}"
+            edited = st.data_editor(table, hide_index=True, key=key, column_config=dict.fromkeys(table, whole))
             values = torch.tensor([list(column) for column in edited.values()]).T.clamp(0, most)
             indices[0].view(flat.shape)[layer] = values
             z = [subject.vae.posterior.lookup(i).flatten(1) for i in (own, indices)]
@@ -369,21 +355,16 @@ def codes_of_book(subjects: list[Subject]) -> None:
 
 def choose_source(subjects: list[Subject], key: str, label: str = "Image", default: int = 0) -> tuple:
     """("image", number) of the validation images, or ("upload", name, content)."""
-    able = [subject for subject in subjects if len(subject.x)]
-    kinds = ["image", "upload"] if all(s.has_encoder for s in subjects) else ["image"]
-    kinds = kinds if able or len(kinds) == 1 else ["upload"]
+    present, can_upload = [len(s.x) for s in subjects if len(s.x)], all(s.has_encoder for s in subjects)
+    kinds = ["Validation image"] * bool(present or not can_upload) + ["Own picture"] * can_upload
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        texts = {"image": "Validation image", "upload": "Own picture"}
         kind: str | None = kinds[0]
         if len(kinds) > 1:
-            kind = st.segmented_control(
-                label, kinds, default=kinds[0], required=True, key=f"{key} source", format_func=lambda kind: texts[kind]
-            )
-        if kind == "image":
-            largest = min(len(subject.x) for subject in able) - 1 if able else 2**31
-            name = "Number" if len(kinds) > 1 else label
-            number = st.number_input(name, 0, largest, min(default, largest), key=f"{key} number", width=140)
-            return "image", number
+            kind = st.segmented_control(label, kinds, default=kind, required=True, key=f"{key} source")
+            label = "Number"
+        if kind == "Validation image":
+            largest = min(present, default=2**31 + 1) - 1
+            return "image", st.number_input(label, 0, largest, min(default, largest), key=f"{key} number", width=140)
     types = [ending.removeprefix(".") for ending in ENDINGS]
     file = st.file_uploader("A picture", types, key=f"{key} file", max_upload_size=MAX_BYTES // 10**6)
     invert = st.checkbox("Invert (dark on light becomes light on dark)", key=f"{key} invert")
@@ -412,12 +393,8 @@ def choose_labels(subjects: list[Subject], key: str, all_in_turn: bool = False) 
         for column, num in enumerate(taking[0].vae.num_classes):
             name = taking[0].data.factors[column] if taking[0].data is not None else f"label {column}"
             options = [-1] * (all_in_turn and not column) + list(range(num))
-            text = lambda v, c=column: "all in turn" if v < 0 else label_name(taking[0], v) if c == 0 else str(v)  # noqa: E731
-            row.append(
-                st.selectbox(
-                    plain(name.capitalize()), options, format_func=text, key=f"{key} label {column}", width=180
-                )
-            )
+            text, own_key = partial(label_name, taking[0], column=column), f"{key} label {column}"
+            row.append(st.selectbox(plain(name.capitalize()), options, format_func=text, key=own_key, width=180))
     for subject in taking:
         if len(subject.vae.num_classes) == len(row):
             most = torch.tensor(subject.vae.num_classes) - 1
@@ -427,14 +404,17 @@ def choose_labels(subjects: list[Subject], key: str, all_in_turn: bool = False) 
 
 
 def plain(text: str) -> str:
-    """Text that Streamlit shows as it is: what a stranger's run says must not become a link or a picture elsewhere."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
+    """Text that Streamlit shows as it is: what a stranger's run says must not become a link or a picture elsewhere.
+
+    The marks that names of folders are full of stay as they are, since a name is a part of the page's address.
+    """
+    return re.sub(r"([!-+./:-<>-@\[-^`{-~])", r"\\\1", text)
 
 
-def label_name(subject: Subject, label: int) -> str:
-    """What a label of the first column is called."""
-    names = subject.data.class_names if subject.data is not None else ()
-    return names[label] if label < len(names) else str(label)
+def label_name(subject: Subject, label: int, column: int = 0) -> str:
+    """What a label is called; only those of the first column have names."""
+    names = subject.data.class_names if subject.data is not None and not column else ()
+    return "all in turn" if label < 0 else names[label] if label < len(names) else str(label)
 
 
 def side_by_side(subjects: list[Subject]) -> Any:
