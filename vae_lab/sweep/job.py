@@ -131,7 +131,8 @@ class Job:
             self.state, self.value = "completed", self.read("result").get("best_value")
             return True
         self.state = "failed"
-        self.reason = "its folder was continued to other limits of training; use another sweep.name"
+        go_on = f"go on with resume_sweep={self.folder.parent} and these limits, or use another sweep.name"
+        self.reason = f"its folder was continued to other limits of training; {go_on}"
         if self.config.sweep.longer:
             result, trainer = self.read("result"), self.config.trainer
             reached = {"max_epochs": result.get("epochs", 0), "max_steps": result.get("steps", 0)}
