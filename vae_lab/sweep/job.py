@@ -112,8 +112,9 @@ class Job:
     def __init__(self, number: int, overrides: list[str], common: set[str]):
         self.number = number
         self.overrides = overrides
-        self.distinctive = [o for o in overrides if o not in common and not o.startswith("+callbacks.pruning.")]
-        self.title = short(" ".join(self.distinctive))
+        own = [o for o in overrides if is_identity(key_of(o)) and not o.startswith("+callbacks.pruning.")]
+        self.distinctive = [o for o in own if o not in common]
+        self.title = short(" ".join(self.distinctive or own)) or "defaults"
         self.config: Any = None  # a DictConfig once it is placed, as is the folder
         self.folder = Path()
         self.state, self.reason = "pending", ""
