@@ -224,7 +224,7 @@ def test_a_grown_grid_keeps_what_is_there_and_leaves_others_their_runs(tmp_path,
 
     assert sweep(f"resume={run}", "trainer.max_epochs=2") == 0
     assert sweep(*settings, "seed=0") == 6
-    assert "was continued to other limits of training; use another sweep.name" in command.printed
+    assert "was continued to other limits of training; go on with resume_sweep=" in command.printed
 
 
 def test_a_sweep_goes_on_to_more_epochs_and_ends_as_if_it_had_them_from_the_start(tmp_path, sweep, command):

@@ -133,13 +133,31 @@ def test_a_study_goes_on_with_its_own_aims_only(storage, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("owns", "number"), [(True, 0), (False, 1)])
-def test_unfinished_trials_in_the_folders_own_storage_go_on_wherever_it_is_now(tmp_path, owns, number):
+def test_unfinished_trials_in_the_folders_own_storage_go_on_wherever_it_is_now(tmp_path, owns, number, monkeypatch):
     study = optuna.create_study()
-    study.ask().set_user_attr("sweep", "an earlier name")
-    made = sweeper(n_trials=2)
-    made.folder, made.owns_storage = tmp_path, owns
+    study.ask().set_user_attr("owner", "another search")
+    monkeypatch.setenv(STORAGE, f"sqlite:///{tmp_path}/x.db")
+    made = sweeper(n_trials=2, sampler=OmegaConf.create({"_target_": "optuna.samplers.RandomSampler", "seed": 1}))
+    made.owner, made.owns_storage = "this one", owns
     (trial,) = made._next_trials(study, {})
     assert trial.number == number
+
+
+def test_searches_that_share_a_study_draw_its_total_and_never_the_same(tmp_path, monkeypatch):
+    """Each has a sampler of its own with the same seed."""
+    monkeypatch.setenv(STORAGE, f"journal://{tmp_path}/study")
+    drawn = []
+    for owner in ("one", "other"):
+        study = optuna.create_study(
+            study_name="s", storage=open_storage(f"journal://{tmp_path}/study"), load_if_exists=True
+        )
+        made = sweeper(n_trials=5, sampler=OmegaConf.create({"_target_": "optuna.samplers.RandomSampler", "seed": 1}))
+        made.owner, made.owns_storage, made.n_jobs = owner, False, 3
+        batch = made._next_trials(study, {"x": FloatDistribution(0, 1)})
+        drawn += [(trial.number, trial.params["x"]) for trial in batch]
+        assert [trial.number for trial in made._next_trials(study, {})] == [trial.number for trial in batch]  # its own
+    assert [number for number, _ in drawn] == list(range(5))
+    assert len(dict(drawn)) == len({x for _, x in drawn}) == 5
 
 
 @pytest.mark.parametrize(

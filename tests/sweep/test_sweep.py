@@ -127,6 +127,9 @@ def test_resume_sweep_is_the_last_command_in_its_folder(tmp_path):
     append_event(tmp_path, "sweep", arguments=[*arguments, "hydra.sweep.dir=elsewhere"])
     arguments = sweep_arguments([f"resume_sweep={tmp_path}", "sweep.n_jobs=3"], CONF)
     assert arguments == ["--multirun", moved, "sweep.n_jobs=3", "seed=0,1,2", "sweep.name=x"]  # what is said now
+    append_event(tmp_path, "start", job=0)
+    append_event(tmp_path, "sweep", arguments=["-m", "seed=7", "sweep.name=x"])  # which was refused
+    assert sweep_arguments([f"resume_sweep={tmp_path}", "sweep.n_jobs=3"], CONF) == arguments
 
 
 def test_resume_sweep_is_refused_without_a_sweep_and_for_another(tmp_path):

@@ -91,7 +91,8 @@ class RayPool:
         try:
             self.ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            said = f"no Ray cluster answers at hydra.launcher.address={address}: {one_line(error)}"
+            why = "" if isinstance(error, ConnectionError) else f": {one_line(error)}"  # whose own advice is not for us
+            said = f"no Ray cluster answers at hydra.launcher.address={address}{why}"
             raise RunError(f"{said}; start one with: ray start --head") from error
 
     def gpus(self, trainer: DictConfig) -> float:

@@ -56,17 +56,22 @@ def resumed_command(sweep: str, settings: list[str]) -> list[str]:
     folder = Path(sweep).resolve()
     if wrong := [setting for setting in settings if is_identity(key_of(setting)) and key_of(setting) not in LIMITS]:
         raise ValueError(f"{wrong[0]} would make resume_sweep={folder} another sweep; repeat its command instead")
-    started = [event["arguments"] for event in read_journal(folder) if event["event"] == "sweep"]
-    if not started:
+    last: list[str] = []
+    at_work: list[str] = []  # the last command that started a job: a refused one is not what to go on with
+    for event in read_journal(folder):
+        last = event["arguments"] if event["event"] == "sweep" else last
+        at_work = last if event["event"] == "start" else at_work
+    command = at_work or last
+    if not command:
         raise RunError(f"{folder} is not the folder of a sweep: there is no {folder / JOURNAL}")
     limits = [setting for setting in settings if key_of(setting) in LIMITS]
-    overrides = OverridesParser.create().parse_overrides([*limits, *filter(is_setting, started[-1])])
+    overrides = OverridesParser.create().parse_overrides([*limits, *filter(is_setting, command)])
     if varied := {o.key_or_group for o in overrides if o.is_sweep_override()} & set(map(key_of, limits)):
         key = min(varied)
         raise ValueError(f"{key} is what the sweep varies; it is the same for all jobs where resume_sweep raises it")
     settings = [f"hydra.sweep.dir={quote(folder)}", *settings, *(["sweep.longer=True"] if limits else [])]
     now = set(map(key_of, settings))
-    before = [argument for argument in started[-1] if not is_multirun(argument) and key_of(argument) not in now]
+    before = [argument for argument in command if not is_multirun(argument) and key_of(argument) not in now]
     return ["--multirun", *insert(before, *settings)]
 
 

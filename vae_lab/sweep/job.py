@@ -112,8 +112,9 @@ class Job:
     def __init__(self, number: int, overrides: list[str], common: set[str]):
         self.number = number
         self.overrides = overrides
-        self.distinctive = [o for o in overrides if o not in common and not o.startswith("+callbacks.pruning.")]
-        self.title = short(" ".join(self.distinctive))
+        own = [o for o in overrides if is_identity(key_of(o)) and not o.startswith("+callbacks.pruning.")]
+        self.distinctive = [o for o in own if o not in common]
+        self.title = short(" ".join(self.distinctive or own)) or "defaults"
         self.config: Any = None  # a DictConfig once it is placed, as is the folder
         self.folder = Path()
         self.state, self.reason = "pending", ""
@@ -131,7 +132,8 @@ class Job:
             self.state, self.value = "completed", self.read("result").get("best_value")
             return True
         self.state = "failed"
-        self.reason = "its folder was continued to other limits of training; use another sweep.name"
+        go_on = f"go on with resume_sweep={self.folder.parent} and these limits, or use another sweep.name"
+        self.reason = f"its folder was continued to other limits of training; {go_on}"
         if self.config.sweep.longer:
             result, trainer = self.read("result"), self.config.trainer
             reached = {"max_epochs": result.get("epochs", 0), "max_steps": result.get("steps", 0)}

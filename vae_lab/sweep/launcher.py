@@ -139,7 +139,8 @@ class SweepLauncher(Launcher):
             raise Preempted(128 + asked[0])
         missing = sum(job.state != "completed" for job in jobs)
         if missing and self.is_grid:
-            raise SweepError(f"{missing} of {len(jobs)} jobs did not complete, see above; the same command tries again")
+            again = "; the same command tries again" if any(job.seconds >= 0 for job in jobs) else ""  # what was tried
+            raise SweepError(f"{missing} of {len(jobs)} jobs did not complete, see above{again}")
         return [returned(job) for job in order]
 
     def _run(self, jobs: list[Job], asked: list[int]) -> None:

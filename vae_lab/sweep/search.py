@@ -8,10 +8,12 @@ import os
 import re
 import sys
 import time
-from contextlib import nullcontext
+import uuid
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Transformer
 from hydra.core.plugins import Plugins
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 STORAGE = "VAE_LAB_STUDY"  # the variable in which a trial finds its study; a URL may hold a password
+OWNER = ".search"  # in the sweep's folder: by which its trials are known in a study that several searches share
 JOURNAL_URL = "journal://"  # how the URL of a file begins that is not a database
 IN_FOLDER = (None, "journal", "sqlite")  # storages that are files in the sweep's folder
 TRIES = 20  # to open a storage whose tables another process makes
@@ -53,7 +56,8 @@ class OptunaSweeper(Sweeper):
         n_trials: in all, >= 1.
         n_jobs: at a time; None is as many as the launcher runs.
         max_failure_rate: of a batch; a larger share of failed trials ends the search.
-        storage: None or "journal" is a file in the sweep's folder, "sqlite" a database there; or a URL of Optuna's.
+        storage: None or "journal" is a file in the sweep's folder, "sqlite" a database there; or a URL of Optuna's,
+            or journal:///PATH.
         study_name: None is the name of the sweep, or "search" where the storage is in the sweep's folder.
         params: overrides to draw from, as a dict.
 
@@ -116,6 +120,10 @@ class OptunaSweeper(Sweeper):
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        owner = self.folder / OWNER
+        if not owner.exists():
+            owner.write_text(uuid.uuid4().hex)
+        self.owner = owner.read_text()
         given = self.parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
         overrides = {override.get_key_element(): override for override in given}  # the command has the last word
         space = {key: distribution(override) for key, override in overrides.items() if override.is_sweep_override()}
@@ -175,7 +183,7 @@ class OptunaSweeper(Sweeper):
         import optuna
         from optuna.trial import TrialState
 
-        sampler, pruner = (OmegaConf.to_container(part) if part else {} for part in (self.sampler, self.pruner))
+        pruner = OmegaConf.to_container(self.pruner) if self.pruner else {}
         pruner = build_part("pruners", pruner, "hydra.sweeper.pruner") if pruner else optuna.pruners.NopPruner()
         try:
             study = optuna.create_study(
@@ -198,23 +206,30 @@ class OptunaSweeper(Sweeper):
         if was != now:
             raise ValueError(f"the study {study.study_name} is there, to {was}, and cannot go on to {now}: {OTHER}")
         study.set_user_attr("metrics", metrics)
-        moved = {} if sampler.get("seed") is None else {"seed": sampler["seed"] + len(trials)}
-        study.sampler = build_part("samplers", sampler | moved, "hydra.sweeper.sampler")
+        self._move_sampler(study, len(trials))
         return study
+
+    def _move_sampler(self, study: "Study", trials: int) -> None:
+        """Give the study a sampler whose seed moves on with the trials that there are."""
+        sampler = OmegaConf.to_container(self.sampler) if self.sampler else {}
+        moved = {} if sampler.get("seed") is None else {"seed": sampler["seed"] + trials}
+        study.sampler = build_part("samplers", sampler | moved, "hydra.sweeper.sampler")
 
     def _next_trials(self, study: "Study", space: "dict[str, BaseDistribution]") -> "list[Trial]":
         """Those that a kill has interrupted, then new ones."""
         import optuna
 
-        trials = study.get_trials(deepcopy=False)
-        name = self.folder.name
-        mine = [trial for trial in trials if self.owns_storage or trial.user_attrs.get("sweep") == name]
-        unfinished = [optuna.Trial(study, trial._trial_id) for trial in mine if not trial.state.is_finished()]
-        batch = unfinished[: self.n_jobs]
-        for _ in range(min(self.n_jobs - len(batch), self.n_trials - len(trials))):
-            trial = study.ask(space)
-            trial.set_user_attr("sweep", name)
-            batch.append(trial)
+        with nullcontext() if self.owns_storage else drawing(os.environ[STORAGE]):
+            trials = study.get_trials(deepcopy=False)
+            mine = [trial for trial in trials if self.owns_storage or trial.user_attrs.get("owner") == self.owner]
+            unfinished = [optuna.Trial(study, trial._trial_id) for trial in mine if not trial.state.is_finished()]
+            batch = unfinished[: self.n_jobs]
+            if not self.owns_storage:  # others have drawn since, with the same seed
+                self._move_sampler(study, len(trials))
+            for _ in range(min(self.n_jobs - len(batch), self.n_trials - len(trials))):
+                trial = study.ask(space)
+                trial.set_user_attr("owner", self.owner)
+                batch.append(trial)
         return batch
 
     def _tell(self, study: "Study", trial: "Trial", returned: JobReturn) -> bool:
@@ -241,6 +256,9 @@ class OptunaSweeper(Sweeper):
 
         counts = {state: len(study.get_trials(deepcopy=False, states=(state,))) for state in TrialState}
         told = ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items() if count)
+        if not counts[TrialState.COMPLETE] and counts[TrialState.RUNNING]:
+            print(f"all trials are at work elsewhere: {told}", file=sys.stderr)
+            return
         if not counts[TrialState.COMPLETE]:
             raise SweepError(f"no trial was completed: {told}")
         if len(self.directions) == 1:
@@ -281,6 +299,12 @@ def open_storage(url: str) -> "BaseStorage":
                 raise
         time.sleep(0.5)
     return optuna.storages.RDBStorage(url)
+
+
+def drawing(url: str) -> AbstractContextManager:
+    """Hold a lock beside a study's file, so that no other search draws meanwhile; a server of databases has none."""
+    file = re.match(r"(?:journal://|sqlite[^/]*:///)([^?]+)", url)
+    return FileLock(f"{file[1]}.drawing") if file else nullcontext()
 
 
 def unreadable(url: str, error: Exception) -> Exception:

@@ -1,6 +1,7 @@
 """What a sweep shows: one live table in a terminal, otherwise a line for every job that starts or ends."""
 
 import math
+import shlex
 import time
 from collections import Counter
 from datetime import timedelta
@@ -136,7 +137,7 @@ def urgency(job: Job) -> tuple[int, int]:
 
 def next_command(folder: Path) -> str:
     """What to do with a sweep, on one line."""
-    return f"compare  {program()} compare {nearby(folder)}"
+    return f"compare  {program()} compare {shlex.quote(nearby(folder))}"
 
 
 def format_value(value: float | None) -> str:
