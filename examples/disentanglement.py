@@ -16,7 +16,7 @@ QUICK = os.environ.get("QUICK", "").split()  # overrides for a quick look, as tr
 
 settings = ["dataset=sprites", "dataset.image_size=32", "model=conv", "latent_dim=8", "metrics=factors"]
 settings += ["metrics.factors.scores=[mig,dci]", "trainer.max_epochs=20", "trainer.check_val_every_n_epoch=20"]
-settings += ["logger=none", "callbacks.summary=null", "trainer.enable_model_summary=false"]
+settings += ["logger=none", "callbacks.summary=null"]
 objectives = {"VAE": [], "beta-VAE": ["loss.KLD_weight=6"], "beta-TC-VAE": ["objective=beta_tc"]}
 runs = [vae_lab.train([*settings, *more, *QUICK]) for more in objectives.values()]
 # %% [markdown]

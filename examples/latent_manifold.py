@@ -14,7 +14,7 @@ from vae_lab.evaluation import pictures
 QUICK = os.environ.get("QUICK", "").split()  # overrides for a quick look, as dataset=digits trainer.max_epochs=1
 
 settings = ["experiment=mlp_vae_mnist", "trainer.max_epochs=5", "logger=none"]
-settings += ["callbacks.summary=null", "trainer.enable_model_summary=false"]
+settings += ["callbacks.summary=null"]
 runs = [vae_lab.train([*settings, f"loss.KLD_weight={weight}", *QUICK]) for weight in (0.1, 1, 10)]
 # %% [markdown]
 # A smaller weight buys a better reconstruction with a larger KL. The ELBO, which counts both fully, is best near 1.

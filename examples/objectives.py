@@ -12,7 +12,7 @@ QUICK = os.environ.get("QUICK", "").split()  # overrides for a quick look, as tr
 
 settings = ["dataset.binarize=dynamic", "latent_dim=32", "metrics=nll", "metrics.nll.samples=100"]
 settings += ["trainer.max_epochs=30", "trainer.check_val_every_n_epoch=10", "logger=none", "callbacks.gallery=null"]
-settings += ["callbacks.summary=null", "trainer.enable_model_summary=false"]
+settings += ["callbacks.summary=null"]
 objectives, seeds = ("elbo", "iwae", "ciwae"), (0, 1, 2)
 runs = [vae_lab.train([*settings, f"objective={own}", f"seed={i}", *QUICK]) for own in objectives for i in seeds]
 # %% [markdown]

@@ -11,7 +11,7 @@ from torchvision.transforms.functional import to_pil_image
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
 QUICK = (
     "trainer=cpu trainer.max_epochs=1 trainer.check_val_every_n_epoch=1 trainer.limit_train_batches=4 "
-    "callbacks.summary=null trainer.enable_model_summary=false"
+    "callbacks.summary=null"
 )
 DIGITS = "dataset=digits"
 MORE = {  # of the notebooks, what they take in place of their own images
