@@ -34,10 +34,11 @@ WIDE = {"width": 2048, "epochs": 200, "steps": 2, "lr": "1e-5"}
 
 
 def stop(trial: Trial, number: signal.Signals) -> Outcome:
-    """A signal that asks to stop, in the middle of an epoch."""
-    done = trial.train(plan=trial.final | {"step": MIDDLE, "signal": number})
-    lost = max(0, MIDDLE - step_of(trial.checkpoint))
-    evidence = f"{done.ending}, {lost} of {MIDDLE} steps lost"
+    """A signal that asks to stop, in the middle of an epoch that is not the last: the rest of it may be taken first."""
+    asked = MIDDLE - STEPS
+    done = trial.train(plan=trial.final | {"step": asked, "signal": number})
+    lost = max(0, asked - step_of(trial.checkpoint))
+    evidence = f"{done.ending}, {lost} of {asked} steps lost"
     if done.exit_code == 0:
         return Outcome(SILENT, evidence)
     verdict, resumed = continued(trial, trial.resume())
