@@ -45,7 +45,8 @@ class Images(NamedTuple):
         num_val: The `num_val` images before those are its own validation split; 0 when it has none.
         num_skipped: Pictures that could not be used and are left out.
         class_names: Of the values 0, 1, ... of the first factor; empty where they are numbers.
-        release: Gives back the memory that reading pixels took, of a mapped file; None where they are in memory.
+        release: Gives back the memory that pixels of a mapped file took, and forgets what was written to them; None
+            where they are in memory.
     """
 
     pixels: Tensor

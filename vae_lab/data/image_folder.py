@@ -120,7 +120,8 @@ class ImageCache:
     ) -> Images:
         """Decodes N files, in the order of `Images`, or maps what was decoded before if none has changed.
 
-        What can be used is returned; writing to the pixels does not change the cache. Labels are int64 (N, F).
+        What can be used is returned; writing to the pixels does not change the cache, and lasts until their release.
+        Labels are int64 (N, F).
 
         Raises:
             DataError: If pictures cannot be used (all of them in one message) or the cache cannot be written.
