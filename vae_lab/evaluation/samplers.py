@@ -20,6 +20,8 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from rich.console import Console
+from rich.progress import track
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -216,7 +218,8 @@ def minimise(module: nn.Module, loss: Callable[[Tensor], Tensor], codes: Tensor,
     """Train a module on random batches of codes (N, ...), with a learning rate that falls to 0."""
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
+    console = Console(stderr=True)  # a fit may take an hour
+    for _ in track(range(steps), "fitting", console=console, transient=True, disable=not console.is_terminal):
         chosen = torch.randint(len(codes), (min(CHUNK, len(codes)),))
         optimizer.zero_grad()
         loss(codes[chosen.to(codes.device)]).backward()
