@@ -187,6 +187,7 @@ ROWS = [
       for case in ("mlp", "conv") for size in (64, 512, 4096)),
     Row("throughput, conv, batch 512, bf16-mixed", 25, 5, partial(speed, case="conv", batch_size=512,
                                                                    precision="bf16-mixed")),
+    *(Row(f"throughput, {case}, batch 64", 25, 5, partial(speed, case=case, batch_size=64)) for case in ("gan", "vq")),
     Row("compile=true", 60, 40, compiled),
 ]  # fmt: skip
 

@@ -16,7 +16,7 @@ from vae_lab.runs.metrics_file import read_events
 from vae_lab.runs.resume import continue_if_begun
 
 # Numbers are those of the last weights, and nothing is drawn.
-COMMON = ("logger=none", "callbacks.gallery=null", "callbacks.summary=null")
+COMMON = ("logger=none", "trainer.cuda_graph=true", "callbacks.gallery=null", "callbacks.summary=null")
 
 
 class Check(NamedTuple):
