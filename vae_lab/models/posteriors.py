@@ -36,8 +36,8 @@ class DiagonalGaussian:
         Source: Kingma and Welling 2014, section 2.4.
         """
         eps = torch.randn(num_samples, *self.mean.shape, device=self.mean.device, dtype=self.mean.dtype)
-        # All of as many axes, or the backward pass sums over S even where that is 1.
-        return self.mean[None] + torch.exp(0.5 * self.log_var)[None] * eps
+        # Without an axis of S = 1, over which the backward pass would sum.
+        return (self.mean + torch.exp(0.5 * self.log_var) * eps.squeeze(0)).view_as(eps)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log q(z given x) in nats, summed over latents: (S, B, D) -> (S, B)."""

@@ -143,7 +143,7 @@ def report(loss: Tensor, reconstruction: Tensor, kl: Tensor | None, q: Any, **fu
         q: from `vae.encode`.
         **further: terms of the objective's own.
     """
-    bound = {} if kl is None else {"elbo": -(reconstruction.detach() + kl.detach())}
+    bound = {} if kl is None else {"elbo": -(reconstruction + kl)}
     terms = {"loss": sum(q.terms.values(), loss), **bound, "reconstruction": reconstruction}
     return terms | ({} if kl is None else {"kl": kl}) | further | q.terms | q.diagnostics()
 

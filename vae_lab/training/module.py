@@ -232,11 +232,9 @@ class LitVAE(LightningModule):
     ) -> None:
         """Refuse a loss that is not finite, add the terms of an execution to the means, and log those that are due."""
         keys = self.steps.keys
-        values = torch.stack(rows).tolist()  # the only place where an execution waits for the device
-        for i, (batch, context, rate, row, value) in enumerate(
-            zip(batches, contexts, rates, rows, values, strict=True)
-        ):
-            terms = dict(zip(keys, value, strict=True))
+        values = torch.stack(rows).cpu()  # the only place where an execution waits for the device
+        for i, (batch, context, rate, row) in enumerate(zip(batches, contexts, rates, values, strict=True)):
+            terms = dict(zip(keys, row.tolist(), strict=True))
             self._check_finite(terms, "train", context.step)
             self.means.add_stacked(keys, row, len(batch.x))
             if (batch_idx + i) % self.accumulate == 0 and context.step % self.trainer.log_every_n_steps == 0:

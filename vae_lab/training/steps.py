@@ -71,11 +71,12 @@ class Steps:
         batch, adversary, objective = self.to_pixels(batch), self.adversary, self.lit.objective
         if adversary is not None:
             adversary.requires_grad_(False)  # its gradients come from its own loss only
-        terms = objective(self.lit.vae, batch, context)
         if opens:
             for optimizer in self.optimizers:
                 self._tell("on_before_zero_grad", optimizer)
-                optimizer.zero_grad()
+                for parameter in parameters_of(optimizer):  # as zero_grad does, whose own work takes longer
+                    parameter.grad = None
+        terms = objective(self.lit.vae, batch, context)
         self._descend(terms["loss"], self.optimizers[0], closes)
         if adversary is not None:
             adversary.requires_grad_(True)
@@ -115,14 +116,18 @@ class Steps:
             return
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         by_value = self.clip_algorithm == "value"
-        (nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_)(parameters, self.clip_val)
+        (nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_)(parameters_of(optimizer), self.clip_val)
 
     def _tell(self, hook: str, *args: Any) -> None:
         """Call a hook of the callbacks that have one of them."""
         for callback in self.listeners:
             getattr(callback, hook)(self.lit.trainer, self.lit, *args)
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """All that it trains."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 class StepGraph:
