@@ -11,6 +11,7 @@ import pytest
 import yaml
 from command import TINY
 from compared import write_run
+from composed import composed
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -41,6 +42,11 @@ def test_questions_are_answered_without_importing_torch(tmp_path, tmp_path_facto
     run, report = write_run(other / "run"), other / "report"
     questions = [["--help"], ["--help", "model"], ["--cfg", "job"], ["--info", "defaults-tree"], ["ls", "."]]
     questions += [["compare", str(run), f"out={report}"]]
+    complete = other / "complete"
+    (complete / ".hydra").mkdir(parents=True)
+    OmegaConf.save(composed(), complete / ".hydra" / "config.yaml")
+    (complete / "status.json").write_text('{"state": "completed"}')
+    questions += [[f"resume={complete}"]]
     script = (
         "import sys; from vae_lab.__main__ import main\n"
         f"for question in {questions}:\n"
@@ -51,6 +57,7 @@ def test_questions_are_answered_without_importing_torch(tmp_path, tmp_path_facto
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False False"
     assert "Strided convolutions" in done.stdout
+    assert "already complete" in done.stdout.splitlines()[-2]
     assert sorted(path.name for path in report.iterdir()) == ["report.csv", "report.html", "report.md"]
     assert list(tmp_path.iterdir()) == []
 

@@ -369,6 +369,10 @@ def test_each_label_is_a_row_of_the_same_latents(tmp_path):
     assert torch.equal(z, z[:1].expand_as(z))
     assert torch.equal(y[..., 0], torch.arange(10)[:, None].expand(10, 12))
     assert torch.equal(y[..., 1], data.labels[:12, 1].expand(10, 12))  # the other factors are those of images
+    painter._interpolation(data.x, torch.randn(30, 2), "epoch 0", data.labels)
+    y = recorded[-1][1].view(8, 11, 2)  # each half has the label of its end
+    assert torch.equal(y[:, :6], data.labels[0:16:2, None].expand(-1, 6, -1))
+    assert torch.equal(y[:, 6:], data.labels[1:16:2, None].expand(-1, 5, -1))
     painter._images("samples")
     assert torch.equal(recorded[-1][1], data.labels[torch.arange(64) % 30])
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vae_lab.errors import RunError
+from vae_lab.evaluation import samplers
 from vae_lab.evaluation.evaluate import evaluate_runs
 from vae_lab.evaluation.samplers import TRAINED, Autoregressive, Flow, Mixture, TwoStage
 from vae_lab.models.priors import StandardNormal
@@ -60,6 +61,14 @@ def test_the_samples_follow_the_codes(make, steps, tolerance):
     assert z.shape == codes.shape
     assert (z.flatten(1).mean(0) - mean).abs().max() < tolerance
     torch.testing.assert_close(z.flatten(1).T.cov(), factor @ factor.T, rtol=tolerance, atol=2 * tolerance)
+
+
+def test_without_a_terminal_a_long_fit_says_how_far_it_is(monkeypatch, capsys):
+    for quiet, lines in ((0, 10), (60, 0)):
+        monkeypatch.setattr(samplers, "QUIET_SECONDS", quiet)
+        assert list(samplers.shown(25)) == list(range(25))
+        assert len(told := capsys.readouterr().err.splitlines()) == lines
+        assert not told or told[-1].startswith("fitting: 25 of 25 steps, 0:00:00 left")
 
 
 def test_a_mixture_finds_separate_clusters():

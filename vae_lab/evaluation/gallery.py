@@ -136,8 +136,10 @@ class Painter:
     def draw_walks(self, when: str) -> dict[str, Path]:
         """Draws traversals, interpolations and, with two latents, the manifold; of a book, the use of its codes.
 
-        Without the standard normal prior, mean, deviation and quantiles of the validation images' codes take its place.
-        Without an encoder, latents from the prior take the place of these codes.
+        A conditional model traverses under the label of the first image, and interpolates each half with the label of
+        its end, so that both ends are reconstructions. Without the standard normal prior, mean, deviation and quantiles
+        of the validation images' codes take its place. Without an encoder, latents from the prior take the place of
+        these codes.
         """
         if self.vae.encoder is None:
             codes = fixed_latents(self.vae, NUM_CODES).flatten(1)
@@ -241,12 +243,13 @@ class Painter:
         start, end = slice(0, 2 * num_pairs, 2), slice(1, 2 * num_pairs, 2)
         weights = torch.linspace(0, 1, 11)
         z = torch.lerp(codes[start, None], codes[end, None], weights[:, None])
-        labels = None if y is None else y[start].repeat_interleave(len(weights), 0)  # of the image on the left
+        labels = None if y is None else torch.where(weights[:, None] <= 0.5, y[start, None], y[end, None]).flatten(0, 1)
         images = self._generate(z.flatten(0, 1), labels).unflatten(0, z.shape[:2])
         rows = torch.cat([x[start, None], images, x[end, None]], 1)
         end_label, of = ("original", "real images") if self.vae.encoder is not None else ("sample", "samples")
         columns = [end_label, *(f"{weight:.1f}" for weight in weights), end_label]
         title = f"interpolation between the latents of {of} at {when}"
+        title += ", each half with the label of its end" if self.vae.num_classes else ""
         return pictures.annotate(pictures.grid(rows.flatten(0, 1), len(columns)), title, columns=columns)
 
     def _manifold(self, codes: Tensor, when: str, y: Tensor | None = None) -> np.ndarray:

@@ -13,7 +13,10 @@ Shapes: N codes, D latents of each, L places of a grid of indices, K codes in th
 """
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,7 @@ MAX_CODES = 50_000  # that a sampler is fitted on
 MAX_SIZE = 1024  # latents of one code, with full covariances
 NUM_COMPONENTS = 10  # of the mixture
 CHUNK = 256  # codes in a step, and through a network at a time
+QUIET_SECONDS = 5.0  # at least, between two lines on a fit
 NUM_LOOKED_AT, FAR = 1024, 4.0  # codes; how many times, or what part, of the mean square of the prior
 
 
@@ -218,14 +222,31 @@ def minimise(module: nn.Module, loss: Callable[[Tensor], Tensor], codes: Tensor,
     """Train a module on random batches of codes (N, ...), with a learning rate that falls to 0."""
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    console = Console(stderr=True)  # a fit may take an hour
-    for _ in track(range(steps), "fitting", console=console, transient=True, disable=not console.is_terminal):
+    for _ in shown(steps):
         chosen = torch.randint(len(codes), (min(CHUNK, len(codes)),))
         optimizer.zero_grad()
         loss(codes[chosen.to(codes.device)]).backward()
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+
+
+def shown(steps: int) -> Iterator[int]:
+    """The steps of a fit, which may take an hour, with a bar; where there is no terminal, with a line for each tenth.
+
+    A fit of a few seconds says nothing there.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        yield from track(range(steps), "fitting", console=console, transient=True)
+        return
+    began = told = time.monotonic()
+    for done in range(1, steps + 1):
+        yield done - 1
+        now = time.monotonic()
+        if done * 10 // steps > (done - 1) * 10 // steps and now - told >= QUIET_SECONDS:
+            told, left = now, timedelta(seconds=round((now - began) * (steps - done) / done))
+            print(f"fitting: {done:,} of {steps:,} steps, {left} left", file=sys.stderr)
 
 
 def deviation(codes: Tensor) -> Tensor:

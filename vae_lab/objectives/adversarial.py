@@ -26,6 +26,11 @@ def standardized(x: Tensor, real: Tensor) -> Tensor:
     return (x - real.mean()) / real.std(correction=0).clamp(min=1e-3)
 
 
+def logits(adversary: nn.Module, images: Tensor, batch: Any) -> Tensor:
+    """What a discriminator says of images, real or not, of a batch: (B, 1), or (B, 1, h, w) of patches."""
+    return run(adversary, standardized(images, batch.x), batch.y)
+
+
 def fools(logits: Tensor) -> Tensor:
     """-E log D, what the opponent of a discriminator minimises."""
     return F.softplus(-logits).mean()
@@ -62,14 +67,14 @@ class GAN(nn.Module):
     def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """How badly the samples pass for images: `loss` and `generator_loss`, the same."""
         fake = vae.sample(len(batch.x), batch.y)
-        generator_loss = fools(run(self.adversary, standardized(fake, batch.x), batch.y))
+        generator_loss = fools(logits(self.adversary, fake, batch))
         return {"loss": generator_loss, "generator_loss": generator_loss}
 
     def adversary_loss(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """How badly images and samples are told apart; see `judged`."""
         with torch.no_grad():
             fake = vae.sample(len(batch.x), batch.y)
-        return judged(*(run(self.adversary, standardized(x, batch.x), batch.y) for x in (batch.x, fake)))
+        return judged(*(logits(self.adversary, x, batch) for x in (batch.x, fake)))
 
 
 class VAEGAN(nn.Module):
@@ -77,11 +82,7 @@ class VAEGAN(nn.Module):
 
     loss = loss of the ELBO + weight * balance * -E log D(reconstruction), from step `adversarial_start` on
 
-    With `adaptive`, balance = |grad reconstruction| / (|grad generator_loss| + 1e-6), the norms of the gradients at the
-    last layer of the decoder; else it is 1.
-
-    Sources: Larsen et al. 2016, "Autoencoding beyond pixels", without its distance in the discriminator's features;
-    Esser et al. 2021, "Taming transformers for high-resolution image synthesis", eq. 7 (the balance).
+    Source: Larsen et al. 2016, "Autoencoding beyond pixels", without its distance in the discriminator's features.
 
     Args:
         adversary: the discriminator, images (B, C, H, W) -> (B, 1), or (B, 1, h, w) for patches.
@@ -91,7 +92,7 @@ class VAEGAN(nn.Module):
         adversarial_weight: >= 0; 0 is the ELBO.
         adversarial_start: the step from which on both players play, >= 0. A discriminator that starts with a young
             decoder wins at once.
-        adaptive: whether the weight follows the gradients.
+        adaptive: whether the weight follows the gradients, as `balanced` says; else balance = 1.
         perceptual: a distance of features that belongs to the reconstruction; see `ELBO`.
 
     Raises:
@@ -141,14 +142,9 @@ class VAEGAN(nn.Module):
             distance = self.elbo.perceptual(batch.x, fake)
             terms = {**terms, "loss": terms["loss"] + distance, "feature_distance": distance}
             reconstruction = reconstruction + distance
-        generator_loss = fools(run(self.adversary, standardized(fake, batch.x), batch.y))
+        generator_loss = fools(logits(self.adversary, fake, batch))
         if self.adaptive and self.plays(context) and generator_loss.requires_grad:
-            last = [parameter for parameter in vae.decoder.parameters() if parameter.ndim > 1][-1]
-            norms = [
-                torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
-                for loss in (reconstruction, generator_loss)
-            ]
-            self.balance.copy_((norms[0] / (norms[1] + 1e-6)).clamp(max=1e4))  # the bound of the authors' code
+            self.balance.copy_(balanced(reconstruction, generator_loss, vae.decoder))
         weight = self.adversarial_weight * self.plays(context) * self.balance
         shown = {"adversarial_weight": weight} if self.adaptive else {}
         return {**terms, "loss": terms["loss"] + weight * generator_loss, "generator_loss": generator_loss, **shown}
@@ -157,10 +153,22 @@ class VAEGAN(nn.Module):
         """How badly images and reconstructions are told apart; see `judged`. Without gradient before the start."""
         with torch.no_grad():
             fake = vae.generate(vae.encode(batch.x, batch.y).rsample(1), batch.y)[0]
-        terms = judged(*(run(self.adversary, standardized(x, batch.x), batch.y) for x in (batch.x, fake)))
+        terms = judged(*(logits(self.adversary, x, batch) for x in (batch.x, fake)))
         if not self.plays(context):
             terms["discriminator_loss"] = terms["discriminator_loss"].detach() + 0 * terms["discriminator_loss"]
         return terms
+
+
+def balanced(reconstruction: Tensor, generator_loss: Tensor, decoder: nn.Module) -> Tensor:
+    """|grad reconstruction| / (|grad generator_loss| + 1e-6), by the last layer of the decoder.
+
+    Source: Esser et al. 2021, "Taming transformers for high-resolution image synthesis", eq. 7; the bound is that of
+    the authors' code.
+    """
+    last = [parameter for parameter in decoder.parameters() if parameter.ndim > 1][-1]
+    losses = (reconstruction, generator_loss)
+    norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in losses]
+    return (norms[0] / (norms[1] + 1e-6)).clamp(max=1e4)
 
 
 class AAE(nn.Module):

@@ -229,7 +229,7 @@ def reconstruct(subjects: list[Subject]) -> None:
 
 @view
 def between(subjects: list[Subject]) -> None:
-    """A way from one image, or draw, to another."""
+    """A way from one image, or draw, to another, each half with the label of its end."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         steps = st.slider("Steps", 3, 24, 10, width=220)
         way = st.segmented_control("Way", ["linear", "spherical"], default="linear", required=True)
@@ -239,16 +239,16 @@ def between(subjects: list[Subject]) -> None:
             ends.append(choose_source(subjects, side, side, int(side == "To")))
     drawn, codes = [], {}
     for subject in subjects:
-        z, pair, y = [], list[Tensor](), subject.label()
+        z, pair, y = [], list[Tensor](), [subject.label()] * 2
         for number, source in enumerate(ends):
             if subject.has_encoder:
-                x, labels = take(subject, source, 1, subject.label())
-                pair, y = [*pair, x], labels if number == 0 else y
-                z.append(subject.encode(x, labels)[0][0])
+                x, y[number] = take(subject, source, 1, subject.label())
+                pair.append(x)
+                z.append(subject.encode(x, y[number])[0][0])
             else:
                 z.append(subject.draw("prior", 1, 1.0, source[1])[0])
         path = interpolate(z[0], z[1], steps, way == "spherical")
-        images = subject.decode(path, y)
+        images = torch.cat([subject.decode(*half) for half in zip(path.chunk(2), y, strict=True)])
         shown = torch.cat([pair[0], images, pair[1]]) if pair else images
         drawn.append(picture(shown, 48, subject.name, len(shown)))
         codes[subject.name] = path

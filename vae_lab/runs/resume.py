@@ -94,10 +94,19 @@ def continue_if_begun(cfg: DictConfig) -> None:
     cfg.resume = "auto" if saved_config(cfg.run_dir).is_file() else None
 
 
-def is_complete(cfg: DictConfig) -> bool:
-    """Whether the run has ended by itself, and its limits are those it ended at."""
-    state = read_json(Path(cfg.run_dir) / "status.json").get("state")
-    return state == "completed" and has_limits_of(cfg, load_saved(cfg.run_dir))
+def result_if_complete(cfg: DictConfig) -> dict | None:
+    """What `result.json` says of a run that would continue, but has ended by itself at the same limits; this is said.
+
+    Raises:
+        RunError, ValueError: see `continues_run`.
+    """
+    folder = Path(cfg.run_dir)
+    if not continues_run(cfg) or read_json(folder / "status.json").get("state") != "completed":
+        return None
+    if not has_limits_of(cfg, load_saved(folder)):
+        return None
+    print(f"{folder} is already complete; nothing to do (more epochs: trainer.max_epochs=N)")
+    return read_json(folder / "result.json")
 
 
 def has_limits_of(cfg: DictConfig, saved: DictConfig) -> bool:

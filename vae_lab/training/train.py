@@ -19,7 +19,7 @@ from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.runs.checkpoints import Checkpoints, check_finite, load_checkpoint, newest_checkpoint
 from vae_lab.runs.continuation import check_continuation
 from vae_lab.runs.folder import RunFolder
-from vae_lab.runs.resume import continues_run, is_complete
+from vae_lab.runs.resume import continues_run, result_if_complete
 from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import initialize, split_checkpoint
 from vae_lab.training.build import OURS, READERS, Experiment, build
@@ -47,11 +47,10 @@ def train(cfg: DictConfig, tells: bool = True) -> float | None:
     """
     quiet_lightning()
     refuse_written_secrets(OmegaConf.to_container(cfg))
-    run = RunFolder(cfg.run_dir)
+    if (done := result_if_complete(cfg)) is not None:
+        return done.get("best_value")
     continues = continues_run(cfg)
-    if continues and is_complete(cfg):
-        print(f"{run.folder} is already complete; nothing to do (more epochs: trainer.max_epochs=N)")
-        return run.result.get("best_value")
+    run = RunFolder(cfg.run_dir)
     with run.locked(), run.train_log(), Preemption() as preemption, preemption.first():
         run.check_start(continues)
         checkpoint = find_checkpoint(run, cfg) if continues else None
