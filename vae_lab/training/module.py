@@ -38,7 +38,7 @@ from vae_lab.training.steps import StepGraph, Steps, why_eager
 log = logging.getLogger(__name__)
 
 # `auto` takes more steps at once while they take less, up to so many, of images of less than so many bytes.
-EXECUTION_SECONDS, MOST_STEPS, MOST_BYTES = 0.1, 256, 2**25
+EXECUTION_SECONDS, MOST_STEPS, MOST_BYTES = 0.2, 256, 2**25
 AROUND = ("on_train_batch_start", "on_train_batch_end")
 
 
