@@ -92,6 +92,8 @@ class VAE(nn.Module):
         leading = z.shape[: -len(self.latent_shape)]
         if y is not None:
             y = y.expand(*leading, -1).flatten(0, -2)
+        if len(leading) == 1:
+            return run(self.decoder, z, y)
         return run(self.decoder, z.reshape(-1, *self.latent_shape), y).unflatten(0, leading)
 
     def generate(self, z: Tensor, y: Tensor | None = None) -> Tensor:

@@ -134,10 +134,10 @@ class VAEGAN(nn.Module):
         """The terms of the ELBO, `generator_loss` and, if it adapts itself, `adversarial_weight`."""
         q = vae.encode(batch.x, batch.y)
         z = q.rsample(1)
-        params = vae.decode(z, batch.y)
+        params = vae.decode(z.squeeze(0), batch.y)
         reconstruction = -vae.likelihood.log_prob(batch.x, params).mean()
         terms = self.elbo.terms(vae, context, q, z, reconstruction)
-        fake = vae.likelihood.mean(params[0])
+        fake = vae.likelihood.mean(params)
         if self.elbo.perceptual is not None:
             distance = self.elbo.perceptual(batch.x, fake)
             terms = {**terms, "loss": terms["loss"] + distance, "feature_distance": distance}

@@ -104,11 +104,11 @@ class ELBO(nn.Module):
         """
         q = vae.encode(batch.x, batch.y)
         z = q.rsample(1)
-        params = vae.decode(z, batch.y)
+        params = vae.decode(z.squeeze(0), batch.y)
         terms = self.terms(vae, context, q, z, -vae.likelihood.log_prob(batch.x, params).mean())
         if self.perceptual is None:
             return terms
-        distance = self.perceptual(batch.x, vae.likelihood.mean(params[0]))
+        distance = self.perceptual(batch.x, vae.likelihood.mean(params))
         return {**terms, "loss": terms["loss"] + distance, "feature_distance": distance}
 
     def terms(self, vae: VAE, context: Context, q: Any, z: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
@@ -119,7 +119,8 @@ class ELBO(nn.Module):
         kl = kl_of_each.sum()
         has_floor = self.free_bits and context.stage == "train"
         paid = kl_of_each.clamp(min=self.free_bits).sum() if has_floor else kl
-        return report(reconstruction + self.weight(context) * paid, reconstruction, kl, q)
+        weight = self.weight(context)
+        return report(reconstruction + (paid if weight == 1 else weight * paid), reconstruction, kl, q)
 
 
 def infer(vae: VAE, batch: Any) -> tuple[Any, Tensor, Tensor]:
@@ -130,7 +131,7 @@ def infer(vae: VAE, batch: Any) -> tuple[Any, Tensor, Tensor]:
     """
     q = vae.encode(batch.x, batch.y)
     z = q.rsample(1)
-    return q, z, -vae.likelihood.log_prob(batch.x, vae.decode(z, batch.y)).mean()
+    return q, z, -vae.likelihood.log_prob(batch.x, vae.decode(z.squeeze(0), batch.y)).mean()
 
 
 def report(loss: Tensor, reconstruction: Tensor, kl: Tensor | None, q: Any, **further: Tensor) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ from vae_lab.training.steps import StepGraph, Steps, why_eager
 log = logging.getLogger(__name__)
 
 # `auto` takes more steps at once while they take less, up to so many, of images of less than so many bytes.
-EXECUTION_SECONDS, MOST_STEPS, MOST_BYTES = 0.1, 256, 2**25
+EXECUTION_SECONDS, MOST_STEPS, MOST_BYTES = 0.2, 256, 2**25
 AROUND = ("on_train_batch_start", "on_train_batch_end")
 
 
@@ -196,29 +196,29 @@ class LitVAE(LightningModule):
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         group, last = trainer.strategy.optimizers[0].param_groups[0], trainer.num_training_batches - 1
         posterior = self.vae.posterior if hasattr(self.vae.posterior, "step") else None
-        batches = execution.split(data.batch_size)
+        batches, device, first = execution.split(data.batch_size), self.device, self._context("train")
         # Seeded at every batch, so that a resumed run draws the same noise from here on.
         streams = range(self.batches_seen, self.batches_seen + len(batches))
         seeds = [derive_seed(self.seed, TRAIN, stream, self.global_rank) for stream in streams]
+        self.batches_seen += len(batches)
         if batch_idx == 0:
             self.vae.likelihood.check(data.to_pixels(batches[0], training=False).x)
-        context, contexts, rates, rows = self._context("train"), [], [], []
-        for i, (batch, seed) in enumerate(zip(batches, seeds, strict=True), batch_idx):
-            seed_generators(self.device, seed)
+        indices = range(batch_idx, batch_idx + len(batches))
+        contexts = [first._replace(step=first.step + i // window - batch_idx // window) for i in indices]
+        rates, rows = [], []
+        for i, batch, seed, context in zip(indices, batches, seeds, contexts, strict=True):
+            seed_generators(device, seed)
             if posterior is not None:
                 posterior.step = context.step
-            self.batches_seen += 1
             if self.automatic_optimization:  # Lightning's search for a learning rate steps by itself
                 return self.objective(self.vae, data.to_pixels(batch, training=True), context)["loss"]
             rates.append(group["lr"])
-            contexts.append(context)
             closes = (i + 1) % window == 0 or i == last
             rows.append(self.steps(batch, context, i % window == 0, closes))
             if closes:
                 progress.increment_by(1)
                 for scheduler in schedulers:
                     scheduler.step()
-                context = context._replace(step=context.step + 1)
         if len(batches) > 1:
             self.trainer.fit_loop.epoch_loop.batch_progress.increment_by(len(batches) - 1)
         self._account(batches, contexts, rates, rows, batch_idx)
@@ -232,9 +232,11 @@ class LitVAE(LightningModule):
     ) -> None:
         """Refuse a loss that is not finite, add the terms of an execution to the means, and log those that are due."""
         keys = self.steps.keys
-        values = torch.stack(rows).cpu()  # the only place where an execution waits for the device
-        for i, (batch, context, rate, row) in enumerate(zip(batches, contexts, rates, values, strict=True)):
-            terms = dict(zip(keys, row.tolist(), strict=True))
+        stacked = torch.stack(rows).cpu()  # the only place where an execution waits for the device
+        for i, (batch, context, rate, row, values) in enumerate(
+            zip(batches, contexts, rates, stacked, stacked.tolist(), strict=True)
+        ):
+            terms = dict(zip(keys, values, strict=True))
             self._check_finite(terms, "train", context.step)
             self.means.add_stacked(keys, row, len(batch.x))
             if (batch_idx + i) % self.accumulate == 0 and context.step % self.trainer.log_every_n_steps == 0:

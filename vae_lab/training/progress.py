@@ -18,7 +18,7 @@ from rich.text import Text
 from vae_lab.metrics.catalogue import CATALOGUE, HEADLINE
 
 log = logging.getLogger(__name__)
-REFRESH_SECONDS = 0.2
+REFRESH_SECONDS = 0.5
 CELL_WIDTH = 100  # of the line below the bar in a notebook
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
@@ -49,9 +50,12 @@ class Steps:
         self.lit: Any = lit
         self.optimizers, self.to_pixels, self.accumulate = optimizers, to_pixels, accumulate
         self.clip_val, self.clip_algorithm = clip_val, clip_algorithm
-        self.adversary: Any = self.lit.adversary
-        self.strategy = lit.trainer.strategy
-        self.scaler = getattr(lit.trainer.precision_plugin, "scaler", None)
+        # Looked up once: between the kernels of a step, with cold caches, each takes ten times as long.
+        self.vae, self.objective, self.adversary = self.lit.vae, self.lit.objective, self.lit.adversary
+        self.kind, self.strategy, precision = lit.device.type, lit.trainer.strategy, lit.trainer.precision_plugin
+        self.is_parallel = isinstance(self.strategy, ParallelStrategy)
+        self.is_cast = isinstance(precision, MixedPrecision)
+        self.scaler = getattr(precision, "scaler", None)
         callbacks = lit.trainer.callbacks
         self.listeners = [c for c in callbacks if any(is_overridden(hook, c, Callback) for hook in HOOKS)]
         self.keys: list[str] = []  # of the terms
@@ -68,7 +72,7 @@ class Steps:
         Returns:
             The terms that `keys` names, (number of keys,).
         """
-        batch, adversary, objective = self.to_pixels(batch), self.adversary, self.lit.objective
+        batch, adversary = self.to_pixels(batch), self.adversary
         if adversary is not None:
             adversary.requires_grad_(False)  # its gradients come from its own loss only
         if opens:
@@ -76,11 +80,11 @@ class Steps:
                 self._tell("on_before_zero_grad", optimizer)
                 for parameter in parameters_of(optimizer):  # as zero_grad does, whose own work takes longer
                     parameter.grad = None
-        terms = objective(self.lit.vae, batch, context)
+        terms = self.objective(self.vae, batch, context)
         self._descend(terms["loss"], self.optimizers[0], closes)
         if adversary is not None:
             adversary.requires_grad_(True)
-            judged = objective.adversary_loss(self.lit.vae, batch, context)
+            judged = self.objective.adversary_loss(self.vae, batch, context)
             self._descend(judged["discriminator_loss"], self.optimizers[1], closes)
             terms = {**terms, **judged}
         self.keys = list(terms)
@@ -90,10 +94,9 @@ class Steps:
     def _descend(self, loss: Tensor, optimizer: Optimizer, closes: bool) -> None:
         """Add the gradients of a loss; clip them and take a step if its window closes."""
         loss = loss / self.accumulate if self.accumulate > 1 else loss
-        kind = loss.device.type
-        is_cast = torch.is_autocast_enabled(kind)  # which is for the forward pass alone
-        with torch.autocast(kind, enabled=False) if is_cast else nullcontext():
-            if isinstance(self.strategy, ParallelStrategy):  # processes exchange gradients once for each step
+        # Autocast is for the forward pass alone.
+        with torch.autocast(self.kind, enabled=False) if self.is_cast else nullcontext():
+            if self.is_parallel:  # processes exchange gradients once for each step
                 with nullcontext() if closes else self.strategy.block_backward_sync():
                     self.lit.manual_backward(loss)
             else:
@@ -108,7 +111,7 @@ class Steps:
                 else:
                     self.scaler.step(optimizer)
                     self.scaler.update()
-        if is_cast:
+        if self.is_cast:
             torch.clear_autocast_cache()  # of the weights before the step
 
     def _clip(self, optimizer: Optimizer) -> None:
@@ -214,7 +217,7 @@ def why_eager(steps: Steps) -> str | None:
     """Why the steps cannot be a CUDA graph; None if they can."""
     if steps.lit.device.type != "cuda":
         return "it needs a GPU"
-    if isinstance(steps.strategy, ParallelStrategy) or steps.accumulate > 1 or steps.scaler is not None:
+    if steps.is_parallel or steps.accumulate > 1 or steps.scaler is not None:
         return "it needs one process, trainer.accumulate_grad_batches=1 and no 16-mixed"
     if steps.listeners:
         return f"{type(steps.listeners[0]).__name__} looks at every step"
