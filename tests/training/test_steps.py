@@ -1,14 +1,18 @@
 """Several optimizer steps in one execution: nothing that a run computes or records depends on their number."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from command import record
 from lightning.pytorch import Callback
 
+from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.signals import Preemption
+from vae_lab.training import module
 from vae_lab.training.build import build
 from vae_lab.training.module import LitVAE
 from vae_lab.training.steps import Steps, why_eager
@@ -137,3 +141,23 @@ def test_what_a_graph_needs(overrides, reason, config):
     finally:
         type(lit).device = before
     assert found is None if reason is None else reason in found
+
+
+def test_a_step_that_waits_for_the_device_is_never_captured(config, caplog, monkeypatch):
+    """Streams are made up, as there is no GPU: what is asked is that the run goes on, one operation at a time."""
+
+    def waiting(objective, *args):
+        terms = forward(objective, *args)
+        return terms if terms["loss"].isfinite() else {}
+
+    forward, stream = ELBO.forward, SimpleNamespace(wait_stream=lambda other: None)
+    fakes = {"Stream": lambda: stream, "current_stream": lambda: stream, "stream": lambda one: nullcontext()}
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(module, "why_eager", lambda steps: None)
+    monkeypatch.setattr(ELBO, "forward", waiting)
+    caplog.set_level("INFO")
+    cfg = config("trainer.cuda_graph=true")
+    train(cfg)
+    assert caplog.text.count("no CUDA graph: a step waits for the device (_local_scalar_dense)") == 1
+    assert json.loads((Path(cfg.run_dir) / "result.json").read_text())["steps"] == 6

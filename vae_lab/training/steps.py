@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_lab.data.batches import Batch
 from vae_lab.errors import one_line
@@ -23,6 +24,8 @@ from vae_lab.objectives import Context
 
 log = logging.getLogger(__name__)
 HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+# What Python reads of a tensor, and results whose size is only known when they are there.
+WAITING = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}
 EAGER_STEPS = 3  # before a capture: the optimizer's state and the libraries' workspaces exist only then
 
 
@@ -133,6 +136,21 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+class Waits(TorchDispatchMode):
+    """Notes the operations for which Python waits for the device: each costs time, and none can be in a CUDA graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in WAITING or name == "_to_copy" and args[0].device != result.device:
+            self.found.add(name)
+        return result
+
+
 class StepGraph:
     """Takes the steps of `Steps` as a CUDA graph: captured once for each shape of a batch, then replayed.
 
@@ -175,12 +193,16 @@ class StepGraph:
                 graph.replay()
                 return terms.clone()
             self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
+            is_tried, waits = context.step >= self.varies_until and not self.is_refused, Waits()
+            with torch.cuda.stream(self.stream), waits if is_tried else nullcontext():
                 terms = self.steps(batch, context, opens, closes)
             torch.cuda.current_stream().wait_stream(self.stream)
-            if context.step >= self.varies_until and not self.is_refused:
+            if is_tried:
                 self.taken[shape] = self.taken.get(shape, 0) + 1
-                if self.taken[shape] == EAGER_STEPS:
+                if waits.found:  # a capture that fails leaves the random generator unusable
+                    self.is_refused = True
+                    log.info("no CUDA graph: a step waits for the device (%s)", ", ".join(sorted(waits.found)))
+                elif self.taken[shape] == EAGER_STEPS:
                     self._capture(Batch(batch.x.clone(), None if batch.y is None else batch.y.clone()), context)
         return terms
 
@@ -191,9 +213,8 @@ class StepGraph:
             with torch.cuda.graph(graph, stream=self.stream):
                 terms = self.steps(static, context, True, True)
         except RuntimeError as error:
-            self.is_refused = True
-            log.info("no CUDA graph: the step cannot be captured (%s)", one_line(error))
-            return
+            reason = f"a step cannot be captured ({one_line(error)})"
+            raise ValueError(f"trainer.cuda_graph=true: {reason}; set trainer.cuda_graph=false") from error
         self.captured[static.x.shape] = graph, static, terms
         log.info("the step for batches of %d is a CUDA graph from step %d on", len(static.x), context.step + 1)
 
