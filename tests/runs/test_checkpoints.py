@@ -147,18 +147,3 @@ def test_broken_weights_never_replace_a_good_checkpoint(fit, value):
     with pytest.raises(NumericsError, match=r"decoder\.bad is not finite at step 7"):
         save_last(fake, lit)
     assert load_checkpoint(folder / "last.ckpt") == {"step": 0}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("val/loss", "least", 10), r"callbacks\.checkpoints\.mode must be min, max or last, got 'least'"),
-        (("val/loss", "min", 10, 0), r"callbacks\.checkpoints\.every_n_epochs must be >= 1, got 0"),
-        (("val/loss", "min", 10, None, -1), r"callbacks\.checkpoints\.keep must be >= 1, got -1"),
-        (("val/loss", "min", 0), r"callbacks\.checkpoints\.every_n_minutes must be > 0, got 0"),
-        (("val/loss", "min", float("nan")), r"callbacks\.checkpoints\.every_n_minutes must be > 0, got nan"),
-    ],
-)
-def test_ranges_are_checked(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Checkpoints(*arguments)
