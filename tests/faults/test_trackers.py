@@ -403,21 +403,29 @@ def test_e4_without_tensorboard_the_run_does_not_start(tmp_path, monkeypatch, co
 
 
 @pytest.mark.slow
-def test_g4_no_secret_of_w_and_b_is_in_any_byte(tmp_path, monkeypatch, caplog, patient):
+def test_g4_no_secret_of_w_and_b_is_in_any_byte_or_reaches_the_server(tmp_path, monkeypatch, caplog, patient):
     with WandbServer() as server:
         host = server.url.removeprefix("http://")
         monkeypatch.setenv("WANDB_BASE_URL", f"http://me:plantedpassword@{host}")
         monkeypatch.setenv("HTTP_PROXY", "http://me:plantedproxy@127.0.0.1:9")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("WANDB_API_KEY", "planted" * 6)
+        monkeypatch.setenv("HUB_TOKEN", "planted-value")
+        monkeypatch.setattr(sys, "argv", ["vae-lab", "token=planted-argument"])
         netrc = tmp_path / "home" / ".netrc"
         netrc.write_text(f"machine {host}\nlogin user\npassword planted{KEY}\n")
         netrc.chmod(0o600)
-        log_two(tmp_path / "run", init_timeout=2)
+        run = tracker(tmp_path / "run")
+        run.log_config({"a": "x-planted-value-y", "url": "http://me:planted-too@host/", "api_key": "planted-key"})
+        run.log_metrics({"loss": 1.0}, 0)
+        run.finish(0)
     netrc.unlink()
     assert parts(tmp_path / "run")
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path for path in written if b"planted" in path.read_bytes()] == []
     assert "planted" not in caplog.text
+    assert len(server.runs) == 1
+    assert "planted" not in repr(server.runs)
 
 
 @pytest.mark.slow
