@@ -55,19 +55,6 @@ def test_kills_change_nothing(variant, config, monkeypatch):
 
 
 @pytest.mark.slow
-def test_more_epochs_continue_a_completed_run(config):
-    constant = [setting for setting in LONGER if "schedule" not in setting]  # the cosine ends with the last epoch
-    cfg = config("trainer.max_epochs=3", tiny=constant, run_dir="at_once")
-    train(cfg)
-    at_once = record(RunFolder(cfg.run_dir).folder)
-    for epochs, resume in ((1, False), (3, True)):
-        cfg = config(f"trainer.max_epochs={epochs}", tiny=constant, run_dir="extended")
-        cfg.resume = cfg.run_dir if resume else None
-        train(cfg)
-    assert record(RunFolder(cfg.run_dir).folder) == at_once
-
-
-@pytest.mark.slow
 def test_an_interrupted_extension_goes_on_by_itself(config, monkeypatch):
     cfg = config("trainer.max_epochs=1", tiny=LONGER)
     train(cfg)
@@ -183,13 +170,6 @@ def test_c9_auto_starts_where_there_is_nothing_and_says_so_and_goes_on_where_the
     assert record(Path(cfg.run_dir)) == record(Path(undisturbed.run_dir))
     train(config("resume=auto", tiny=LONGER, run_dir="auto"))
     assert "already complete" in capsys.readouterr().out
-
-
-def test_a_new_run_never_overwrites_another(config):
-    cfg = config("callbacks.checkpoints.every_n_minutes=1")
-    train(cfg)
-    with pytest.raises(RunError, match=r"already holds a run \(completed\): continue it with resume="):
-        train(cfg)
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_is_in_nobodys_way(config):
