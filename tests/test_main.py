@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
-from command import TINY
 from compared import write_run
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -82,24 +80,6 @@ def test_the_small_commands_are_words(run):
         assert code in (2, 5), word
         assert "nowhere" in output + errors
         assert errors.count("vae-lab: ") == 1
-
-
-@pytest.mark.slow
-def test_runs_write_below_outputs_only_never_share_a_folder_and_know_nothing_of_earlier_ones(run, tmp_path):
-    assert run("loss.KLD_weight=-1", "logger=none")[0] == 2
-    for _ in range(2):
-        code, _, errors = run(*TINY)
-        assert code == 0, errors
-    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
-    results = list(tmp_path.glob("outputs/*/*/result.json"))
-    assert len(results) == 2
-    for result in results:
-        assert json.loads((result.parent / "status.json").read_text())["state"] == "completed"
-        assert {path.name for path in result.parent.iterdir()} == {
-            ".hydra", ".lock", "status.json", "metrics.jsonl", "result.json", "checkpoints", "train.log",
-        }  # fmt: skip
-        cfg = yaml.safe_load((result.parent / ".hydra" / "config.yaml").read_text())
-        assert cfg["latent_dim"] == 2
 
 
 def test_a_failure_is_one_line_and_an_exit_code_and_says_why_in_its_folder(run, tmp_path):

@@ -6,7 +6,9 @@ import pytest
 from torch.nn import Identity
 from tracking import tracker
 
+from vae_lab.data.sprites import Sprites
 from vae_lab.evaluation.gallery import Gallery
+from vae_lab.metrics.samples import Samples
 from vae_lab.models.flows import InverseAutoregressive, Planar, Radial
 from vae_lab.models.hierarchical import HierarchicalGaussian, HierarchicalPrior
 from vae_lab.models.likelihoods import DiscretizedLogistic, Laplace, LearnedGaussian
@@ -85,6 +87,10 @@ RANGES = [
     (lambda: RAE(0.0, -1.0, "l2"), r"objective\.decoder_weight must be >= 0 and finite, got -1"),
     (lambda: VGG("/nowhere"), r"features\.weights must be a file, got /nowhere.*vgg19-dcbb9e9d\.pth"),
     (lambda: FeatureDistance(math.nan, Identity()), r"objective\.perceptual\.weight must be >= 0 and finite, got nan"),
+    (lambda: Sprites((1, 64, 64), 4, 8, 0), "positions must be an integer >= 1, got 0"),
+    (lambda: Samples(["is"], 100), r"metrics\.samples\.scores must be of fid"),
+    (lambda: Samples(["fid"], 3), r"metrics\.samples\.num_images must be >= 20, got 3"),
+    (lambda: Samples(["fid"], 100, "inception", "/nowhere"), r"metrics\.samples\.weights must be a file"),
     (lambda: Cosine(-1, 0.0), r"optimizer\.schedule\.warmup_steps must be a whole number >= 0, got -1"),
     *((lambda end=end: Cosine(0, end), rf"optimizer\.schedule\.final_fraction must be in \[0, 1\], got {end}")
       for end in (-0.1, math.nan)),

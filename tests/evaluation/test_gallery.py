@@ -180,11 +180,6 @@ def test_frames_of_different_numbers_of_images_make_one_gif(tmp_path):
     assert num_frames(tmp_path) == 2
 
 
-def test_the_end_is_drawn_whenever_it_comes(tmp_path):
-    fit(tmp_path, make_vae(), make_gallery(every_n_epochs=50), 2)
-    assert {"samples/epoch_002.png", "traversals.png", "training.gif"} <= names(tmp_path)
-
-
 def test_the_early_scatter_draws_once_a_step_while_gradients_accumulate(tmp_path):
     told = []
     gallery = make_gallery(scatter_every_n_steps=1, scatter_until_step=3)

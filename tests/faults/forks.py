@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from vae_lab.__main__ import main
 from vae_lab.objectives.elbo import ELBO
+from vae_lab.runs.files import locked
 from vae_lab.training.train import train
 
 
@@ -53,6 +54,20 @@ def wait(pid: int, timeout: float = 60) -> int:
             os.waitpid(pid, 0)
             raise TimeoutError("the run did not end")
         time.sleep(0.005)
+
+
+def hold(lock: Path) -> int:
+    """The pid of a process that holds a lock until it is killed."""
+    reading, writing = os.pipe()
+
+    def held() -> None:
+        with locked(lock):
+            os.write(writing, b"!")
+            signal.pause()
+
+    pid = fork(held)
+    os.read(reading, 1)
+    return pid
 
 
 def train_in_fork(cfg: DictConfig, prepare: Callable[[], object] = lambda: None) -> int:

@@ -6,34 +6,15 @@ import signal
 import time
 
 import pytest
-from forks import fork, wait
+from forks import fork, hold, wait
 
 from vae_lab.errors import RunError
 from vae_lab.runs.files import locked, wait_for
 
 
-@pytest.fixture
-def holder(tmp_path):
-    """A process that holds the lock until it is killed."""
-    reading, writing = os.pipe()
-
-    def hold():
-        with locked(tmp_path / "sub" / ".lock"):
-            os.write(writing, b"!")
-            signal.pause()
-
-    pid = fork(hold)
-    os.read(reading, 1)
-    yield pid
-    try:
-        os.kill(pid, signal.SIGKILL)
-        wait(pid)
-    except (ProcessLookupError, ChildProcessError):
-        pass  # the test did
-
-
-def test_a_bounded_wait_ends_with_the_lock_free_or_without(tmp_path, holder):
+def test_a_bounded_wait_ends_with_the_lock_free_or_without(tmp_path):
     lock = tmp_path / "sub" / ".lock"
+    holder = hold(lock)
     start = time.monotonic()
     wait_for(lock, 0.5)
     assert time.monotonic() - start >= 0.5  # still held
