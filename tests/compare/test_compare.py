@@ -421,16 +421,6 @@ def test_a_run_that_ended_before_its_config_was_written_is_listed(tmp_path):
     assert len(found.groups) == 1
 
 
-def test_a_dead_process_does_not_run(tmp_path):
-    import socket
-
-    run = write_run(tmp_path / "run", state="running")
-    (run / ".lock").write_text(f"process 99999999 on {socket.gethostname()}\n")
-    assert find_runs([tmp_path])[0][0].state == "interrupted"
-    (run / ".lock").write_text("process 99999999 on elsewhere\n")
-    assert find_runs([tmp_path])[0][0].state == "running"
-
-
 def test_folders_without_runs_are_refused(tmp_path):
     with pytest.raises(RunError, match="holds no run"):
         find_runs([tmp_path])

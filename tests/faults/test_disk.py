@@ -9,6 +9,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -183,10 +184,7 @@ def test_h3_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_when_there
 
 
 def test_a_full_disk_names_the_bytes_needed_and_free(tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(
         RunError, match=r"No space left on device \(4,000 bytes needed, [\d,]+ bytes free\); free space"
     ):

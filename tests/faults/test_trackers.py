@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from command import TINY, record, status
@@ -360,13 +361,9 @@ def test_a_full_disk_under_w_and_b_is_one_line(tmp_path):
 # --- the other copies
 
 
-def unreachable(*_, **__):
-    raise ConnectionError("no route to\n host")
-
-
 @pytest.mark.parametrize("kind", ["csv", "another"])
 def test_e2_a_copy_that_cannot_be_written_ends_alone(tmp_path, monkeypatch, caplog, config, kind, plain):
-    monkeypatch.setattr(CSVLogger, "log_metrics", unreachable)
+    monkeypatch.setattr(CSVLogger, "log_metrics", Mock(side_effect=ConnectionError("no route to\n host")))
     cfg = config("logger=csv", tiny=SMALL)
     if kind == "another":
         cfg.logger = {"another": {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": cfg.run_dir}}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import pytest
 from command import vae_lab
@@ -125,10 +126,7 @@ def test_a_job_of_a_sweep_is_in_its_group_and_has_its_overrides_as_tags(tmp_path
 
 
 def test_where_no_process_can_be_started_there_is_one_warning(tmp_path, monkeypatch, caplog):
-    def fail():
-        raise BlockingIOError(11, "Resource temporarily unavailable")
-
-    monkeypatch.setattr(wandb, "WandbProcess", fail)
+    monkeypatch.setattr(wandb, "WandbProcess", Mock(side_effect=BlockingIOError(11, "no process left")))
     log_run(tmp_path / "run")
     (line,) = said(caplog)
     assert line.startswith("WARNING W&B does not start, this run is not tracked: ")

@@ -20,7 +20,7 @@ LIKELIHOODS = [
     *(Bernoulli(), Gaussian(), LearnedGaussian(False, 0.01), LearnedGaussian(True, 0.01), OptimalGaussian().eval()),
     *(Laplace(0.3), ContinuousBernoulli(), DiscretizedLogistic(1), DiscretizedLogistic(4)),
 ]
-MEANS = [Bernoulli(), Gaussian()]  # whose gradient is x - mean
+MEANS = [Bernoulli(), Gaussian(), ContinuousBernoulli()]  # whose gradient is x - mean
 LEVELS = (torch.arange(256.0) / 255).view(256, 1, 1, 1)
 
 
@@ -53,12 +53,6 @@ def test_bernoulli_is_stable_at_extreme_logits(logit):
     value.sum().backward()
     # The gradient of a wrong pixel is x - p = -+1: it does not die, as it would after a sigmoid.
     assert logits.grad[wrong].abs().eq(1).all()
-
-
-def test_gaussian_is_normal_with_variance_one_half():
-    x, params = torch.rand(SHAPE), 2 * torch.randn(SHAPE)
-    expected = distributions.Normal(params, math.sqrt(0.5)).log_prob(x).sum((1, 2, 3))
-    torch.testing.assert_close(Gaussian().log_prob(x, params), expected, rtol=1e-5, atol=0)  # float32 sums of 48
 
 
 def test_gaussian_is_the_sum_of_squared_errors_and_a_constant():
@@ -113,20 +107,13 @@ def test_samples_have_the_mean_that_is_told(likelihood):
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=name)
-def test_images_of_a_batch_do_not_mix(likelihood):
-    x, params = torch.rand(SHAPE), some_params(likelihood)
-    whole = likelihood.log_prob(x, params)
-    assert whole.shape == (5,)
-    alone = torch.cat([likelihood.log_prob(x[i : i + 1], params[i : i + 1]) for i in range(5)])
-    torch.testing.assert_close(whole, alone, rtol=1e-6, atol=0)  # the order of a float32 sum may differ
-
-
-@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=name)
-def test_every_sample_of_z_is_held_against_the_same_images(likelihood):
+def test_images_of_a_batch_do_not_mix_and_every_sample_of_z_is_held_against_the_same(likelihood):
     x, params = torch.rand(SHAPE), some_params(likelihood, 7)
-    value = likelihood.log_prob(x, params)
-    assert value.shape == (7, 5)
-    torch.testing.assert_close(value, torch.stack([likelihood.log_prob(x, one) for one in params]), rtol=1e-6, atol=0)
+    whole = likelihood.log_prob(x, params)
+    assert whole.shape == (7, 5)
+    alone = [[likelihood.log_prob(x[i : i + 1], one[i : i + 1]).squeeze() for i in range(5)] for one in params]
+    alone = torch.stack([torch.stack(row) for row in alone])
+    torch.testing.assert_close(whole, alone, rtol=1e-6, atol=0)  # the order of a float32 sum may differ
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=name)
@@ -152,10 +139,10 @@ def test_extreme_outputs_have_finite_values_and_gradients(likelihood):
 @pytest.mark.parametrize("likelihood", MEANS, ids=name)
 def test_the_gradient_points_from_the_mean_to_the_image(likelihood):
     x = torch.rand(SHAPE)
-    params = torch.randn(SHAPE, requires_grad=True)
+    params = (torch.randn(SHAPE) * torch.tensor([0.01, 0.2, 5]).view(3, 1, 1)).requires_grad_()
     likelihood.log_prob(x, params).sum().backward()
-    scale = 1 if isinstance(likelihood, Bernoulli) else 2  # d/dlogit is x - p; d/dmean is (x - mean) / variance
-    torch.testing.assert_close(params.grad, scale * (x - likelihood.mean(params.detach())), rtol=1e-4, atol=1e-6)
+    scale = 2 if isinstance(likelihood, Gaussian) else 1  # d/dlogit is x - p; d/dmean is (x - mean) / variance
+    torch.testing.assert_close(params.grad, scale * (x - likelihood.mean(params.detach())), rtol=1e-4, atol=1e-5)
 
 
 def test_a_learned_sigma_of_root_one_half_is_mse_and_its_best_value_is_the_root_of_the_mean_squared_error():
@@ -211,8 +198,6 @@ def test_laplace_is_the_sum_of_absolute_errors_and_a_constant():
     x, params = torch.rand(SHAPE), torch.randn(SHAPE)
     expected = distributions.Laplace(params, 0.3).log_prob(x).sum((1, 2, 3))
     torch.testing.assert_close(Laplace(0.3).log_prob(x, params), expected, rtol=1e-5, atol=0)
-    expected = -(x - params).abs().sum((1, 2, 3)) - 48 * math.log(2)
-    torch.testing.assert_close(Laplace(1.0).log_prob(x, params), expected, rtol=1e-5, atol=0)
 
 
 def test_the_constant_of_the_continuous_bernoulli():
@@ -227,13 +212,6 @@ def test_the_constant_of_the_continuous_bernoulli():
     mean = ContinuousBernoulli().mean(logits).double().flatten()
     expected = torch.where(exact == 0, 0.5, -1 / torch.expm1(-2 * half) - 1 / (2 * half))
     torch.testing.assert_close(mean, expected, rtol=2e-6, atol=0)
-
-
-def test_the_gradient_of_the_continuous_bernoulli_is_image_minus_mean():
-    x = torch.rand(SHAPE)
-    params = (torch.randn(SHAPE) * torch.tensor([0.01, 0.2, 5]).view(3, 1, 1)).requires_grad_()
-    ContinuousBernoulli().log_prob(x, params).sum().backward()
-    torch.testing.assert_close(params.grad, x - ContinuousBernoulli().mean(params.detach()), rtol=1e-4, atol=1e-5)
 
 
 def test_a_mixture_of_equal_logistics_is_one_of_them_and_its_cells_are_differences_of_the_logistic_function():

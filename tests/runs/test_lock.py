@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import time
+from unittest.mock import Mock
 
 import pytest
 from forks import fork, hold, wait
@@ -51,10 +52,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_a_file_system_without_locks_is_one_warning(tmp_path, monkeypatch, caplog):
-    def no_locks(*args):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
     with locked(tmp_path / ".lock"):
         (warning,) = caplog.records
     assert "(No locks available): take care that nothing else writes" in warning.message
