@@ -1,6 +1,8 @@
 """What the tests share: real images where they exist, and small experiments composed from the real config."""
 
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,25 @@ def config(tmp_path):
         return composed(*tiny, *overrides, f"run_dir={tmp_path / run_dir}")
 
     return compose_config
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """The folder of a run of two batches, for all tests: to be read."""
+    from command import TINY
+
+    from vae_lab.__main__ import main
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        whole = ["trainer.limit_val_batches=1.0", "dataset.batch_size=16", f"hydra.run.dir={folder}"]
+        patch.setattr(sys, "argv", ["vae-lab", *TINY, *whole])
+        patch.setenv("HYDRA_FULL_ERROR", "0")
+        main()
+    return folder
+
+
+@pytest.fixture
+def run_dir(trained, tmp_path) -> Path:
+    """A copy of that folder, for any change."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))

@@ -78,20 +78,45 @@ def of_seeds(values: dict) -> dict:
     return {(seed,): value for seed, value in values.items()}
 
 
-def test_runs_with_the_same_seed_are_paired():
-    first, second = of_seeds({0: 1.0, 1: 5.0, 2: 9.0, 7: 100.0}), of_seeds({2: 8.1, 1: 4.0, 0: 0.2})
-    found, expected = difference(first, second), stats.ttest_rel([1, 5, 9], [0.2, 4, 8.1])
-    assert (found.is_paired, found.n) == (True, 3)
-    assert (found.mean, found.p) == pytest.approx((0.9, expected.pvalue))
-    low, high = expected.confidence_interval(0.95)
-    assert (found.mean - found.ci, found.mean + found.ci) == pytest.approx((low, high))
+POOLED = {(0, "a"): 1.0, (0, "b"): 9.0, (1, "a"): 2.0, (1, "b"): 8.0, (2, "a"): 3.0, (3, "c"): 50.0}
+TENS = {(seed, key): seed + value for seed in (0, 1, 2) for key, value in (("a", 0.0), ("b", 10.0))}
+OTHERS = {(seed, key): seed + value for seed in (5, 6, 8) for key, value in (("a", 1.0), ("b", 11.0))}
+DIFFERENCES = {
+    "runs with the same seed are paired": (
+        *(of_seeds({0: 1.0, 1: 5.0, 2: 9.0, 7: 100.0}), of_seeds({2: 8.1, 1: 4.0, 0: 0.2})),
+        *(True, 3, 0.9, stats.ttest_rel([1, 5, 9], [0.2, 4, 8.1])),
+    ),
+    "runs without shared seeds are compared by their means": (
+        *(of_seeds({0: 1.0, 1: 2.0, 2: 4.0}), of_seeds({3: 6.0, 4: 9.0, 5: 8.0, 0: 7.0})),
+        *(False, 3, 7 / 3 - 7.5, stats.ttest_ind([1, 2, 4], [6, 9, 8, 7], equal_var=False)),
+    ),
+    "pooled runs are subtracted with the same settings and averaged within each seed": (
+        POOLED,
+        {(0, "a"): 0.0, (0, "b"): 6.0, (1, "a"): 1.5, (1, "b"): 6.5, (2, "a"): 1.0, (2, "b"): 90.0},
+        *(True, 3, 5 / 3, stats.ttest_1samp([2, 1, 2], 0)),
+    ),
+    "seeds that are not shared are tested by their means where they pool the same settings": (
+        *(TENS, OTHERS, False, 3, 6 - 37 / 3, stats.ttest_ind([5, 6, 7], [11, 12, 14], equal_var=False)),
+    ),
+}
 
 
-def test_runs_without_shared_seeds_are_compared_by_their_means():
-    first, second = of_seeds({0: 1.0, 1: 2.0, 2: 4.0}), of_seeds({3: 6.0, 4: 9.0, 5: 8.0, 0: 7.0})
-    found, expected = difference(first, second), stats.ttest_ind([1, 2, 4], [6, 9, 8, 7], equal_var=False)
-    assert not found.is_paired
-    assert (found.p, found.ci) == pytest.approx((expected.pvalue, np.ptp(expected.confidence_interval(0.95)) / 2))
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_differences_are_those_of_scipy(name):
+    first, second, is_paired, n, mean, expected = DIFFERENCES[name]
+    found = difference(first, second)
+    assert (found.is_paired, found.n) == (is_paired, n)
+    assert (found.mean, found.p) == pytest.approx((mean, expected.pvalue))
+    assert found.ci == pytest.approx(np.ptp(expected.confidence_interval(0.95)) / 2)
+
+
+def test_what_cannot_be_tested_is_not():
+    for first, second in (
+        ({(0, i): 1.0 for i in range(9)}, {(0, i): 2.0 for i in range(9)}),
+        (TENS, {unit: value for unit, value in OTHERS.items() if unit != (5, "b")}),
+        (TENS, {(seed, "c"): value for (seed, _), value in OTHERS.items()}),
+    ):
+        assert math.isnan(difference(first, second).p)
 
 
 def test_two_runs_are_compared_image_by_image(tmp_path):
@@ -116,27 +141,6 @@ def test_exactly_equal_differences_are_certain_and_equal_runs_are_equal():
     first = of_seeds({0: 1.0, 1: 2.0, 2: 3.0})
     assert difference(first, of_seeds({0: 0.5, 1: 1.5, 2: 2.5})).p == 0
     assert difference(first, first).p == 1
-
-
-def test_pooled_runs_are_subtracted_with_the_same_settings_and_averaged_within_each_seed():
-    first = {(0, "a"): 1.0, (0, "b"): 9.0, (1, "a"): 2.0, (1, "b"): 8.0, (2, "a"): 3.0, (3, "c"): 50.0}
-    second = {(0, "a"): 0.0, (0, "b"): 6.0, (1, "a"): 1.5, (1, "b"): 6.5, (2, "a"): 1.0, (2, "b"): 90.0}
-    found, expected = difference(first, second), stats.ttest_1samp([2, 1, 2], 0)
-    assert (found.is_paired, found.n) == (True, 3)
-    assert (found.mean, found.p) == pytest.approx((5 / 3, expected.pvalue))
-    assert math.isnan(difference({(0, i): 1.0 for i in range(9)}, {(0, i): 2.0 for i in range(9)}).p)
-
-
-def test_seeds_that_are_not_shared_are_tested_by_their_means_where_they_pool_the_same_settings():
-    first = {(seed, key): seed + value for seed in (0, 1, 2) for key, value in (("a", 0.0), ("b", 10.0))}
-    second = {(seed, key): seed + value for seed in (5, 6, 8) for key, value in (("a", 1.0), ("b", 11.0))}
-    found, expected = difference(first, second), stats.ttest_ind([5, 6, 7], [11, 12, 14], equal_var=False)
-    assert (found.is_paired, found.n, found.p) == (False, 3, pytest.approx(expected.pvalue))
-    for other in (
-        {unit: v for unit, v in second.items() if unit != (5, "b")},
-        {(s, "c"): v for (s, _), v in second.items()},
-    ):
-        assert math.isnan(difference(first, other).p)
 
 
 def test_adjusted_p_values_are_larger_than_holms_for_the_same_comparisons():
@@ -317,18 +321,61 @@ def test_settings_that_differ_only_together_are_said_to(tmp_path):
     assert comparison(tmp_path, by=["latent_dim", "lr"]).keys == ["latent_dim", "optimizer.lr"]
 
 
-def write_pool(folder: Path, seeds: range) -> None:
-    """Write runs of two weights, the second a little worse, each with some latent dimensions that do much more."""
-    for seed in seeds:
-        for latent_dim in (2, 4, 8, 16):
-            for weight, gain in ((1, 0), (2, -1)):
-                elbo = -100 + 5 * latent_dim + gain + 0.01 * (seed + latent_dim) * weight
-                write_run(folder / f"{seed},{latent_dim},{weight}", seed, elbo, latent_dim=latent_dim,
-                          loss__KLD_weight=weight)  # fmt: skip
+def write_elbos(folder: Path, elbos: dict[tuple, float]) -> None:
+    """Write a run for each seed, number of latents and weight."""
+    for (seed, latent_dim, weight), elbo in elbos.items():
+        run = folder / f"{seed},{latent_dim},{weight}"
+        write_run(run, seed, elbo, latent_dim=latent_dim, loss__KLD_weight=weight)
+
+
+def pool(num_seeds: int) -> dict[tuple, float]:
+    """Two weights, the second a little worse, each with some numbers of latents that do much more."""
+    return {(s, d, w): -99 + 5 * d - w + 0.01 * (s + d) * w for s in range(num_seeds) for d in (2, 4, 8, 16)
+            for w in (1, 2)}  # fmt: skip
+
+
+NOISE = (0.0, 9.0, -5.0)
+BY_WEIGHT, BY_DIM = ["KLD_weight"], ["latent_dim"]
+VERDICTS = {  # the ELBO by seed, number of latents and weight; what the groups are told by, and what is said of them
+    "pooled settings are no seeds, of one": (pool(1), BY_WEIGHT, ["best, of a single seed", "not tested (1 seed)"]),
+    "pooled settings are no seeds, of two": (pool(2), BY_WEIGHT, ["best", "not tested (2 seeds)"]),
+    "groups that pool different settings": (
+        {(s, d, 1 + (d > 4)): -100 - d - 0.1 * s for s in range(3) for d in (2, 4, 8, 16)},
+        *(BY_WEIGHT, ["best", "not tested: they pool different settings"]),
+    ),
+    "shared runs contradict the order, as all are bad where the other is better": (
+        {(s, d, w): elbo + w + 0.01 * s * w for s in range(3) for d, elbo in ((2, -300), (4, -100)) for w in (1, 2)
+         if (w, d) != (1, 2)},
+        *(BY_WEIGHT, ["best", "better in the runs they share"]),
+    ),
+    "two seeds are too few": (
+        {(s, d, 1): -100 - d + s % 2 for s in range(3) for d in (2, 4, 8) if (s, d) != (2, 8)},
+        *(BY_DIM, ["best", "worse", "not tested (2 seeds)"]),
+    ),
+    "noise is not distinguishable and a paired shift, always by less than the noise, is": (
+        {(s, 2, 1): -100 + noise for s, noise in enumerate(NOISE)}
+        | {(s, 4, 1): -101 + noise + 0.01 * s for s, noise in enumerate(NOISE)}
+        | {(s, 8, 1): -101 - noise for s, noise in enumerate(NOISE)},
+        *(BY_DIM, ["best", "worse", "not distinguishable (n=3)"]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_verdicts(name, tmp_path):
+    elbos, by, verdicts = VERDICTS[name]
+    write_elbos(tmp_path, elbos)
+    found = comparison(tmp_path, by=by)
+    assert [group.verdict for group in found.groups] == verdicts
+    if "pooled" in name:
+        assert any("single seed" in note or "tested from 3 seeds on" in note for note in found.notes)
+    if "too few" in name:
+        assert "it was not tested against 1 of 2 others (3)" in conclusion(found)
+        assert "distinguishable" not in conclusion(found)
 
 
 def test_pooled_settings_pair_the_runs_and_are_named(tmp_path):
-    write_pool(tmp_path, range(3))
+    write_elbos(tmp_path, pool(3))
     found = comparison(tmp_path, by=["KLD_weight"])
     assert found.by == ["loss.KLD_weight"]
     first, second = found.groups
@@ -339,39 +386,6 @@ def test_pooled_settings_pair_the_runs_and_are_named(tmp_path):
     means = [np.mean([-100 + 5 * k + 0.01 * (seed + k) for k in (2, 4, 8, 16)]) for seed in range(3)]
     assert first.spread("val/elbo").sd == pytest.approx(np.std(means, ddof=1))
     assert any("pool runs that differ in latent_dim. n counts seeds" in note for note in found.notes)
-
-
-@pytest.mark.parametrize(("seeds", "verdict"), [(1, "not tested (1 seed)"), (2, "not tested (2 seeds)")])
-def test_pooled_settings_are_no_seeds(seeds, verdict, tmp_path):
-    write_pool(tmp_path, range(seeds))
-    found = comparison(tmp_path, by=["KLD_weight"])
-    assert found.groups[1].verdict == verdict
-    assert found.groups[0].verdict == ("best, of a single seed" if seeds == 1 else "best")
-    expected = "2 of 2 groups have a single seed" if seeds == 1 else "Differences are tested from 3 seeds on"
-    assert any(note.startswith(expected) for note in found.notes)
-
-
-def test_groups_that_pool_different_settings_are_not_tested(tmp_path):
-    for seed in range(3):
-        for weight, latent_dims in ((1, (2, 4)), (2, (8, 16))):
-            for latent_dim in latent_dims:
-                elbo = -100 - latent_dim - 0.1 * seed
-                run = tmp_path / f"{seed},{latent_dim}"
-                write_run(run, seed, elbo, latent_dim=latent_dim, loss__KLD_weight=weight)
-    found = comparison(tmp_path, by=["KLD_weight"])
-    assert [group.verdict for group in found.groups] == ["best", "not tested: they pool different settings"]
-
-
-def test_an_order_that_shared_runs_contradict_is_said_to(tmp_path):
-    for seed in range(3):
-        for latent_dim, elbo in ((2, -300), (4, -100)):
-            for weight in (1, 2):
-                if (weight, latent_dim) != (1, 2):  # where all are bad, and the other is better
-                    run = tmp_path / f"{seed},{latent_dim},{weight}"
-                    value = elbo + weight + 0.01 * seed * weight
-                    write_run(run, seed, value, latent_dim=latent_dim, loss__KLD_weight=weight)
-    found = comparison(tmp_path, by=["KLD_weight"])
-    assert [group.verdict for group in found.groups] == ["best", "better in the runs they share"]
 
 
 def test_the_same_run_twice_counts_once_and_repeats_of_a_seed_are_one(tmp_path):
@@ -405,16 +419,6 @@ def test_a_run_that_ended_before_its_config_was_written_is_listed(tmp_path):
     found = comparison(tmp_path)
     assert [(e.name, e.reason) for e in found.unfinished] == [("bad", "killed by SIGSEGV")]
     assert len(found.groups) == 1
-
-
-def test_a_dead_process_does_not_run(tmp_path):
-    import socket
-
-    run = write_run(tmp_path / "run", state="running")
-    (run / ".lock").write_text(f"process 99999999 on {socket.gethostname()}\n")
-    assert find_runs([tmp_path])[0][0].state == "interrupted"
-    (run / ".lock").write_text("process 99999999 on elsewhere\n")
-    assert find_runs([tmp_path])[0][0].state == "running"
 
 
 def test_folders_without_runs_are_refused(tmp_path):
@@ -534,27 +538,6 @@ def test_numbers_have_as_few_digits_as_tell_them_apart(tmp_path):
     found = comparison(tmp_path)
     assert [group.label[3:] for group in found.groups] == ["0.0012346", "0.0012349", "0.76543", "16", "1e-05"]
     assert repr(values[0]) in runs_csv(found)
-
-
-def test_two_seeds_are_said_to_be_too_few(tmp_path):
-    for seed in range(3):
-        for latent_dim in (2, 4, 8):
-            if (seed, latent_dim) != (2, 8):
-                write_run(tmp_path / f"{seed},{latent_dim}", seed, -100 - latent_dim + seed % 2, latent_dim=latent_dim)
-    found = comparison(tmp_path)
-    assert [group.verdict for group in found.groups] == ["best", "worse", "not tested (2 seeds)"]
-    assert "it was not tested against 1 of 2 others (3)" in conclusion(found)
-    assert "distinguishable" not in conclusion(found)
-
-
-def test_noise_is_not_distinguishable_and_a_paired_shift_is(tmp_path):
-    for seed, noise in enumerate((0.0, 9.0, -5.0)):
-        write_run(tmp_path / f"a{seed}", seed, -100 + noise, latent_dim=2)
-        worse = -101 + noise + 0.01 * seed  # always, by less than the noise
-        write_run(tmp_path / f"b{seed}", seed, worse, latent_dim=4)
-        write_run(tmp_path / f"c{seed}", seed, -101 - noise, latent_dim=8)
-    verdicts = {group.settings["latent_dim"]: group.verdict for group in comparison(tmp_path).groups}
-    assert verdicts == {"2": "best", "4": "worse", "8": "not distinguishable (n=3)"}
 
 
 @pytest.mark.fault
@@ -1001,22 +984,17 @@ def test_a_view_that_wandb_refuses_is_one_line(sweep, monkeypatch):
         save_view(comparison(sweep), "me/project")
 
 
-def test_nothing_is_asked_where_there_is_no_key(monkeypatch):
-    monkeypatch.setattr("wandb.login", lambda **how: False)
-    with pytest.raises(RunError, match="cannot read me/project from W&B: no API key"):
-        online_runs("me/project")
-
-
-def test_online_failures_are_one_line():
+def test_online_failures_are_one_line_and_nothing_is_asked(monkeypatch):
     def fail(path, filters):
         raise OSError("no\nnetwork")
 
-    with pytest.raises(RunError, match="cannot read me/project from W&B: no network"):
-        online_runs("me/project", SimpleNamespace(runs=fail))
-    with pytest.raises(RunError, match="has no runs"):
-        online_runs("me/project", SimpleNamespace(runs=lambda path, filters: []))
-    with pytest.raises(ValueError, match="ENTITY/PROJECT"):
-        online_runs("project", SimpleNamespace())
+    empty = SimpleNamespace(runs=lambda path, filters: [])
+    monkeypatch.setattr("wandb.login", lambda **how: False)
+    for path, api, message in (("me/project", SimpleNamespace(runs=fail), "read me/project from W&B: no network"),
+                               ("me/project", empty, "has no runs"), ("project", empty, "ENTITY/PROJECT"),
+                               ("me/project", None, "read me/project from W&B: no API key")):  # fmt: skip
+        with pytest.raises((RunError, ValueError), match=message):
+            online_runs(path, *([api] if api else []))
 
 
 def test_wrong_settings_are_refused(tmp_path):

@@ -9,21 +9,18 @@ KEYS = ["seed", "latent_dim", "model", "model.hidden_dims", "dataset.channels", 
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"),
+    ("name", "keys", "meant"),
     [
-        ("SEED", "; did you mean seed?"),
-        ("dataset.chanels", "; did you mean dataset.channels?"),
-        ("chanels", "; did you mean dataset.channels or model.channels?"),
-        ("", ""),
+        ("SEED", KEYS, "; did you mean seed?"),
+        ("dataset.chanels", KEYS, "; did you mean dataset.channels?"),
+        ("chanels", KEYS, "; did you mean dataset.channels or model.channels?"),
+        ("", KEYS, ""),
+        ("key", [f"{group}.key" for group in "abcdef"], "; did you mean a.key or b.key or c.key?"),
+        ("key", [], ""),
     ],
 )
-def test_the_nearest_name_is_found_in_any_group_and_first_in_its_own(name, meant):
-    assert did_you_mean(name, KEYS) == meant
-
-
-def test_at_most_three_are_named():
-    assert did_you_mean("key", [f"{group}.key" for group in "abcdef"]) == "; did you mean a.key or b.key or c.key?"
-    assert did_you_mean("key", []) == ""
+def test_the_nearest_name_is_found_in_any_group_and_first_in_its_own(name, keys, meant):
+    assert did_you_mean(name, keys) == meant
 
 
 def test_settings_that_only_hand_on_another_are_not_suggested():

@@ -4,7 +4,7 @@ import logging
 import pytest
 from omegaconf import OmegaConf
 
-from vae_lab.config.secrets import RedactSecrets, print_redacted, redact, refuse_secrets, refuse_written_secrets
+from vae_lab.config.secrets import RedactSecrets, redact, refuse_secrets, refuse_written_secrets
 
 SECRET = "sk-0123456789abcdef"
 
@@ -63,29 +63,20 @@ def test_ordinary_arguments_pass(argument):
     refuse_secrets([argument])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("A_PASSWD", "A_PASSPHRASE", "A_CREDENTIAL", "GITHUB_PAT", "PROXY_AUTH", "AUTHORIZATION", "MYSQL_PWD"),
-        *("DB_PASS", "DB_PASS_2", "MY_PASSCODE", "SESSION_COOKIE", "A_JWT", "PASS"),
-        "AZURE_STORAGE_CONNECTION_STRING",
-    ],
-)
+SECRET_NAMES = """
+A_PASSWD A_PASSPHRASE A_CREDENTIAL GITHUB_PAT PROXY_AUTH AUTHORIZATION MYSQL_PWD DB_PASS DB_PASS_2 MY_PASSCODE
+SESSION_COOKIE A_JWT PASS AZURE_STORAGE_CONNECTION_STRING
+"""
+OTHER_NAMES = """
+GIT_AUTHOR_NAME TOKENIZERS_PARALLELISM XAUTHORITY PATH_TO_X PWD OLDPWD HOME PROXY_BYPASS COMPASS PASSENGERS PASSIVE_FTP
+PWM_MODE SASL_PATH POWER
+"""
+
+
+@pytest.mark.parametrize("name", f"{SECRET_NAMES} {OTHER_NAMES}".split())
 def test_names_that_say_secret(name, monkeypatch):
     monkeypatch.setenv(name, "plain-words-1")
-    assert redact("a plain-words-1 b") == "a *** b"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("GIT_AUTHOR_NAME", "TOKENIZERS_PARALLELISM", "XAUTHORITY", "PATH_TO_X", "PWD", "OLDPWD", "HOME"),
-        *("PROXY_BYPASS", "COMPASS", "PASSENGERS", "PASSIVE_FTP", "PWM_MODE", "SASL_PATH", "POWER"),
-    ],
-)
-def test_names_that_do_not(name, monkeypatch):
-    monkeypatch.setenv(name, "plain-words-1")
-    assert redact("a plain-words-1 b") == "a plain-words-1 b"
+    assert redact("a plain-words-1 b") == ("a *** b" if name in SECRET_NAMES.split() else "a plain-words-1 b")
 
 
 @pytest.mark.parametrize("value", ["quo\"ted\\ba'ck1", "tab\there-12", "ümläut-12", "two\nlines-of-12"])
@@ -139,16 +130,6 @@ def test_a_record_that_cannot_be_formatted_does_not_stop_the_program():
     assert SECRET not in record.getMessage()
 
 
-def test_a_traceback_is_printed_without_secrets(capsys):
-    try:
-        raise RuntimeError(f"at https://me:hunter2@host with {SECRET}")
-    except RuntimeError as error:
-        print_redacted(type(error), error, error.__traceback__)
-    text = capsys.readouterr().err
-    assert text.startswith("Traceback")
-    assert "RuntimeError: at https://***@host with ***" in text
-
-
 def test_a_path_is_no_secret(monkeypatch, tmp_path):
     monkeypatch.setenv("KEY_DIR", str(tmp_path))
     refuse_secrets([f"dataset.root={tmp_path}/images"])
@@ -166,25 +147,3 @@ def test_redact_replaces_values_everywhere_and_leaves_the_original_alone():
         "c": ["true", "https://example.org"],
     }
     assert config["a"][0] == SECRET
-
-
-def test_log_records_are_redacted(tmp_path):
-    handler = logging.FileHandler(tmp_path / "log")
-    handler.addFilter(RedactSecrets())
-    log = logging.getLogger("test_secrets")
-    log.addHandler(handler)
-    try:
-        log.warning("key %s at %s", SECRET, "http://me:hunter2@host")
-        try:
-            raise ValueError(SECRET)
-        except ValueError:
-            log.exception("failed")
-    finally:
-        log.removeHandler(handler)
-        handler.close()
-    text = (tmp_path / "log").read_text()
-    assert SECRET not in text
-    assert "hunter2" not in text
-    assert "key *** at http://***@host" in text
-    assert "ValueError: ***" in text
-    assert "Traceback" in text

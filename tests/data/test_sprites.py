@@ -65,13 +65,6 @@ def test_x_goes_right_and_y_goes_down():
     torch.testing.assert_close(down[..., 1] - down[..., 0], travel, atol=0.2, rtol=0)
 
 
-def test_arguments_are_checked():
-    with pytest.raises(ValueError, match="positions must be an integer >= 1, got 0"):
-        Sprites((1, 64, 64), 4, 8, 0)
-    with pytest.raises(ValueError, match="image_size must be >= 16 for sprites, got 8"):
-        Sprites((1, 8, 8), 4, 8, 8)
-
-
 def test_the_config_knows_the_factors_and_batches_hold_them():
     cfg = composed("dataset=sprites", "dataset.image_size=16", "dataset.source.positions=2", "dataset.source.scales=3")
     data = build_data(cfg)

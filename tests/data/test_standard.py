@@ -1,5 +1,6 @@
 import hashlib
 from pathlib import Path
+from unittest.mock import Mock
 from urllib.error import URLError
 
 import numpy as np
@@ -14,9 +15,7 @@ from vae_lab.errors import DataError
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_, **__):
-        raise URLError("no network")
-
+    refuse = Mock(side_effect=URLError("no network"))
     monkeypatch.setattr("vae_lab.data.standard.urlopen", refuse)
     monkeypatch.setattr("vae_lab.data.standard.BACKOFF", 0)
     monkeypatch.setattr("torchvision.datasets.celeba.download_file_from_google_drive", refuse)

@@ -2,19 +2,14 @@
 
 import json
 import os
-import shutil
 import signal
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command import TINY
 from omegaconf import OmegaConf
 
 from vae_lab import load_run
-from vae_lab.__main__ import main
 from vae_lab.compare.runs import find_runs
 from vae_lab.errors import DataError, OutOfMemoryError, Preempted, RunError
 from vae_lab.evaluation.evaluate import DEFAULTS, evaluate, evaluate_runs
@@ -22,22 +17,6 @@ from vae_lab.training.build import build_data
 from vae_lab.training.module import LitVAE
 
 KEYS = {f"test/{key}" for key in ("loss", "elbo", "reconstruction", "kl", "mse", "active_units", "clamped")}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder of a run of two batches."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        whole = ["trainer.limit_val_batches=1.0", "dataset.batch_size=16", f"hydra.run.dir={folder}"]
-        patch.setattr(sys, "argv", ["vae-lab", *TINY, *whole])
-        main()
-    return folder
-
-
-@pytest.fixture
-def run_dir(trained, tmp_path):
-    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 def change(run_dir, key, value):

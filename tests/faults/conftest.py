@@ -1,11 +1,9 @@
 """A run folder, and the doors through which a stranger's one can come in."""
 
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from command import TINY
 
 import vae_lab
 from vae_lab import __main__ as commands
@@ -29,23 +27,6 @@ def command(monkeypatch, capsys):
         return code, run.printed.strip().rpartition("\n")[2]
 
     return run
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder of a run of two epochs."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["vae-lab", *TINY, f"hydra.run.dir={folder}"])
-        patch.setenv("HYDRA_FULL_ERROR", "0")
-        commands.main()
-    return folder
-
-
-@pytest.fixture
-def run_dir(trained, tmp_path):
-    """A copy of that folder, for an attacker to change."""
-    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -12,9 +12,12 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 from omegaconf import DictConfig
 
 from vae_lab.__main__ import main
+from vae_lab.objectives.elbo import ELBO
+from vae_lab.runs.files import locked
 from vae_lab.training.train import train
 
 
@@ -51,6 +54,20 @@ def wait(pid: int, timeout: float = 60) -> int:
             os.waitpid(pid, 0)
             raise TimeoutError("the run did not end")
         time.sleep(0.005)
+
+
+def hold(lock: Path) -> int:
+    """The pid of a process that holds a lock until it is killed."""
+    reading, writing = os.pipe()
+
+    def held() -> None:
+        with locked(lock):
+            os.write(writing, b"!")
+            signal.pause()
+
+    pid = fork(held)
+    os.read(reading, 1)
+    return pid
 
 
 def train_in_fork(cfg: DictConfig, prepare: Callable[[], object] = lambda: None) -> int:
@@ -101,7 +118,7 @@ class Forked:
         return said
 
 
-def at_call(owner, hook: str, number: int, action) -> None:
+def at_call(owner, hook: str, number: int, action, patch=setattr) -> None:
     """Call `action` just before the n-th call of a method, counted from 0."""
     original, calls = getattr(owner, hook), iter(range(10**9))
 
@@ -110,7 +127,23 @@ def at_call(owner, hook: str, number: int, action) -> None:
             action()
         return original(*args, **kwargs)
 
-    setattr(owner, hook, acting)
+    patch(owner, hook, acting)
+
+
+class Killed(BaseException):
+    """Stands for the moment at which a process disappears."""
+
+
+def die() -> None:
+    raise Killed
+
+
+def train_until(evaluation: int, cfg: DictConfig, monkeypatch) -> None:
+    """Train until the n-th evaluation of the objective, in training or validation, and disappear there."""
+    with monkeypatch.context() as context:
+        at_call(ELBO, "__call__", evaluation, die, context.setattr)
+        with pytest.raises(Killed):
+            train(cfg)
 
 
 def can_mount() -> bool:

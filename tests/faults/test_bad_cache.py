@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -91,13 +92,10 @@ def test_other_pictures_with_the_same_names_sizes_and_times_are_not_taken_for_th
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    full = OSError(errno.ENOSPC, "No space left on device")
     draw_many(tmp_path / "in", 3)
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr("vae_lab.data.image_folder.os.replace", full)
+        patch.setattr("vae_lab.data.image_folder.os.replace", Mock(side_effect=full))
         with pytest.raises(DataError, match=r"cannot keep 576 bytes of decoded .*No space left on device.*: set dat"):
             read(tmp_path)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["lock"]

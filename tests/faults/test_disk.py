@@ -9,17 +9,17 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from command import TINY, finish, record, start, status
 from composed import composed
-from forks import can_mount, fork, train_in_fork, wait
+from forks import can_mount, fork, hold, train_in_fork, wait
 
 from vae_lab.__main__ import main
 from vae_lab.errors import RunError
 from vae_lab.runs.checkpoints import DurableCheckpointIO, load_checkpoint
-from vae_lab.runs.files import locked
 from vae_lab.runs.metrics_file import MetricsFile
 from vae_lab.runs.process import RANKS
 from vae_lab.training.module import LitVAE
@@ -32,15 +32,7 @@ NOBODY = 65534
 def test_h1_a_folder_in_use_is_refused_and_free_again_when_its_user_is_killed(config, command):
     cfg = config()
     folder = Path(cfg.run_dir)
-    reading, writing = os.pipe()
-
-    def hold():
-        with locked(folder / ".lock"):
-            os.write(writing, b"!")
-            signal.pause()
-
-    pid = fork(hold)
-    os.read(reading, 1)
+    pid = hold(folder / ".lock")
     try:
         with pytest.raises(RunError, match=rf"{folder} is locked by process {pid} on "):
             train(cfg)
@@ -192,10 +184,7 @@ def test_h3_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_when_there
 
 
 def test_a_full_disk_names_the_bytes_needed_and_free(tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
     with pytest.raises(
         RunError, match=r"No space left on device \(4,000 bytes needed, [\d,]+ bytes free\); free space"
     ):
@@ -241,5 +230,7 @@ def test_d5_runs_that_start_in_the_same_instant_have_folders_of_their_own(tmp_pa
     assert [finish(process).returncode for process in processes] == [0] * 2
     folders = list(tmp_path.glob("outputs/*/*"))
     assert len(folders) == 2
-    assert all((folder / "result.json").exists() for folder in folders)
+    assert [path.name for path in tmp_path.iterdir()] == ["outputs"]
+    files = {".hydra", ".lock", "status.json", "metrics.jsonl", "result.json", "checkpoints", "train.log"}
+    assert all({path.name for path in folder.iterdir()} == files for folder in folders)
     assert {status(folder)["pid"] for folder in folders} == {process.pid for process in processes}

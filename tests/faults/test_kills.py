@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pydoc
 import random
 import signal
 import sys
@@ -69,22 +70,18 @@ MOMENTS = {
 }
 
 
-def locate(owner):
-    if not isinstance(owner, str):
-        return owner
-    import pydoc
-
-    return pydoc.locate(owner)
-
-
 FAST = ("within an epoch", "while a checkpoint is put together")
 
 
 @pytest.mark.parametrize("moment", [m if m in FAST else pytest.param(m, marks=pytest.mark.slow) for m in MOMENTS])
 def test_c3_a_kill_at_any_moment_changes_nothing(moment, config, undisturbed):
-    owner, hook, number = MOMENTS[moment]
-    cfg = config(tiny=EVERYTHING)
-    code = train_in_fork(cfg, lambda: at_call(locate(owner), hook, number, send(signal.SIGKILL)))
+    is_same_after_a_kill(MOMENTS[moment], config(tiny=EVERYTHING), undisturbed)
+
+
+def is_same_after_a_kill(moment: tuple, cfg, undisturbed) -> None:
+    owner, hook, number = moment
+    owner = pydoc.locate(owner) if isinstance(owner, str) else owner
+    code = train_in_fork(cfg, lambda: at_call(owner, hook, number, send(signal.SIGKILL)))
     assert code == -signal.SIGKILL
     assert resume(cfg) == undisturbed
 
@@ -93,11 +90,7 @@ MORE = {  # state besides the model's weights: an adversary with its optimizer, 
     "two players": ["objective=vae_gan", "objective.adversary.channels=[4]", "objective.adversarial_start=5"],
     "a book": ["posterior=vq", "posterior.num_codes=8", "posterior.code_dim=1", "loss.warmup_steps=0"],
 }
-MORE_MOMENTS = {
-    "between two descents": (Steps, "_descend", 11),
-    "while a checkpoint is put together": (LitVAE, "on_save_checkpoint", 5),
-    "after a validation": (Checkpoints, "on_validation_end", 1),
-}
+BETWEEN_DESCENTS = (Steps, "_descend", 11)
 
 
 @pytest.mark.slow
@@ -106,12 +99,10 @@ def test_c3_a_kill_changes_nothing_either_with(name, config):
     settings = [*EVERYTHING, *MORE[name]]
     whole = config(tiny=settings, run_dir="whole")
     train(whole)
-    for number, moment in enumerate(MORE_MOMENTS.values()):
+    moments = (MOMENTS["while a checkpoint is put together"], MOMENTS["after a validation"], BETWEEN_DESCENTS)
+    for number, moment in enumerate(moments):
         cfg = config(tiny=settings, run_dir=f"killed_{number}")
-        owner, hook, call = moment
-        prepare = lambda owner=owner, hook=hook, call=call: at_call(owner, hook, call, send(signal.SIGKILL))  # noqa: E731
-        assert train_in_fork(cfg, prepare) == -signal.SIGKILL
-        assert resume(cfg) == record(Path(whole.run_dir))
+        is_same_after_a_kill(moment, cfg, record(Path(whole.run_dir)))
 
 
 @pytest.mark.slow
@@ -173,15 +164,18 @@ def test_c2_a_kill_within_a_write_leaves_the_last_good_checkpoint(tmp_path, monk
 ASKED = [(signal.SIGTERM, "training_step"), (signal.SIGINT, "validation_step")]
 ALIKE = [(signal.SIGUSR1, "validation_step"), (signal.SIGUSR2, "training_step"), (signal.SIGHUP, "validation_step")]
 ALIKE += [(signal.SIGXCPU, "training_step")]
+SELDOM = [*EVERYTHING, "callbacks.checkpoints.every_n_minutes=10"]
 
 
 @pytest.mark.parametrize(("number", "hook"), [*ASKED, *(pytest.param(*one, marks=pytest.mark.slow) for one in ALIKE)])
 def test_c5_c6_c7_a_signal_saves_and_stops(number, hook, config, undisturbed):
+    """Sent twice at once, as to the process and to its group, it is one request."""
+
     def prepare():
         signal.signal(number, signal.SIG_DFL)  # whatever the tests were started under, such as nohup
-        at_call(LitVAE, hook, 3, send(number))
+        at_call(LitVAE, hook, 3, send(number, number))
 
-    cfg = config(tiny=[*EVERYTHING, "callbacks.checkpoints.every_n_minutes=10"])
+    cfg = config(tiny=SELDOM)
     assert train_in_fork(cfg, prepare) == 128 + number
     folder = Path(cfg.run_dir)
     assert status(folder)["state"] == "preempted"
@@ -194,26 +188,17 @@ def test_c5_c6_c7_a_signal_saves_and_stops(number, hook, config, undisturbed):
 
 
 def test_c6_a_second_signal_stops_at_once(config, undisturbed):
-    cfg = config(tiny=[*EVERYTHING, "callbacks.checkpoints.every_n_minutes=10"])
+    cfg = config(tiny=SELDOM)
 
     def interrupt_twice():
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(SAME_REQUEST + 0.1)
 
-    code = train_in_fork(cfg, lambda: at_call(LitVAE, "training_step", 11, interrupt_twice))
-    assert code == 130
+    assert train_in_fork(cfg, lambda: at_call(LitVAE, "training_step", 11, interrupt_twice)) == 130
     folder = Path(cfg.run_dir)
     assert status(folder)["state"] == "preempted"
     assert load_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 8  # of the epoch before
-    assert resume(cfg) == undisturbed
-
-
-def test_c5_a_signal_to_the_process_and_to_its_group_is_one_request(config, undisturbed):
-    cfg = config(tiny=[*EVERYTHING, "callbacks.checkpoints.every_n_minutes=10"])
-    code = train_in_fork(cfg, lambda: at_call(LitVAE, "training_step", 11, send(signal.SIGTERM, signal.SIGTERM)))
-    assert code == 143
-    assert load_checkpoint(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")["global_step"] == 12
     assert resume(cfg) == undisturbed
 
 

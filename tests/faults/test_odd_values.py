@@ -88,15 +88,11 @@ def is_survived(cfg):
 
 
 A3 = {
-    "loss.KLD_weight=-1": "loss.KLD_weight must be >= 0 and finite, got -1",
-    "loss.warmup_steps=-5": "loss.warmup_steps must be >= 0",
     "latent_dim=0": "latent_dim must be a whole number >= 1, got 0",
     "seed=-1": "seed must be a whole number in [0, 2**32), got -1",
     "optimizer.lr=0": "optimizer.lr must be > 0",
     "dataset.batch_size=0": "dataset.batch_size must be a whole number >= 1, got 0",
     "dataset.binarize=maybe": "dataset.binarize must be one of",
-    "model.hidden_dims=[0]": "model.hidden_dims must all be >= 1",
-    "model.activation=relux": "model.activation must be one of",
     "trainer.precision=fp8": "trainer.precision must be one of 32-true, bf16-mixed, 16-mixed, mixed, got 'fp8'",
     "trainer.max_epochs=0": "trainer.max_epochs must be a whole number >= 1, or -1 for no limit, got 0",
     "trainer.log_every_n_steps=0": "trainer.log_every_n_steps must be >= 1, got 0",
@@ -104,7 +100,6 @@ A3 = {
     "trainer.limit_train_batches=0": "trainer.limit_train_batches must be > 0, got 0",
     "callbacks.checkpoints.monitor=train/loss": "callbacks.checkpoints.monitor must be a validation metric",
     "trainer.gradient_clip_algorithm=value": "trainer.gradient_clip_val must be > 0 with gradient_clip_algorithm=value",
-    "callbacks.checkpoints.mode=low": "callbacks.checkpoints.mode must be min, max or last",
     "latent_dim=": "latent_dim is empty; write latent_dim=VALUE",
     "latent_dim=8.0": "latent_dim must be a whole number, got 8.0",
     "latent_dim=true": "latent_dim must be a whole number, got True",

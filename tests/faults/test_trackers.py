@@ -4,17 +4,16 @@ import json
 import logging
 import os
 import pty
-import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
-import wandb
 from command import TINY, record, status
 from composed import composed
 from forks import at_call, can_mount, fork, train_in_fork, wait
@@ -64,9 +63,9 @@ def log_two(folder: Path, **changes) -> None:
 
 
 @contextmanager
-def outage(kind: str):
-    """The address of a server that cannot be used."""
-    with socket.socket() as listener, socket.socket() as client, WandbServer(kind) as server:
+def outage(kind: str, later: str):
+    """The address of a server that cannot be used, or only until a run has been started."""
+    with socket.socket() as listener, socket.socket() as client, WandbServer(kind, later) as server:
         listener.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         if kind == "black hole":  # a queue of one, and full: further connections are never answered
@@ -87,8 +86,11 @@ def test_e1_nothing_is_asked_on_a_terminal(tmp_path, plain):
         command, cwd=tmp_path, env=environment, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
     )
     os.close(terminal)
+    printed = ""
     try:
-        printed = read_all(main, 120)
+        with suppress(OSError):  # EIO, how a terminal ends
+            while chunk := os.read(main, 65536):
+                printed += chunk.decode()
         assert process.wait(10) == 0, printed
     finally:
         process.kill()
@@ -97,18 +99,6 @@ def test_e1_nothing_is_asked_on_a_terminal(tmp_path, plain):
     assert "choice" not in printed
     assert "API key" not in printed
     assert record(tmp_path / "run") == plain
-
-
-def read_all(descriptor: int, timeout: float) -> str:
-    """What is written to a terminal until its last user is gone."""
-    deadline, content = time.monotonic() + timeout, b""
-    while (seconds := deadline - time.monotonic()) > 0:
-        if select.select([descriptor], [], [], seconds)[0]:
-            try:
-                content += os.read(descriptor, 65536)
-            except OSError:  # EIO, how a terminal ends
-                return content.decode()
-    raise TimeoutError(content.decode())
 
 
 @pytest.mark.slow
@@ -128,28 +118,17 @@ def test_e1_a_home_that_is_damaged(tmp_path, monkeypatch, caplog, patient):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["refused", "black hole", "html"])
-def test_e2_without_a_server_the_run_is_kept_offline(tmp_path, monkeypatch, caplog, patient, kind):
-    with outage(kind) as url:
+@pytest.mark.parametrize("kind", ["refused", "black hole", "html", "ok, then hang", "ok, then reset"])
+def test_e2_what_a_bad_server_does_not_take_is_kept_on_disk(tmp_path, monkeypatch, caplog, patient, kind):
+    first, _, later = kind.partition(", then ")
+    with outage(first, later or first) as url:
         go_online(monkeypatch, url)
-        log_run(tmp_path / "run", init_timeout=1)
-    (line,) = said(caplog)
-    (part,) = parts(tmp_path / "run", "offline-run-*")
-    assert line.startswith("WARNING W&B: ")
-    assert line.endswith(f"; tracking offline, upload with: wandb sync {part}")
-    assert history(read_back(part)) == METRICS
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["hang", "reset"])
-def test_e2_after_the_server_dies_the_run_is_kept_on_disk(tmp_path, monkeypatch, caplog, patient, kind):
-    with WandbServer(after_start=kind) as server:
-        go_online(monkeypatch, server.url)
-        log_run(tmp_path / "run")
-    (part,) = parts(tmp_path / "run")
-    (warning,) = warnings_in(caplog)
+        log_run(tmp_path / "run", init_timeout=15 if later else 1)
+    (part,) = parts(tmp_path / "run", "*run-*" if later else "offline-run-*")
+    (warning,) = warnings_in(caplog) if later else said(caplog)
     assert warning.startswith("WARNING W&B: ")
-    assert warning.endswith(f"; upload the rest with: wandb sync {part}")
+    does = "upload the rest with" if later else "tracking offline, upload with"
+    assert warning.endswith(f"; {does}: wandb sync {part}")
     assert history(read_back(part)) == METRICS
 
 
@@ -176,35 +155,16 @@ def wait_for(condition, timeout: float = 60) -> None:
         time.sleep(0.01)
 
 
-def measured(monkeypatch) -> list[float]:
-    """The seconds that each call of the tracker takes; it grows."""
-    seconds = []
-
-    def timed(method):
-        def call(*arguments):
-            began = time.monotonic()
-            try:
-                return method(*arguments)
-            finally:
-                seconds.append(time.monotonic() - began)
-
-        return call
-
-    for name in ("_tell", "finish"):
-        monkeypatch.setattr(WandbLogger, name, timed(getattr(WandbLogger, name)))
-    return seconds
-
-
 @pytest.mark.slow
 def test_e2_a_hanging_server_changes_neither_the_training_nor_its_length(tmp_path, monkeypatch, config, plain):
-    seconds = measured(monkeypatch)
     monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 4)
+    began = time.monotonic()
     with WandbServer("hang") as server:
         go_online(monkeypatch, server.url)
         train(config("logger=wandb", "logger.wandb.init_timeout=2", tiny=SMALL, run_dir="run"))
+        assert server.requests or server.refused
+    assert time.monotonic() - began < 2 + 4 + BUSY_MACHINE
     assert record(tmp_path / "run") == plain
-    assert len(seconds) > 3
-    assert sum(seconds) < 2 + 4 + BUSY_MACHINE
 
 
 GARBAGE = {
@@ -275,6 +235,7 @@ needs_proc = pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/childre
         ("worker", signal.SIGKILL, "running"),
         ("worker", signal.SIGSTOP, "starting"),
         ("core", signal.SIGKILL, "starting"),
+        ("core", signal.SIGSTOP, "starting"),
         ("core", signal.SIGSTOP, "running"),
     ],
 )
@@ -304,31 +265,6 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def with_core(folder: Path, monkeypatch, core: str | None) -> None:
-    """W&B as installed, but with another program as its core."""
-    package = folder / "packages" / "wandb"
-    (package / "bin").mkdir(parents=True)
-    for path in Path(wandb.__file__).parent.iterdir():
-        if path.name != "bin":
-            (package / path.name).symlink_to(path)
-    if core is not None:
-        (package / "bin" / "wandb-core").write_text(core)
-        (package / "bin" / "wandb-core").chmod(0o755)
-    monkeypatch.syspath_prepend(package.parent)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("core", [None, "#!/bin/sh\nexec sleep 1000\n"], ids=["missing", "silent"])
-def test_e2_a_broken_core(tmp_path, monkeypatch, caplog, core):
-    monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 3)
-    with_core(tmp_path, monkeypatch, core)
-    began = time.monotonic()
-    log_two(tmp_path / "run", init_timeout=1)
-    assert time.monotonic() - began < 1 + 3 + BUSY_MACHINE
-    (warning,) = warnings_in(caplog)
-    assert "this run is not tracked" in warning
 
 
 # --- E3 and E5: kill -9 of an offline run, and the same folder again
@@ -425,13 +361,9 @@ def test_a_full_disk_under_w_and_b_is_one_line(tmp_path):
 # --- the other copies
 
 
-def unreachable(*_, **__):
-    raise ConnectionError("no route to\n host")
-
-
 @pytest.mark.parametrize("kind", ["csv", "another"])
 def test_e2_a_copy_that_cannot_be_written_ends_alone(tmp_path, monkeypatch, caplog, config, kind, plain):
-    monkeypatch.setattr(CSVLogger, "log_metrics", unreachable)
+    monkeypatch.setattr(CSVLogger, "log_metrics", Mock(side_effect=ConnectionError("no route to\n host")))
     cfg = config("logger=csv", tiny=SMALL)
     if kind == "another":
         cfg.logger = {"another": {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": cfg.run_dir}}
@@ -458,21 +390,29 @@ def test_e4_without_tensorboard_the_run_does_not_start(tmp_path, monkeypatch, co
 
 
 @pytest.mark.slow
-def test_g4_no_secret_of_w_and_b_is_in_any_byte(tmp_path, monkeypatch, caplog, patient):
+def test_g4_no_secret_of_w_and_b_is_in_any_byte_or_reaches_the_server(tmp_path, monkeypatch, caplog, patient):
     with WandbServer() as server:
         host = server.url.removeprefix("http://")
         monkeypatch.setenv("WANDB_BASE_URL", f"http://me:plantedpassword@{host}")
         monkeypatch.setenv("HTTP_PROXY", "http://me:plantedproxy@127.0.0.1:9")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("WANDB_API_KEY", "planted" * 6)
+        monkeypatch.setenv("HUB_TOKEN", "planted-value")
+        monkeypatch.setattr(sys, "argv", ["vae-lab", "token=planted-argument"])
         netrc = tmp_path / "home" / ".netrc"
         netrc.write_text(f"machine {host}\nlogin user\npassword planted{KEY}\n")
         netrc.chmod(0o600)
-        log_two(tmp_path / "run", init_timeout=2)
+        run = tracker(tmp_path / "run")
+        run.log_config({"a": "x-planted-value-y", "url": "http://me:planted-too@host/", "api_key": "planted-key"})
+        run.log_metrics({"loss": 1.0}, 0)
+        run.finish(0)
     netrc.unlink()
     assert parts(tmp_path / "run")
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path for path in written if b"planted" in path.read_bytes()] == []
     assert "planted" not in caplog.text
+    assert len(server.runs) == 1
+    assert "planted" not in repr(server.runs)
 
 
 @pytest.mark.slow

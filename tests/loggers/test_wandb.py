@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import pytest
 from command import vae_lab
@@ -64,8 +65,10 @@ def started(monkeypatch) -> list[dict]:
 # --- how it is started
 
 
-def test_constructing_and_finishing_starts_and_writes_nothing(tmp_path, started):
+def test_constructing_and_finishing_starts_and_writes_nothing_and_nor_do_other_ranks(tmp_path, monkeypatch, started):
     tracker(tmp_path / "run").finish(0)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    log_run(tmp_path / "run", mode="offline")
     assert started == []
     assert not (tmp_path / "run").exists()
 
@@ -76,26 +79,6 @@ def test_neither_torch_nor_w_and_b_is_imported_on_the_way_to_its_process():
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120)
     assert done.stdout == "set()\n"
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"mode": "onlin"}, r"logger\.wandb\.mode must be one of auto, online, offline, disabled, got 'onlin'"),
-        ({"init_timeout": 0}, r"logger\.wandb\.init_timeout must be > 0, got 0"),
-        ({"init_timeout": float("nan")}, r"logger\.wandb\.init_timeout must be > 0, got nan"),
-    ],
-)
-def test_arguments_are_checked(tmp_path, changes, message):
-    with pytest.raises(ValueError, match=message):
-        tracker(tmp_path, **changes)
-
-
-def test_other_ranks_do_nothing(tmp_path, monkeypatch, started):
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
-    log_run(tmp_path / "run", mode="offline")
-    assert started == []
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -143,10 +126,7 @@ def test_a_job_of_a_sweep_is_in_its_group_and_has_its_overrides_as_tags(tmp_path
 
 
 def test_where_no_process_can_be_started_there_is_one_warning(tmp_path, monkeypatch, caplog):
-    def fail():
-        raise BlockingIOError(11, "Resource temporarily unavailable")
-
-    monkeypatch.setattr(wandb, "WandbProcess", fail)
+    monkeypatch.setattr(wandb, "WandbProcess", Mock(side_effect=BlockingIOError(11, "no process left")))
     log_run(tmp_path / "run")
     (line,) = said(caplog)
     assert line.startswith("WARNING W&B does not start, this run is not tracked: ")
@@ -281,29 +261,6 @@ def test_mode_online_needs_a_key(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "soon")
     with pytest.raises(ValueError, match="WANDB_HTTP_TIMEOUT"):
         tracker(tmp_path, mode="online").check()
-
-
-# --- secrets
-
-
-@pytest.mark.slow
-def test_no_secret_reaches_the_disk_or_the_server(one_process, tmp_path, monkeypatch, caplog):
-    server, _ = one_process
-    server.runs.clear()
-    monkeypatch.setenv("WANDB_BASE_URL", server.url)
-    monkeypatch.setenv("WANDB_API_KEY", "PLANTED" * 6)
-    monkeypatch.setenv("HUB_TOKEN", "PLANTED-VALUE")
-    monkeypatch.setattr(sys, "argv", ["vae-lab", "token=PLANTED-ARGUMENT"])
-    run = tracker(tmp_path / "run")
-    run.log_config({"a": "x-PLANTED-VALUE-y", "url": "http://me:PLANTED-PASSWORD@host/", "api_key": "PLANTED-KEY"})
-    run.log_metrics({"loss": 1.0}, 0)
-    run.finish(0)
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert any(path.suffix == ".wandb" for path in files)
-    assert [path for path in files if b"PLANTED" in path.read_bytes()] == []
-    assert "PLANTED" not in caplog.text
-    assert len(server.runs) == 1
-    assert "PLANTED" not in repr(server.runs)
 
 
 # --- a sweep

@@ -23,22 +23,6 @@ def test_kl_is_the_closed_form_of_each_latent():
     assert q.kl(PRIOR).shape == (64, 3)
 
 
-def test_kl_is_the_mean_log_ratio_of_samples():
-    num = 200_000
-    params = torch.tensor([[0.7, -1.5, 0.0, -1.0, 0.4, -3.0]])
-    q = Gaussian()(params.expand(num, -1))
-    z = q.rsample(1)[0]
-    log_ratio = Normal(q.mean, torch.exp(0.5 * q.log_var)).log_prob(z) - STANDARD.log_prob(z)
-    standard_error = log_ratio.std(0) / math.sqrt(num)
-    # 4 standard errors: one of three latents outside by chance is a 2e-4 event, and the seed is fixed
-    assert ((log_ratio.mean(0) - q.kl(PRIOR)[0]).abs() < 4 * standard_error).all()
-
-
-def test_kl_is_zero_at_the_prior_and_positive_elsewhere():
-    assert not Gaussian()(torch.zeros(2, 8)).kl(PRIOR).any()
-    assert (Gaussian()(some_params()).kl(PRIOR) > 0).all()
-
-
 def test_the_first_half_of_the_parameters_is_the_mean_and_the_second_the_log_variance():
     q = Gaussian()(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))
     assert q.mean.tolist() == [[1, 2]]

@@ -160,12 +160,9 @@ def test_what_a_discriminator_sees_does_not_depend_on_the_scale_of_pixels():
 
 RUNS = {
     "gan": ["objective=gan", "posterior=none"],
-    "convolutional gan": ["objective=gan", "posterior=none", "model=conv", "model.channels=[4]"]
-    + ["model.kernel_sizes=[4]", "model.strides=[2]"],
     "vae_gan": ["objective=vae_gan", "objective.adversary.channels=[4]", "objective.adversarial_start=2"],
     "aae": ["objective=aae", "posterior=deterministic"],
-    "factor": ["objective=factor"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow
@@ -177,24 +174,12 @@ def test_it_runs_and_is_evaluated_with_its_own_adversary(name, config, caplog):
     assert not [one for one in caplog.records if one.levelname == "WARNING"]
     result = json.loads((folder / "result.json").read_text())
     assert {"val/loss", "val/discriminator_loss", "val/score_real", "val/score_generated"} <= result.keys()
-    assert ("val/mse" in result) == ("gan" not in name or name == "vae_gan")
+    assert ("val/mse" in result) == (name != "gan")
     last, best = (torch.load(folder / "checkpoints" / f"{n}.ckpt", weights_only=True) for n in ("last", "best"))
     assert best["global_step"] == last["global_step"] == result["best_step"] == 6  # whatever the loss is
     assert result["best_value"] == result["val/loss"]
     evaluate_runs([str(folder), "split=val", "checkpoint=last", "batch_size=32", "samples=2"])
     assert len(list((folder / "samples").iterdir())) == 2
-
-
-@pytest.mark.slow
-def test_without_weight_a_run_is_that_of_the_elbo(config):
-    off = ["objective=vae_gan", "objective.adversary.channels=[4]", "objective.adversarial_weight=0"]
-    plain, adversarial = config(run_dir="plain"), config(*off, run_dir="adversarial")
-    states = []
-    for cfg in (plain, adversarial):
-        train(cfg)
-        state = torch.load(Path(cfg.run_dir) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        states.append({key: value for key, value in state.items() if key.startswith("vae.")})
-    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
 def test_a_game_of_two_is_refused_where_a_lower_loss_should_end_it(config):

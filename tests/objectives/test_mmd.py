@@ -4,12 +4,10 @@ import pytest
 import torch
 from linear_gaussian import SHAPE, LinearGaussian, evaluate
 
-from vae_lab.data.batches import Batch
 from vae_lab.models.networks.mlp import MLPDecoder, MLPEncoder
 from vae_lab.models.posteriors import Deterministic
 from vae_lab.models.priors import StandardNormal
 from vae_lab.models.vae import VAE
-from vae_lab.objectives import Context
 from vae_lab.objectives.elbo import ELBO
 from vae_lab.objectives.mmd import InfoVAE, WassersteinMMD, mmd
 
@@ -74,15 +72,3 @@ def test_wae_without_weight_is_the_plain_autoencoder():
     terms = evaluate(WassersteinMMD(2.0, "imq"), gaussian, torch.rand(8, *SHAPE))
     assert terms["elbo"] == -(terms["reconstruction"] + terms["kl"])
     torch.testing.assert_close(terms["loss"], terms["reconstruction"] + 2 * terms["mmd_estimate"])
-
-
-def test_training_pulls_the_codes_to_the_prior():
-    vae, x = autoencoder(StandardNormal((3,))), torch.rand(64, 1, 4, 4)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=0.02)
-    for step in range(60):
-        optimizer.zero_grad()
-        WassersteinMMD(1000.0, "imq")(vae, Batch(x), Context(step, 64, "train"))["loss"].backward()
-        optimizer.step()
-    code = vae.encode(x).mean
-    assert (code.mean(0).abs() < 0.4).all()  # of 64 codes of N(0, I): 0.125
-    assert ((code.std(0) - 1).abs() < 0.4).all()

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from command import TINY
+from forks import train_until
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from vae_lab.config.instantiate import CLASSES
 from vae_lab.errors import RunError
-from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.continuation import check_optimizers
 from vae_lab.runs.folder import RunFolder
 from vae_lab.runs.structure import check_structure
@@ -83,37 +83,15 @@ def test_what_differs_is_named():
             check_structure("x", found | changes, example)
 
 
-class Killed(BaseException):
-    """Stands for the moment at which a process disappears."""
-
-
 def contents(folder: Path) -> dict:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
-
-
-def stop_at(monkeypatch, step: int) -> None:
-    """Let the next run disappear at a step."""
-    original = ELBO.__call__
-
-    def deadly(self, vae, batch, context):
-        if context.step == step:
-            raise Killed
-        return original(self, vae, batch, context)
-
-    monkeypatch.setattr(ELBO, "__call__", deadly)
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("ends", ["completed", "killed"])
 def test_c9_a_run_whose_checkpoints_are_gone_is_not_begun_again(ends, config, monkeypatch):
     cfg = config("trainer.max_epochs=2")
-    with monkeypatch.context() as context:
-        if ends == "killed":
-            stop_at(context, 4)
-            with pytest.raises(Killed):
-                train(cfg)
-        else:
-            train(cfg)
+    train(cfg) if ends == "completed" else train_until(9, cfg, monkeypatch)
     folder = Path(cfg.run_dir)
     shutil.rmtree(folder / "checkpoints")
     before = contents(folder)
@@ -124,14 +102,11 @@ def test_c9_a_run_whose_checkpoints_are_gone_is_not_begun_again(ends, config, mo
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize(("step", "left_out", "callbacks"), [(0, "nothing", "default"), (4, "callbacks.", "none")])
-def test_c9_a_run_that_was_killed_before_it_saved_anything_begins_again(step, left_out, callbacks, config, monkeypatch):
+@pytest.mark.parametrize(("call", "left_out", "callbacks"), [(3, "nothing", "default"), (7, "callbacks.", "none")])
+def test_c9_a_run_killed_before_it_saved_anything_begins_again(call, left_out, callbacks, config, monkeypatch):
     tiny = [setting for setting in TINY if not setting.startswith(left_out)]
     cfg = config(f"callbacks={callbacks}", "trainer.max_steps=6", tiny=tiny)
-    with monkeypatch.context() as context:
-        stop_at(context, step)
-        with pytest.raises(Killed):
-            train(cfg)
+    train_until(call, cfg, monkeypatch)
     shutil.rmtree(Path(cfg.run_dir) / "checkpoints", ignore_errors=True)
     cfg.resume = cfg.run_dir
     train(cfg)

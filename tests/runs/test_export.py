@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -189,12 +190,8 @@ def test_an_export_that_was_interrupted_between_its_files_is_not_read(make_run, 
     run_dir = make_run()
     export_run([str(run_dir)])
     change_weights(run_dir / "checkpoints" / "best.ckpt")
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr("vae_lab.runs.export.write_json", killed)
+        patch.setattr("vae_lab.runs.export.write_json", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             export_run([str(run_dir)])
     with pytest.raises(RunError, match="its weights are not those that were exported"):

@@ -4,36 +4,18 @@ import errno
 import os
 import signal
 import time
+from unittest.mock import Mock
 
 import pytest
-from forks import fork, wait
+from forks import fork, hold, wait
 
 from vae_lab.errors import RunError
 from vae_lab.runs.files import locked, wait_for
 
 
-@pytest.fixture
-def holder(tmp_path):
-    """A process that holds the lock until it is killed."""
-    reading, writing = os.pipe()
-
-    def hold():
-        with locked(tmp_path / "sub" / ".lock"):
-            os.write(writing, b"!")
-            signal.pause()
-
-    pid = fork(hold)
-    os.read(reading, 1)
-    yield pid
-    try:
-        os.kill(pid, signal.SIGKILL)
-        wait(pid)
-    except (ProcessLookupError, ChildProcessError):
-        pass  # the test did
-
-
-def test_a_bounded_wait_ends_with_the_lock_free_or_without(tmp_path, holder):
+def test_a_bounded_wait_ends_with_the_lock_free_or_without(tmp_path):
     lock = tmp_path / "sub" / ".lock"
+    holder = hold(lock)
     start = time.monotonic()
     wait_for(lock, 0.5)
     assert time.monotonic() - start >= 0.5  # still held
@@ -70,10 +52,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_a_file_system_without_locks_is_one_warning(tmp_path, monkeypatch, caplog):
-    def no_locks(*args):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
     with locked(tmp_path / ".lock"):
         (warning,) = caplog.records
     assert "(No locks available): take care that nothing else writes" in warning.message

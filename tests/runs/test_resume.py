@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from command import EVERYTHING, record, status
+from forks import Killed, train_until
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -18,7 +19,6 @@ from omegaconf import OmegaConf
 from vae_lab.__main__ import CONF, main
 from vae_lab.config.explain import quote
 from vae_lab.errors import RunError
-from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.checkpoints import load_checkpoint
 from vae_lab.runs.files import durable_link
 from vae_lab.runs.folder import RunFolder
@@ -26,36 +26,14 @@ from vae_lab.runs.resume import SAVED, continues_run, resume_arguments
 from vae_lab.training.progress import Progress
 from vae_lab.training.train import train
 
-BATCHES = 12  # in an epoch of the runs below
-
-LONGER = [
-    *EVERYTHING,
-    f"trainer.limit_train_batches={BATCHES}",
-    "trainer.log_every_n_steps=5",
-    "optimizer.schedule.warmup_steps=5",
-]
+LONGER = [*EVERYTHING, "trainer.limit_train_batches=12", "trainer.log_every_n_steps=5"]
+LONGER += ["optimizer.schedule.warmup_steps=5"]
 VARIANTS = {
     "workers, step schedule": ["dataset.num_workers=2", "optimizer/schedule=step", "optimizer.schedule.step_size=7"],
     "accumulated, averaged": ["trainer.accumulate_grad_batches=5", "callbacks=ema", "callbacks.ema.decay=0.9"],
     "validated within epochs": ["trainer.val_check_interval=5", "callbacks=early_stopping"],
     "validated every other epoch": ["trainer.check_val_every_n_epoch=2", "trainer.precision=bf16-mixed"],
 }
-
-
-class Killed(BaseException):
-    """Stands for the moment at which a process disappears."""
-
-
-def kill_at(monkeypatch, evaluation: int) -> None:
-    """Kill the run at the n-th evaluation of the objective, in training or validation."""
-    original, calls = ELBO.__call__, iter(range(10**9))
-
-    def deadly(self, vae, x, step):
-        if next(calls) == evaluation:
-            raise Killed
-        return original(self, vae, x, step)
-
-    monkeypatch.setattr(ELBO, "__call__", deadly)
 
 
 @pytest.mark.fault
@@ -70,26 +48,10 @@ def test_kills_change_nothing(variant, config, monkeypatch):
     for evaluation in (6, 13, 25):
         folder = f"killed_at_{evaluation}"
         cfg = config(*overrides, tiny=LONGER, run_dir=folder)
-        with monkeypatch.context() as context:
-            kill_at(context, evaluation)
-            with pytest.raises(Killed):
-                train(cfg)
+        train_until(evaluation, cfg, monkeypatch)
         cfg.resume = cfg.run_dir
         train(cfg)
         assert record(RunFolder(cfg.run_dir).folder) == undisturbed, evaluation
-
-
-@pytest.mark.slow
-def test_more_epochs_continue_a_completed_run(config):
-    constant = [setting for setting in LONGER if "schedule" not in setting]  # the cosine ends with the last epoch
-    cfg = config("trainer.max_epochs=3", tiny=constant, run_dir="at_once")
-    train(cfg)
-    at_once = record(RunFolder(cfg.run_dir).folder)
-    for epochs, resume in ((1, False), (3, True)):
-        cfg = config(f"trainer.max_epochs={epochs}", tiny=constant, run_dir="extended")
-        cfg.resume = cfg.run_dir if resume else None
-        train(cfg)
-    assert record(RunFolder(cfg.run_dir).folder) == at_once
 
 
 @pytest.mark.slow
@@ -98,10 +60,7 @@ def test_an_interrupted_extension_goes_on_by_itself(config, monkeypatch):
     train(cfg)
     folder = RunFolder(cfg.run_dir).folder
     cfg.resume, cfg.trainer.max_epochs = cfg.run_dir, 3
-    with monkeypatch.context() as context:
-        kill_at(context, 5)
-        with pytest.raises(Killed):
-            train(cfg)
+    train_until(5, cfg, monkeypatch)
     saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
     assert saved.trainer.max_epochs == 3
     assert saved.resume is None
@@ -201,10 +160,7 @@ def test_c9_auto_starts_where_there_is_nothing_and_says_so_and_goes_on_where_the
     config, monkeypatch, capsys, caplog
 ):
     cfg = config("resume=auto", tiny=LONGER, run_dir="auto")
-    with monkeypatch.context() as context:
-        kill_at(context, 20)
-        with pytest.raises(Killed):
-            train(cfg)
+    train_until(20, cfg, monkeypatch)
     assert "no checkpoint yet: starting from the beginning" in caplog.text
     caplog.clear()
     train(config("resume=auto", tiny=LONGER, run_dir="auto"))
@@ -214,13 +170,6 @@ def test_c9_auto_starts_where_there_is_nothing_and_says_so_and_goes_on_where_the
     assert record(Path(cfg.run_dir)) == record(Path(undisturbed.run_dir))
     train(config("resume=auto", tiny=LONGER, run_dir="auto"))
     assert "already complete" in capsys.readouterr().out
-
-
-def test_a_new_run_never_overwrites_another(config):
-    cfg = config("callbacks.checkpoints.every_n_minutes=1")
-    train(cfg)
-    with pytest.raises(RunError, match=r"already holds a run \(completed\): continue it with resume="):
-        train(cfg)
 
 
 def test_a_run_that_failed_before_its_first_checkpoint_is_in_nobodys_way(config):

@@ -1,5 +1,6 @@
 """Searches: what is drawn, where it is kept, what a kill leaves of it."""
 
+import os
 import re
 import signal
 import sys
@@ -92,13 +93,10 @@ def test_wrong_settings_are_named(changes, problem):
         sweeper(**changes)
 
 
-@pytest.mark.parametrize("target", ["os.system", "optuna.samplers.os", None])
-def test_only_samplers_are_built(target):
-    with pytest.raises(ValueError, match=r"key\._target_ must be a class of optuna\.samplers, got"):
-        build_part("samplers", {"_target_": target}, "key")
-
-
-def test_wrong_arguments_of_a_sampler_are_named():
+def test_only_samplers_are_built_and_wrong_arguments_are_named():
+    for target in ("os.system", "optuna.samplers.os", None):
+        with pytest.raises(ValueError, match=r"key\._target_ must be a class of optuna\.samplers, got"):
+            build_part("samplers", {"_target_": target}, "key")
     with pytest.raises(ValueError, match="key: .*unexpected keyword argument 'sed'"):
         build_part("samplers", {"_target_": "optuna.samplers.RandomSampler", "sed": 1}, "key")
 
@@ -171,21 +169,19 @@ def test_a_url_that_is_none_is_named_without_its_password(url, tmp_path, monkeyp
     assert "p4ssw0rd" not in str(failure.value)
 
 
-@pytest.mark.parametrize("content", [b"xxx\n", b"\xff\xfe\n", b'{"op_code": 0}\n'])
-def test_a_damaged_journal_is_named(content, tmp_path, monkeypatch):
-    (tmp_path / "optuna.journal").write_bytes(content)
-    with pytest.raises(RunError, match=rf"cannot read the study in {tmp_path}/optuna.journal: .*another sweep.name"):
-        open_study(tmp_path, monkeypatch)
-
-
-@pytest.mark.parametrize("start", [0, 4096])
-def test_a_damaged_database_is_named(start, tmp_path, monkeypatch):
-    open_study(tmp_path, monkeypatch, "sqlite")
-    path = tmp_path / "optuna.db"
-    content = path.read_bytes()
-    path.write_bytes(content[:start] + b"junk" * ((len(content) - start) // 4))
+@pytest.mark.parametrize("content", [b"xxx\n", b"\xff\xfe\n", b'{"op_code": 0}\n', 0, 4096])
+def test_a_damaged_study_is_named(content, tmp_path, monkeypatch):
+    """A journal of this content, or a database that is junk from this byte on."""
+    storage, path = (
+        (None, tmp_path / "optuna.journal") if isinstance(content, bytes) else ("sqlite", tmp_path / "optuna.db")
+    )
+    if storage:
+        open_study(tmp_path, monkeypatch, storage)
+        whole = path.read_bytes()
+        content = whole[:content] + b"junk" * ((len(whole) - content) // 4)
+    path.write_bytes(content)
     with pytest.raises(RunError, match=rf"cannot read the study in {path}: .*another sweep.name"):
-        open_study(tmp_path, monkeypatch, "sqlite")
+        open_study(tmp_path, monkeypatch, storage)
 
 
 class Lit:
@@ -209,23 +205,16 @@ def test_a_trial_that_is_no_match_is_ended(tmp_path, monkeypatch):
         study.tell(trial, value)
     monkeypatch.setenv(STORAGE, url)
     monkeypatch.setattr(optuna, "load_study", lambda **arguments: study)
-    for value, ends in ((9.0, True), (0.5, False)):
+    for value, ends in ((9.0, True), (0.5, False), (9.0, False)):
         number, trainer = study.ask().number, Trainer(value)
         pruning = Pruning(trial=number, study_name="s", monitor="val/loss")
         pruning.on_fit_start(trainer, Lit())
         pruning.on_validation_end(trainer, Lit())
         assert trainer.should_stop is ends
         assert study.trials[number].user_attrs.get("pruned", False) is ends
-        assert study.trials[number].intermediate_values == {0: value}
-
-
-def test_outside_of_its_search_a_trial_is_never_ended(monkeypatch):
-    monkeypatch.delenv(STORAGE, raising=False)
-    trainer = Trainer(9.0)
-    pruning = Pruning(trial=0, study_name="s", monitor="val/loss")
-    pruning.on_fit_start(trainer, Lit())
-    pruning.on_validation_end(trainer, Lit())
-    assert not trainer.should_stop
+        assert study.trials[number].intermediate_values == ({0: value} if STORAGE in os.environ else {})
+        if not ends:
+            monkeypatch.delenv(STORAGE, raising=False)  # outside of its search a trial is never ended
 
 
 def test_without_optuna_it_says_what_to_install(monkeypatch):

@@ -129,11 +129,6 @@ def test_an_adversarial_run_continues_exactly(objective, config):
     assert record(Path(cfg.run_dir)) == record(Path(undisturbed.run_dir))
 
 
-def test_what_an_objective_needs_is_checked_before_anything_starts(config):
-    with pytest.raises(ValueError, match="AdversarialELBO needs a model with prior, which posterior Deterministic has"):
-        train(config(*ADVERSARIAL, "posterior=deterministic"))
-
-
 def test_a_weight_that_the_objective_does_not_take_is_refused(config):
     with pytest.raises(ValueError, match=r"loss\.warmup_steps=5 has no effect: toy_parts\.AdversarialELBO takes"):
         train(config(*ADVERSARIAL, "loss.warmup_steps=5"))

@@ -84,13 +84,6 @@ def test_metrics_have_steps_and_the_identities_hold(config):
     assert first["train_step/loss"] == pytest.approx(first["train_step/reconstruction"])  # weight 0 at step 0
 
 
-def test_the_plain_autoencoder_reports_no_bound(config):
-    cfg = config("posterior=deterministic", "loss=mse", "trainer.max_epochs=1")
-    train(cfg)
-    keys = {key for row in read_metrics(cfg) for key in row if key.startswith("val/")}
-    assert keys == {"val/loss", "val/reconstruction", "val/mse"}
-
-
 def test_the_validation_loss_does_not_depend_on_the_batch_size(config):
     """A plain autoencoder draws no noise, so its validation mean must be the same however it is batched."""
     losses = []
