@@ -62,6 +62,9 @@ A2 = {
     "callbacks.checkpoints.save_top_k=3": "there is no key callbacks.checkpoints.save_top_k; callbacks.checkpoints has "
     "monitor, mode, every_n_minutes",
     "data_root=/a/b (1)": "data_root=/a/b (1): a value with ( ) needs quotes: 'data_root=\"/a/b (1)\"'",
+    "latent_dim=choice(null,8)": "latent_dim=choice(null,8): a function takes no null; list the values instead, "
+    "latent_dim=null,a,b",
+    "latent_dim=chose(4,8)": "latent_dim=chose(4,8): Unknown function 'chose'",
     "data_root=/a=b": "data_root=/a=b: a value with = needs quotes: 'data_root=\"/a=b\"'",
     "data_root=/a,b": "data_root=/a,b: a sweep over several values needs -m; one value that is a list is written "
     "data_root=[/a,b]; one that holds a comma, 'data_root=\"/a,b\"'",

@@ -41,6 +41,7 @@ def figures(comparison: Comparison) -> tuple[list[go.Figure], str]:
     study = study_of(comparison, trials, is_search)
     left = f" Only the first {MAX_SETTINGS} settings are looked at." * (len(comparison.keys) > MAX_SETTINGS)
     left += f" Only the first {MAX_TRIALS} runs are looked at." * (len(trials) > MAX_TRIALS)
+    left += f" Importances are shown of {MIN_TRIALS} completed trials or more." * (len(trials) < MIN_TRIALS)
     left += " No history: the runs are not those of one search." * (bool(numbers) and not is_search)
     title, drawn = titled(comparison, comparison.sort, comparable(comparison, comparison.sort)), list[go.Figure]()
     if is_search:
