@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from html import escape
+from statistics import median
 from typing import Any
 
 import plotly.graph_objects as go
@@ -47,6 +48,7 @@ MAX_VALUES = 24  # of a setting that colours can stand for
 BEGIN = 0.12  # of the training, which may lie outside of the axes until a reader zooms out
 WIDE = 8  # the ratio of the largest to the smallest value of a setting from which its axis is logarithmic
 MAX_TICKS = 12  # of an axis of a setting
+MANY, FAR = 8, 50  # of so many values, one so many times as far from the median as half of them is outside of the axes
 SHIFT = 0.16  # of an axis, over which groups with the same option are spread so that all lines show
 Mode = list[tuple[str, list[int], str]]  # a name, the numbers of groups, a colour
 Button = tuple[str, dict, dict]  # its label, what it changes of the traces, and what of the layout
@@ -139,7 +141,7 @@ def curves(comparison: Comparison, metric: str, groups: list[Group] | None = Non
         for trace, stage in zip(figure.data, stages, strict=True):
             trace.visible = stage == "val" or not is_crowded
     begin = BEGIN * max((step for x in axes for step in x["step"]), default=0)
-    figure.update_yaxes(range=extent([y for x, y in seen if x > begin] or [y for _, y in seen]))
+    focus(figure, "y", [y for x, y in seen if x > begin] or [y for _, y in seen])
     return finish(figure, titled(comparison, metric, groups), "step", axis_title(metric), menus)
 
 
@@ -153,8 +155,10 @@ def plane(comparison: Comparison, y: str, groups: list[Group] | None = None, x: 
     if not groups:
         return go.Figure()
     done = [run for group in groups for run in group.completed if {rate, distortion} <= run.metrics.keys()]
-    (x0, x1), (y0, y1) = (extent([run.value(key) for run in done]) for key in (rate, distortion))
     figure = go.Figure()
+    (x0, x1), (y0, y1) = (
+        focus(figure, axis, [run.value(key) for run in done]) for axis, key in (("x", rate), ("y", distortion))
+    )
     if not x and key_of(y) == "reconstruction":  # lines of equal ELBO, minus the sum of both axes
         span = x1 + y1 - x0 - y0
         unit = 10 ** (math.floor(math.log10(span)) - 1)
@@ -175,8 +179,6 @@ def plane(comparison: Comparison, y: str, groups: list[Group] | None = None, x: 
         figure.add_scatter(x=rates, y=losses, mode="lines", name="Pareto front", hoverinfo="skip",
                            line={"shape": "hv", "dash": "dash", "width": 1.2, "color": INK})  # fmt: skip
     add_marks(figure, comparison, groups, distortion, rate)
-    figure.update_xaxes(range=(x0, x1))
-    figure.update_yaxes(range=(y0, y1))
     name = {"train_seconds": "time", "kl": "KL"}.get(key_of(rate), key_of(rate))
     title, menus = titled(comparison, distortion, groups, f" against {name}"), [scales(x0 > 0, y0 > 0)]
     return finish(figure, title, axis_title(rate), axis_title(distortion), menus)
@@ -216,8 +218,10 @@ def effect(comparison: Comparison, key: str, metric: str, groups: list[Group] | 
         figure.update_xaxes(tickvals=[place[value] for value in shown], ticktext=texts)
     if not is_number:
         figure.update_xaxes(range=(-0.5, len(members) - 0.5))
-    is_positive = all(value > 0 for group in groups for value in group.values(metric).values())
-    menus = [scales(is_number and min(members) > 0, is_positive, is_log)]
+    found = [value for group in groups for value in group.values(metric).values()]
+    if len(near(found)) < len(found):  # else plotly's own range has room for the deviations too
+        focus(figure, "y", found)
+    menus = [scales(is_number and min(members) > 0, all(value > 0 for value in found), is_log)]
     return finish(figure, titled(comparison, metric, groups), safe(key), axis_title(metric), menus)
 
 
@@ -250,7 +254,9 @@ def parallel(comparison: Comparison) -> go.Figure:
     for metric in metrics:
         means, better = [group.spread(metric).mean for group in groups], find(metric).better
         if len(set(means)) > 1:
-            ends = sorted([min(means), max(means)], reverse=better == "lower")
+            low, high = extent(means, 0)
+            means = [min(max(mean, low), high) for mean in means]
+            ends = [high, low] if better == "lower" else [low, high]
             label = safe(key_of(metric), 20) + {"higher": " ↑", "lower": " ↓", None: ""}[better]
             axes.append({"label": label, "values": means, "range": ends})
     if len(axes) < 4:
@@ -275,20 +281,21 @@ def speed(comparison: Comparison) -> go.Figure:
     if not groups:
         return figure
     figure.add_bar(
-        x=[group.spread(metric).mean for group in groups], y=[named(group, 40) for group in groups], orientation="h",
+        x=[group.spread(metric).mean for group in groups], y=[named(group, 24) for group in groups], orientation="h",
         marker={"color": [colours[group.number] for group in groups]}, opacity=0.85, showlegend=False,
         text=[about(group, [metric]) for group in groups], textposition="none",
         hovertemplate="%{text}<extra></extra>", meta={"groups": [group.number for group in groups]},
     )  # fmt: skip
     points = [(group, value) for group in groups for value in group.values(metric).values()]
     figure.add_scatter(
-        x=[value for _, value in points], y=[named(group, 40) for group, _ in points], mode="markers",
+        x=[value for _, value in points], y=[named(group, 24) for group, _ in points], mode="markers",
         marker={"size": 5, "color": INK}, hovertemplate="%{x:,.0f} images per second<extra></extra>",
         showlegend=False, meta={"groups": [group.number for group, _ in points]},
     )  # fmt: skip
     figure.update_layout(height=120 + 24 * len(groups))
+    figure.update_xaxes(nticks=5)
     figure.update_yaxes(type="category")
-    return finish(figure, "<b>images per second</b>", "training images per second", "", [scales(True, False)])
+    return finish(figure, "<b>images per second</b> in training", "", "", [scales(True, False)])
 
 
 # what they share
@@ -452,11 +459,30 @@ def titled(comparison: Comparison, metric: str, groups: list[Group], more: str =
 
 
 def extent(values: list[float], margin: float = 0.07) -> tuple[float, float]:
-    """A range that holds all values, and some more on both sides."""
-    finite = [value for value in values if math.isfinite(value)] or [0.0]
-    low, high = min(finite), max(finite)
+    """A range that holds all values but very far ones, and some more on both sides."""
+    low, high = min(near(values), default=0.0), max(near(values), default=0.0)
     pad = (high - low) * margin or abs(high) * margin or 1
     return low - pad, high + pad
+
+
+def near(values: list[float]) -> list[float]:
+    """The finite values without those, as of a run that diverged, beside which no difference of others would show."""
+    finite = [value for value in values if math.isfinite(value)]
+    if len(finite) < MANY:
+        return finite
+    middle = median(finite)
+    reach = FAR * median([abs(value - middle) for value in finite])
+    return [value for value in finite if not reach or abs(value - middle) <= reach]
+
+
+def focus(figure: go.Figure, axis: str, values: list[float]) -> tuple[float, float]:
+    """The range of an axis, which the figure gets; it says so where values lie outside."""
+    low, high = extent(values)
+    figure.update_layout({f"{axis}axis": {"range": (low, high)}})
+    if len(near(values)) < sum(map(math.isfinite, values)):
+        figure.add_annotation(x=1, y=0, xref="paper", yref="paper", xanchor="right", yanchor="bottom", showarrow=False,
+                              text="some lie far outside: double-click", font={"size": 10}, opacity=0.7)  # fmt: skip
+    return low, high
 
 
 def menu(buttons: Iterable[Button], active: int = 0) -> dict:

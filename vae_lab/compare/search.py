@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from vae_lab.compare.comparison import Comparison
-from vae_lab.compare.figures import are_numbers, axis_title, comparable, finish, is_wide, titled
+from vae_lab.compare.figures import are_numbers, axis_title, comparable, finish, focus, is_wide, titled
 from vae_lab.compare.groups import as_text
 from vae_lab.compare.runs import Entry
 from vae_lab.metrics.catalogue import find
@@ -41,18 +41,20 @@ def figures(comparison: Comparison) -> tuple[list[go.Figure], str]:
     study = study_of(comparison, trials, is_search)
     left = f" Only the first {MAX_SETTINGS} settings are looked at." * (len(comparison.keys) > MAX_SETTINGS)
     left += f" Only the first {MAX_TRIALS} runs are looked at." * (len(trials) > MAX_TRIALS)
+    left += f" Importances are shown of {MIN_TRIALS} completed trials or more." * (len(trials) < MIN_TRIALS)
     left += " No history: the runs are not those of one search." * (bool(numbers) and not is_search)
     title, drawn = titled(comparison, comparison.sort, comparable(comparison, comparison.sort)), list[go.Figure]()
     if is_search:
         history = visualization.plot_optimization_history(study)
-        drawn.append(finish(history, f"{title}: trials, and the best so far", "trial", axis_title(comparison.sort), []))
+        focus(history, "y", [run.value(comparison.sort) for run in trials])
+        drawn.append(finish(history, f"{title}: trials, best so far", "trial", axis_title(comparison.sort), []))
     if has_many:
         try:
             forest = FanovaImportanceEvaluator(seed=0)  # Optuna's default looks at the best tenth alone
             importances = visualization.plot_param_importances(study, evaluator=forest)
             importances.update_xaxes(range=(0, 1.25 * max(importances.data[0].x)))  # room for the numbers on a phone
             importances.update_yaxes(ticks="outside", tickcolor="rgba(0, 0, 0, 0)")  # names do not touch the bars
-            drawn.append(finish(importances, f"{title}: importance of each setting", "share of the variance", "", []))
+            drawn.append(finish(importances, f"{title}: importance", "share of the variance", "", []))
         except (ValueError, RuntimeError) as error:  # where all values are equal
             left += f" No importances: {error}."
     return drawn, left

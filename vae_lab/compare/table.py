@@ -243,7 +243,7 @@ def settings_table(comparison: Comparison) -> Table:
         values = [short[as_text(value)] for value in comparison.table[key]]
         texts = [dict.fromkeys(values[place[id(run)]] for run in group.runs) for group in groups]
         rows.append(Row([Cell(key, mark="code"), *(Cell(", ".join(own)) for own in texts)]))
-    return Table([Column("setting"), *(Column(str(group.number), kind="place") for group in groups)], rows)
+    return Table([Column("setting"), *(Column(str(group.number)) for group in groups)], rows)
 
 
 def decimals(groups: list[Group], metric: str) -> int:
@@ -253,8 +253,8 @@ def decimals(groups: list[Group], metric: str) -> int:
     deviations = sorted(s.sd for s in found if s.sd > 0)
     if not deviations and all(s.mean.is_integer() for s in found):
         return 0
-    largest = max((abs(s.mean) for s in found if s.mean), default=1.0)
-    scale, digits = (deviations[len(deviations) // 2], 2) if deviations else (largest, 4)
+    means = sorted(abs(s.mean) for s in found if s.mean) or [1.0]
+    scale, digits = (deviations[len(deviations) // 2], 2) if deviations else (means[len(means) // 2], 4)
     return min(max(digits - 1 - math.floor(math.log10(scale)), 0), 6)
 
 
