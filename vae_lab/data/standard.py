@@ -127,13 +127,17 @@ def _download(url: str, path: Path, md5: str) -> None:
             raise DataError(f"checksum mismatch after {file.tell():,} bytes: expected {md5}, got {digest.hexdigest()}")
 
 
-def read_verified(path: Path, checksum: str) -> np.ndarray:
-    """Reads the bytes, uint8 (N,), of a file whose MD5 or SHA-256 is known."""
+def read_verified(path: Path, checksum: str, spare: int = 0) -> np.ndarray:
+    """Reads the bytes of a file whose MD5 or SHA-256 is known, uint8 (N + spare,); the last `spare` are left free."""
     try:
-        content = np.fromfile(path, np.uint8)
+        size = path.stat().st_size
+        content = np.empty(size + spare, np.uint8)
+        with open(path, "rb") as file:
+            file.readinto(content[:size])
     except OSError as error:
         raise DataError(f"cannot read {printable(path)}: {error.strerror or error}") from error
-    found = hashlib.new({32: "md5", 64: "sha256"}[len(checksum)], content.data, usedforsecurity=False).hexdigest()
+    kind = {32: "md5", 64: "sha256"}[len(checksum)]
+    found = hashlib.new(kind, content[:size].data, usedforsecurity=False).hexdigest()
     if found != checksum:
         reason = f"checksum mismatch {printable(path)}: expected {checksum}, got {found}"
         raise DataError(f"{reason}; delete it and run again")
@@ -193,11 +197,11 @@ class MNIST:
                 download([mirror + archive for mirror in self.archives.mirrors], self.folder / archive, md5)
                 with gzip.open(self.folder / archive) as packed, whole_file(self.folder / file) as unpacked:
                     shutil.copyfileobj(packed, unpacked)
-        train, test, train_labels, test_labels = (read_verified(self.folder / n, c) for n, c in self.files.items())
-        end = len(train)
-        train.resize(end + len(test) - 16, refcheck=False)  # in place, where a third array would double the memory
-        train[end:] = test[16:]
-        pixels = train[16:]  # after a header with the numbers and sizes of the images
+        (train, checksum), *others = self.files.items()
+        test, train_labels, test_labels = (read_verified(self.folder / n, c) for n, c in others)
+        images = test[16:]  # after a header with the numbers and sizes of the images
+        pixels = read_verified(self.folder / train, checksum, len(images))[16:]  # where a copy takes twice it
+        pixels[-len(images) :] = images
         labels = torch.from_numpy(np.concatenate([train_labels[8:], test_labels[8:]])).long()[:, None]
         fitted = fit_pixels(torch.from_numpy(pixels).view(-1, 1, 28, 28), self.image_shape, self.fit)
         num_test = len(test_labels) - 8
