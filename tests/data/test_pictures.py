@@ -1,6 +1,5 @@
 """A table of made pictures: format x mode x bits x planes x byte order x alpha x orientation, and the right values."""
 
-import io
 import itertools
 import struct
 
@@ -115,22 +114,25 @@ def exif(kind: str, orientation: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["B", "H", "I"])
-@pytest.mark.parametrize("holder", ["tiff", "png", "webp", "jpeg"])
+@pytest.mark.parametrize("holder", ["tiff", "packed tiff", "png", "16-bit png", "webp", "jpeg"])
 def test_orientation_of_any_whole_type(holder: str, kind: str, tmp_path):
     for orientation, stored in STORED.items():
         stored = np.ascontiguousarray(stored)
         if holder == "tiff":
             content = tiff(stored.tobytes(), (4, 4), 8, more={274: (kind, [orientation])})
-        elif holder == "png":
-            content = png(stored, png_chunk(b"eXIf", exif(kind, orientation)))
+        elif holder == "packed tiff":
+            block = Image.Exif()
+            block[274] = orientation
+            content = save(Image.fromarray(stored), "TIFF", exif=block, compression="tiff_lzw")
+        elif holder.endswith("png"):
+            levels = stored if holder == "png" else stored.astype(np.uint16) * 257
+            content = png(levels, png_chunk(b"eXIf", exif(kind, orientation)))
         else:
-            stream = io.BytesIO()
             large = stored.repeat(8, 0).repeat(8, 1)  # the blocks of a JPEG
             options = {"lossless": True} if holder == "webp" else {"quality": 100}
             block = b"Exif\0\0" + exif(kind, orientation)
-            Image.fromarray(large).convert("RGB").save(stream, holder, exif=block, **options)
-            content = stream.getvalue()
-        size = 4 if holder in ("tiff", "png") else 32
+            content = save(Image.fromarray(large).convert("RGB"), holder, exif=block, **options)
+        size = 32 if holder in ("webp", "jpeg") else 4
         (tmp_path / "a.bin").write_bytes(content)
         pixels = decode(tmp_path / "a.bin", (1, size, size), "pad", BELOW)[0].numpy().astype(int)
         assert np.abs(pixels[:: size // 4, :: size // 4] - UPRIGHT).max() <= (0 if holder != "jpeg" else 4), orientation

@@ -152,18 +152,6 @@ def test_b5_a_transparent_grey_of_few_bits_is_found(bits: int, tmp_path):
         assert pixels == [*grey[:clear], [200, 0, 7], *grey[clear + 1 :]]
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_b6_16_bits_and_packed_pictures_are_turned_upright_too(kind: str, tmp_path):
-    """What a camera stores of pictures of 8 bits is in ../data/test_pictures.py."""
-    exif, upright = Image.Exif(), np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
-    for orientation, turns in ((6, 1), (8, -1)):
-        exif[0x0112] = orientation
-        stored = np.ascontiguousarray(np.rot90(upright, turns))
-        picture = Image.fromarray(stored.astype(np.uint16) * 257 if kind == "PNG" else stored)
-        picture.save(tmp_path / "a", kind, exif=exif, **({"compression": "tiff_lzw"} if kind == "TIFF" else {}))
-        np.testing.assert_array_equal(decode(tmp_path / "a", (1, 8, 8), "resize", WHITE)[0].numpy(), upright)
-
-
 SMALL = np.zeros((2, 4, 3), np.uint8)
 TOO_LARGE = {
     "png 400 M": png(SMALL, size=(20_000, 20_000)),
