@@ -7,9 +7,7 @@ from pathlib import Path
 import yaml
 
 CONFIG = {
-    "latent_dim": 2,
-    "data_root": "${oc.env:VAE_LAB_DATA,data}",
-    "run_dir": "${hydra:runtime.output_dir}",
+    "latent_dim": 2, "data_root": "${oc.env:VAE_LAB_DATA,data}", "run_dir": "${hydra:runtime.output_dir}",
     "dataset": {"image_size": 8, "binarize": "none", "source": {"_target_": "vae_lab.data.standard.Digits"}},
     "model": {
         "hidden_dims": [16],
@@ -17,28 +15,17 @@ CONFIG = {
         "decoder": {"_target_": "vae_lab.models.networks.mlp.MLPDecoder"},
     },
     "loss": {
-        "likelihood": {"_target_": "vae_lab.models.likelihoods.Bernoulli"},
-        "measure": "probability",
-        "KLD_weight": 1.0,
+        "likelihood": {"_target_": "vae_lab.models.likelihoods.Bernoulli"}, "measure": "probability", "KLD_weight": 1.0,
     },
     "objective": {"_target_": "vae_lab.objectives.elbo.ELBO", "kld_weight": "${loss.KLD_weight}"},
     "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.001, "schedule": {}},
-    "trainer": {"max_epochs": 3},
-    "logger": {},
-}
+    "trainer": {"max_epochs": 3}, "logger": {},
+}  # fmt: skip
 CHOICES = {
-    "experiment": None,
-    "callbacks": "default",
-    "trainer": "default",
-    "optimizer": "adam",
-    "optimizer/schedule": "none",
-    "objective": "elbo",
-    "loss": "bce",
-    "posterior": "gaussian",
-    "model": "mlp",
-    "dataset": "digits",
+    "experiment": None, "callbacks": "default", "trainer": "default", "optimizer": "adam", "optimizer/schedule": "none",
+    "objective": "elbo", "loss": "bce", "posterior": "gaussian", "model": "mlp", "dataset": "digits",
     "hydra/launcher": "local",
-}
+}  # fmt: skip
 CONV = {"model": "conv"} | {
     f"model.{part}._target_": f"vae_lab.models.networks.conv.Conv{part.title()}" for part in ("encoder", "decoder")
 }

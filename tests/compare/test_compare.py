@@ -399,26 +399,19 @@ def test_the_same_run_twice_counts_once_and_repeats_of_a_seed_are_one(tmp_path):
     assert len(comparison(tmp_path / "a", tmp_path / "b", by=["folder"]).groups) == 2
 
 
-@pytest.mark.parametrize("content", ["{", "a: &a [1]\nb: *a\n", "a: ${"])
-def test_a_damaged_run_is_a_failed_one(content, tmp_path):
-    run = write_run(tmp_path / "run")
-    (run / ".hydra" / "config.yaml").write_text(content)
+@pytest.mark.parametrize("content", ["{", "a: &a [1]\nb: *a\n", None])
+def test_a_damaged_run_and_one_that_ended_before_its_config_was_written_are_failed_ones(content, tmp_path):
+    folder = (
+        write_run(tmp_path / "run", state="completed" if content else "failed", reason="killed by SIGSEGV") / ".hydra"
+    )
+    (folder / "config.yaml").write_text(content) if content else shutil.rmtree(folder)
     write_run(tmp_path / "other")
     found = comparison(tmp_path)
-    if content != "a: ${":
-        assert [entry.name for entry in found.unfinished] == ["run"]
-        assert found.unfinished[0].reason
-    else:
-        page(found)
-
-
-def test_a_run_that_ended_before_its_config_was_written_is_listed(tmp_path):
-    write_run(tmp_path / "good")
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "status.json").write_text('{"state": "failed", "reason": "killed by SIGSEGV"}')
-    found = comparison(tmp_path)
-    assert [(e.name, e.reason) for e in found.unfinished] == [("bad", "killed by SIGSEGV")]
+    assert [(entry.name, entry.state) for entry in found.unfinished] == [("run", "failed")]
+    assert ("SIGSEGV" in found.unfinished[0].reason) is (content is None)
     assert len(found.groups) == 1
+    (tmp_path / "other" / ".hydra" / "config.yaml").write_text("a: ${")
+    page(comparison(tmp_path))
 
 
 def test_folders_without_runs_are_refused(tmp_path):

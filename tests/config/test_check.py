@@ -76,19 +76,3 @@ def test_a_tuple_has_its_length_and_a_dict_its_values():
 def test_what_yaml_cannot_express_restricts_nothing(kind):
     assert all(fits(kind, value) for value in (*SCALARS, [1], {"a": 1}))
     assert describe(kind) == ""
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        (int, "a whole number"),
-        (float | torch.Tensor, "a finite number"),
-        (bool, "true or false"),
-        (Sequence[int], "a list of whole numbers"),
-        (tuple[int, int, int], "a list of 3 whole numbers"),
-        (Literal["min", "max"], "min or max"),
-    ],
-    ids=str,
-)
-def test_kinds_are_described_in_words(kind, words):
-    assert describe(kind) == words

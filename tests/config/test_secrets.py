@@ -46,16 +46,9 @@ def test_a_secret_is_refused_by_its_key_and_not_shown(argument, name):
 @pytest.mark.parametrize(
     "argument",
     [
-        "-m",
-        "model=mlp,conv",
-        "model.num_tokens=8",
-        "dataset.root=https://example.org:8080/x@y",
-        "hub.token=null",
-        "hub.token=${oc.env:HF_TOKEN}",
-        "hub={token: '${oc.env:HF_TOKEN}'}",
-        "hub.url=https://${oc.env:USER}:${oc.env:PASSWORD}@host",
-        "dataset.root=ssh://git@example.org/x",
-        "dataset.root=https://example.org/x?size=3",
+        *("-m", "model=mlp,conv", "model.num_tokens=8", "dataset.root=https://example.org:8080/x@y", "hub.token=null"),
+        *("hub.token=${oc.env:HF_TOKEN}", "hub={token: '${oc.env:HF_TOKEN}'}", "dataset.root=ssh://git@example.org/x"),
+        *("hub.url=https://${oc.env:USER}:${oc.env:PASSWORD}@host", "dataset.root=https://example.org/x?size=3"),
         "~callbacks.pictures",
     ],
 )

@@ -1,12 +1,11 @@
 """A table of made pictures: format x mode x bits x planes x byte order x alpha x orientation, and the right values."""
 
-import io
 import itertools
 import struct
 
 import numpy as np
 import pytest
-from handmade import bmp, gif, png, png_chunk, tiff
+from handmade import bmp, gif, png, png_chunk, save, tiff
 from PIL import Image
 
 from vae_lab.data.decoding import decode
@@ -115,22 +114,25 @@ def exif(kind: str, orientation: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["B", "H", "I"])
-@pytest.mark.parametrize("holder", ["tiff", "png", "webp", "jpeg"])
+@pytest.mark.parametrize("holder", ["tiff", "packed tiff", "png", "16-bit png", "webp", "jpeg"])
 def test_orientation_of_any_whole_type(holder: str, kind: str, tmp_path):
     for orientation, stored in STORED.items():
         stored = np.ascontiguousarray(stored)
         if holder == "tiff":
             content = tiff(stored.tobytes(), (4, 4), 8, more={274: (kind, [orientation])})
-        elif holder == "png":
-            content = png(stored, png_chunk(b"eXIf", exif(kind, orientation)))
+        elif holder == "packed tiff":
+            block = Image.Exif()
+            block[274] = orientation
+            content = save(Image.fromarray(stored), "TIFF", exif=block, compression="tiff_lzw")
+        elif holder.endswith("png"):
+            levels = stored if holder == "png" else stored.astype(np.uint16) * 257
+            content = png(levels, png_chunk(b"eXIf", exif(kind, orientation)))
         else:
-            stream = io.BytesIO()
             large = stored.repeat(8, 0).repeat(8, 1)  # the blocks of a JPEG
             options = {"lossless": True} if holder == "webp" else {"quality": 100}
             block = b"Exif\0\0" + exif(kind, orientation)
-            Image.fromarray(large).convert("RGB").save(stream, holder, exif=block, **options)
-            content = stream.getvalue()
-        size = 4 if holder in ("tiff", "png") else 32
+            content = save(Image.fromarray(large).convert("RGB"), holder, exif=block, **options)
+        size = 32 if holder in ("webp", "jpeg") else 4
         (tmp_path / "a.bin").write_bytes(content)
         pixels = decode(tmp_path / "a.bin", (1, size, size), "pad", BELOW)[0].numpy().astype(int)
         assert np.abs(pixels[:: size // 4, :: size // 4] - UPRIGHT).max() <= (0 if holder != "jpeg" else 4), orientation
@@ -161,16 +163,20 @@ def test_bmp_with_an_alpha_bit(bits: int, flip: int, has_alpha: bool, tmp_path):
     assert np.abs(pixels - over(COLOUR, alpha if has_alpha else 1.0)).max() <= (5 if bits == 16 else 1)  # 5 bits
 
 
-def save(image: Image.Image, kind: str, **options) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
 WHOLE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (2, 4, 3), np.uint8))
 ANIMATION = save(WHOLE, "PNG", save_all=True, append_images=[WHOLE.rotate(180)])
 HEADER = ANIMATION.index(b"acTL") - 4
+RAMP = np.array([[0, 1, 128, 257], [32768, 65278, 65406, 65535]], np.uint16)
 SAID = {
+    "float": (tiff(RAMP.astype("<f4").tobytes(), SIZE, 32, sign=3), "floating-point pixels have no known range"),
+    "pfm": (b"Pf\n4 2\n-1.0\n" + RAMP.astype("<f4").tobytes(), "floating-point pixels have no known range"),
+    "half": (tiff((RAMP >> 8).astype("<f2").tobytes(), SIZE, 16, sign=3), "no picture that can be read"),
+    "int32": (tiff(RAMP.astype("<i4").tobytes(), SIZE, 32, sign=2), "signed pixels have no known range"),
+    "uint32": (tiff(RAMP.astype("<u4").tobytes(), SIZE, 32), "32-bit pixels have no known range"),
+    "int16": (tiff(RAMP.tobytes(), SIZE, 16, sign=2), "signed pixels have no known range"),
+    "grey key": (png(RAMP, png_chunk(b"tRNS", RAMP[0, 3].tobytes())), "a transparent colour of 16 bits"),
+    "program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 2\n%%EndComments\n", "no picture that can be read"),
+    "icon": (save(Image.new("RGB", (16, 16)), "ICO"), "no picture that can be read"),
     "animation of no frames": (
         ANIMATION[:HEADER] + png_chunk(b"acTL", bytes(8)) + ANIMATION[HEADER + 20 :],
         "damaged, or of a kind that is not read",
@@ -186,7 +192,7 @@ SAID = {
 @pytest.mark.parametrize("kind", SAID)
 def test_what_is_wrong_is_said_in_plain_words_and_once(kind: str, tmp_path, capfd):
     content, words = SAID[kind]
-    with pytest.raises(DataError, match=words) as refused:
+    with pytest.raises(DataError, match=rf"a\.bin: .*{words}") as refused:
         read(content, tmp_path)
     said = str(refused.value).partition("a.bin: ")[2]
     assert not any(jargon in said for jargon in ("index", "decoder", "raw mode", "-2", "NoneType"))

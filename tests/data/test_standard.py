@@ -96,11 +96,7 @@ def test_missing_data_says_where_why_and_what_to_do(tmp_path, no_network, source
 
 @pytest.mark.parametrize("source", [MNIST, CIFAR10])
 def test_arguments_are_checked_before_the_disk(source):
-    for shape, fit, message in (
-        ((2, 32, 32), "resize", "channels must be 1 or 3, got 2"),
-        ((1, 16, 16), "pad", "image_size must be >= (28|32) with fit=pad, got 16"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            source("/nowhere", shape, fit)
+    with pytest.raises(ValueError, match=r"image_size must be >= (28|32) with fit=pad, got 16"):
+        source("/nowhere", (1, 16, 16), "pad")
     with pytest.raises(ValueError, match="dataset.root must be a folder"):
         source(" ", (1, 32, 32), "resize")

@@ -1,12 +1,20 @@
 """Pictures byte by byte: of kinds that Pillow reads but does not write, and with headers that promise too much."""
 
+import io
 import struct
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
 PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}  # channels: grey, grey with alpha, RGB, RGBA
+
+
+def save(image: Image.Image, kind: str, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
 
 
 def png_chunk(name: bytes, content: bytes) -> bytes:

@@ -96,6 +96,8 @@ A3 = {
     "trainer.precision=fp8": "trainer.precision must be one of 32-true, bf16-mixed, 16-mixed, mixed, got 'fp8'",
     "trainer.max_epochs=0": "trainer.max_epochs must be a whole number >= 1, or -1 for no limit, got 0",
     "trainer.log_every_n_steps=0": "trainer.log_every_n_steps must be >= 1, got 0",
+    "trainer.steps_per_execution=0": "trainer.steps_per_execution must be ",
+    "trainer.steps_per_execution=all": "trainer.steps_per_execution must be ",
     "trainer.overfit_batches=2": "trainer.overfit_batches=2: use trainer.limit_train_batches instead",
     "trainer.limit_train_batches=0": "trainer.limit_train_batches must be > 0, got 0",
     "callbacks.checkpoints.monitor=train/loss": "callbacks.checkpoints.monitor must be a validation metric",

@@ -144,9 +144,6 @@ def test_g4_a_config_file_that_holds_a_secret_is_refused(tmp_path, command, monk
     "override",
     [
         "logger.wandb.name=planted-pat",
-        "+logger.wandb.api_key=abc",
-        "data_root=https://planted-in-a-url@host/x",
-        "data_root=https://host/x?api_key=planted-in-a-query",
         "data_root=${oc.env:MIRROR_PASSWORD,planted-in-a-query}?password=planted-in-a-query",
         "hydra.run.dir=outputs/planted-pat",
         "run_name=planted-pat",

@@ -167,31 +167,19 @@ def test_e2_a_hanging_server_changes_neither_the_training_nor_its_length(tmp_pat
     assert record(tmp_path / "run") == plain
 
 
+PLACES = [f"WANDB_{name}" for name in ("CONFIG_DIR", "CACHE_DIR", "DATA_DIR", "IDENTITY_TOKEN_FILE", "DIR")]
 GARBAGE = {
     "what is settled otherwise": {
-        "WANDB_SILENT": "",
-        "WANDB_DIR": "/proc/nowhere",
-        "WANDB_PROJECT": "a project / with ? odd # characters",
-        "WANDB_RUN_ID": "a/b",
-        "WANDB_RESUME": "must",
-        "WANDB_SERVICE": "3-1-tcp-localhost-1",
-        "WANDB_DISABLED": "perhaps",
-        "WANDB_TAGS": ",,",
-        "WANDB_HTTP_TIMEOUT": "soon",
-        "WANDB_API_KEY": KEY,
-        **dict.fromkeys(
-            ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "TMPDIR", "NETRC", "WANDB_IDENTITY_TOKEN_FILE"),
-            "/proc/nowhere",
-        ),
+        "WANDB_SILENT": "", "WANDB_PROJECT": "a project / with ? odd # characters", "WANDB_RUN_ID": "a/b",
+        "WANDB_RESUME": "must", "WANDB_SERVICE": "3-1-tcp-localhost-1", "WANDB_DISABLED": "perhaps", "WANDB_TAGS": ",,",
+        "WANDB_HTTP_TIMEOUT": "soon", "WANDB_API_KEY": KEY,
+        **dict.fromkeys((*PLACES, "TMPDIR", "NETRC"), "/proc/nowhere"),
     },
     "places": {
-        "WANDB_ENTITY": "an entity / with ? odd # characters",
-        "WANDB_BASE_URL": "not-a-url",
-        "HTTP_PROXY": "nonsense:::",
-        "HTTPS_PROXY": "http://127.0.0.1:9",
-        "WANDB_API_KEY": "short\nand-broken",
+        "WANDB_ENTITY": "an entity / with ? odd # characters", "WANDB_BASE_URL": "not-a-url",
+        "HTTP_PROXY": "nonsense:::", "HTTPS_PROXY": "http://127.0.0.1:9", "WANDB_API_KEY": "short\nand-broken",
     },
-}
+}  # fmt: skip
 
 
 @pytest.mark.slow

@@ -17,11 +17,6 @@ EVENTS = [(0, {"train/loss": 3.5, "epoch": 0}), (1, {"train/loss": 1 / 3, "epoch
           (2, {"train/loss": float("nan"), "epoch": 1}), (2, {"val/loss": 1e-30})]  # fmt: skip
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path
-
-
 def log(folder: Path, events: list = EVENTS) -> None:
     """What the trainer does: the record first, then the copies."""
     metrics = MetricsLogger(MetricsFile(folder))
@@ -50,45 +45,45 @@ def scalars(folder: Path, key: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars(key)]
 
 
-def test_the_table_has_every_row_of_the_record(folder):
-    log(folder)
-    assert repr(rows(folder)) == repr([{key: float(value) for key, value in row.items()} for row in record(folder)])
+def test_the_table_has_every_row_of_the_record(tmp_path):
+    log(tmp_path)
+    assert repr(rows(tmp_path)) == repr([{key: float(value) for key, value in row.items()} for row in record(tmp_path)])
 
 
-def test_the_table_of_a_continued_run_has_every_step_once(folder):
-    log(folder)
-    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
-    MetricsFile(folder).truncate(len("".join(lines[:3])))  # as when a checkpoint is loaded
-    log(folder, EVENTS[3:])
-    assert [(row["step"], "val/loss" in row) for row in rows(folder)] == [
+def test_the_table_of_a_continued_run_has_every_step_once(tmp_path):
+    log(tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    MetricsFile(tmp_path).truncate(len("".join(lines[:3])))  # as when a checkpoint is loaded
+    log(tmp_path, EVENTS[3:])
+    assert [(row["step"], "val/loss" in row) for row in rows(tmp_path)] == [
         (0, False), (1, False), (1, True), (2, False), (2, True),
     ]  # fmt: skip
 
 
-def test_tensorboard_reads_what_was_written(folder):
-    log(folder)
-    assert scalars(folder, "val/loss") == [(1, 2.0), (2, pytest.approx(1e-30))]
-    assert [step for step, _ in scalars(folder, "train/loss")] == [0, 1, 2]
+def test_tensorboard_reads_what_was_written(tmp_path):
+    log(tmp_path)
+    assert scalars(tmp_path, "val/loss") == [(1, 2.0), (2, pytest.approx(1e-30))]
+    assert [step for step, _ in scalars(tmp_path, "train/loss")] == [0, 1, 2]
 
 
-def test_tensorboard_shows_a_continued_run_without_the_steps_that_it_repeats(folder):
-    log(folder, [(step, {"loss": 1.0}) for step in range(10)])
-    log(folder, [(step, {"loss": 2.0}) for step in range(7, 12)])
-    assert [step for step, value in scalars(folder, "loss") if value == 1.0] == [0, 1, 2, 3, 4, 5, 6, 7]
-    assert [step for step, value in scalars(folder, "loss") if value == 2.0] == [7, 8, 9, 10, 11]
+def test_tensorboard_shows_a_continued_run_without_the_steps_that_it_repeats(tmp_path):
+    log(tmp_path, [(step, {"loss": 1.0}) for step in range(10)])
+    log(tmp_path, [(step, {"loss": 2.0}) for step in range(7, 12)])
+    assert [step for step, value in scalars(tmp_path, "loss") if value == 1.0] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert [step for step, value in scalars(tmp_path, "loss") if value == 2.0] == [7, 8, 9, 10, 11]
 
 
-def test_tensorboard_gets_pictures(folder):
-    Image.new("RGB", (5, 4), "red").save(folder / "a.png")
-    tracker = TensorBoardLogger(save_dir=str(folder))
-    tracker.log_picture("pictures/a", folder / "a.png", 3)
-    tracker.log_picture("pictures/a", folder / "missing.gif", 4)
-    (image,) = EventAccumulator(str(folder / "tensorboard")).Reload().Images("pictures/a")
+def test_tensorboard_gets_pictures(tmp_path):
+    Image.new("RGB", (5, 4), "red").save(tmp_path / "a.png")
+    tracker = TensorBoardLogger(save_dir=str(tmp_path))
+    tracker.log_picture("pictures/a", tmp_path / "a.png", 3)
+    tracker.log_picture("pictures/a", tmp_path / "missing.gif", 4)
+    (image,) = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("pictures/a")
     assert (image.step, image.width, image.height) == (3, 5, 4)
-    assert image.encoded_image_string == (folder / "a.png").read_bytes()
+    assert image.encoded_image_string == (tmp_path / "a.png").read_bytes()
 
 
-def test_other_ranks_write_nothing(folder, monkeypatch):
+def test_other_ranks_write_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    log(folder)
-    assert list(folder.iterdir()) == []
+    log(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Failures inside torch, in the user's terms."""
+"""Failures inside torch, in the user's terms; `faults/test_numerics.py` and `test_kills.py` have them in runs."""
 
 import signal
 
@@ -10,12 +10,6 @@ from vae_lab.training.train import train
 
 DEAD = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 CASES = {
-    "memory": (
-        RuntimeError("CUDA out of memory. Tried\nmore"),
-        ["dataset.batch_size=64", "trainer.accumulate_grad_batches=2"],
-        OutOfMemoryError,
-        "dataset.batch_size=32 trainer.accumulate_grad_batches=4",
-    ),
     "cuBLAS": (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), [], OutOfMemoryError, "dataset.batch_size=8 "),
     "memory for one": (MemoryError(), ["dataset.batch_size=1"], OutOfMemoryError, "batch_size is 1 already"),
     "worker": (DEAD, ["dataset.num_workers=3"], RunError, "num_workers=3 died .* resume=.*/run dataset.num_workers=0$"),

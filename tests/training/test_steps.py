@@ -107,12 +107,6 @@ def test_callbacks_hear_of_every_step(config):
     assert observer.sizes == [16] * 6  # one batch at a time for a callback that looks at batches
 
 
-@pytest.mark.parametrize("value", [0, "all"])
-def test_a_wrong_number_is_refused(value, config):
-    with pytest.raises(ValueError, match=r"trainer\.steps_per_execution must be "):
-        train(config(f"trainer.steps_per_execution={value}"))
-
-
 def test_a_step_that_cannot_be_a_graph_says_why(config, caplog):
     caplog.set_level("INFO")
     train(config("trainer.cuda_graph=true"))
