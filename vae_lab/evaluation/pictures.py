@@ -36,17 +36,18 @@ MAX_TICKS = 30  # classes that are named on a colour bar
 MAX_FRAME_SIZE = 1200  # pixels, of the GIF
 
 
-def grid(images: Tensor, num_columns: int) -> np.ndarray:
+def grid(images: Tensor, num_columns: int, min_tile: int = MIN_TILE) -> np.ndarray:
     """Tiles images row by row, small ones enlarged by an integer factor.
 
     Args:
         images: (N, C, H, W), clamped to [0, 1]; NaN is drawn black.
         num_columns: images per row, >= 1.
+        min_tile: pixels that a tile is at least wide and high.
 
     Returns:
-        The picture; each tile is at least 48 pixels wide and high.
+        The picture.
     """
-    scale = math.ceil(MIN_TILE / min(images.shape[-2:]))
+    scale = math.ceil(min_tile / min(images.shape[-2:]))
     images = (images.float().nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
     images = images.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
     return make_grid(images, nrow=num_columns, padding=GAP, pad_value=GAP_GREY).permute(1, 2, 0).contiguous().numpy()

@@ -427,9 +427,7 @@ def picture(images: Tensor, least: int, name: str, num_columns: int | None = Non
 
     The picture travels within the page: a file of its own would be gone before it is fetched, in the middle of a drag.
     """
-    scale = math.ceil(least / min(images.shape[-2:]))
-    images = images.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
-    drawn = pictures.grid(images, num_columns or math.ceil(math.sqrt(len(images))))
+    drawn = pictures.grid(images, num_columns or math.ceil(math.sqrt(len(images))), least)
     st.image(data_url(drawn), caption=plain(name) if len(SUBJECTS) > 1 else None)
     return drawn
 

@@ -296,5 +296,5 @@ def tiled(images: Tensor, num_columns: int) -> np.ndarray:
 def encoded(picture: np.ndarray, kind: str = "PNG") -> bytes:
     """A picture (H, W, 3) as a file."""
     buffer = BytesIO()
-    Image.fromarray(picture).save(buffer, kind, quality=85)
+    Image.fromarray(picture).save(buffer, kind, quality=85, compress_level=1)  # at once: a drag waits for it
     return buffer.getvalue()
