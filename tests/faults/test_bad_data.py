@@ -49,7 +49,7 @@ def test_b1_a_damaged_file_is_named(name: str, mnist: Path, tmp_path):
 
 def test_b1_mnist_is_no_fashion_mnist(data_root: Path, tmp_path):
     (tmp_path / "FashionMNIST").symlink_to(data_root / "MNIST")
-    with pytest.raises(DataError, match="checksum mismatch .*FashionMNIST/raw/t10k-images-idx3-ubyte"):
+    with pytest.raises(DataError, match="checksum mismatch .*FashionMNIST/raw/train-images-idx3-ubyte"):
         FashionMNIST(str(tmp_path), (1, 28, 28), "resize").read()
 
 
