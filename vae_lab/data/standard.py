@@ -197,11 +197,12 @@ class MNIST:
                 download([mirror + archive for mirror in self.archives.mirrors], self.folder / archive, md5)
                 with gzip.open(self.folder / archive) as packed, whole_file(self.folder / file) as unpacked:
                     shutil.copyfileobj(packed, unpacked)
-        test_bytes = 10_000 * 28 * 28  # room for them after the training images: with a copy both are there twice
-        files = zip(self.files.items(), (test_bytes, 0, 0, 0), strict=True)
+        room = 10_000 * 28 * 28  # for the test images after the others: with a copy, all would be there twice
+        files = zip(self.files.items(), (room, 0, 0, 0), strict=True)
         train, test, train_labels, test_labels = (read_verified(self.folder / n, c, spare) for (n, c), spare in files)
-        pixels = train[16:]  # after a header with the numbers and sizes of the images
-        pixels[-test_bytes:] = test[16:]
+        end = len(train) - room
+        pixels = train[16 : end + len(test) - 16]  # after a header with the numbers and sizes of the images
+        pixels[end - 16 :] = test[16:]
         labels = torch.from_numpy(np.concatenate([train_labels[8:], test_labels[8:]])).long()[:, None]
         fitted = fit_pixels(torch.from_numpy(pixels).view(-1, 1, 28, 28), self.image_shape, self.fit)
         num_test = len(test_labels) - 8
