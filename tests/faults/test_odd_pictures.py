@@ -1,4 +1,4 @@
-"""B5 to B7: pictures of every kind come out with the right values, upright, or are refused by name."""
+"""B5 and B7: pictures of every kind come out with the right values, or are refused by name."""
 
 import contextlib
 import itertools

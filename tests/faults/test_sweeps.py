@@ -78,16 +78,10 @@ def test_d1_d2_d7_a_job_that_ends_badly_ends_alone(tmp_path):
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     environment = {"PYTHONPATH": path, "VAE_LAB_TRUST": "bad"}
     expected = {
-        "well": "",
-        "byexit": "SystemExit: 3",
-        "atonce": "ended with exit code 9",
-        "bysegfault": "killed by SIGSEGV",
-        "bykill": "killed by SIGKILL",
-        "formemory": "no memory left",
-        "byerror": "planted",
-        "bysetting": "model.ends must be well",
-        "bynumbers": "became",  # NaN or infinite
-    }
+        "well": "", "byexit": "SystemExit: 3", "atonce": "ended with exit code 9", "bysegfault": "killed by SIGSEGV",
+        "bykill": "killed by SIGKILL", "formemory": "no memory left", "byerror": "planted",
+        "bysetting": "model.ends must be well", "bynumbers": "became",  # NaN or infinite
+    }  # fmt: skip
     ends = "model.ends=well,by exit,at once,by segfault,by kill,for memory,by error,by setting,by numbers"
     small = [argument for argument in SMALL if not argument.startswith("model.")]
     settings = ["--config-dir", "conf", "model=bad", "trainer.max_steps=2", "latent_dim=2"]

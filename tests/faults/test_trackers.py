@@ -219,14 +219,9 @@ needs_proc = pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/childre
 @needs_proc
 @pytest.mark.parametrize(
     ("which", "signum", "when"),
-    [
-        ("worker", signal.SIGKILL, "running"),
-        ("worker", signal.SIGSTOP, "starting"),
-        ("core", signal.SIGKILL, "starting"),
-        ("core", signal.SIGSTOP, "starting"),
-        ("core", signal.SIGSTOP, "running"),
-    ],
-)
+    [("worker", signal.SIGKILL, "running"), ("worker", signal.SIGSTOP, "starting"),
+     ("core", signal.SIGKILL, "starting"), ("core", signal.SIGSTOP, "starting"), ("core", signal.SIGSTOP, "running")],
+)  # fmt: skip
 def test_e2_a_process_of_w_and_b_is_killed_or_frozen(tmp_path, monkeypatch, caplog, which, signum, when):
     monkeypatch.setattr(wandb_process, "FINISH_TIMEOUT", 2)
     if when == "running":

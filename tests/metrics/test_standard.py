@@ -34,17 +34,6 @@ def test_processes_are_weighted_by_their_images():
     torch.testing.assert_close(torch.stack([*means.values()]), images.mean(0))
 
 
-def test_a_saved_state_continues_exactly(tmp_path):
-    images = torch.rand(50, 2)
-    whole = filled(images, [20, 20, 10]).compute(alone)
-    torch.save(filled(images[:20], [20]).state_dict(), tmp_path / "means")
-    resumed = Means()
-    resumed.load_state_dict(torch.load(tmp_path / "means", weights_only=True))
-    for part in images[20:].split([20, 10]):
-        resumed.add({"a": part[:, 0].mean(), "b": part[:, 1].mean()}, len(part))
-    assert resumed.compute(alone) == whole
-
-
 def test_a_state_that_was_loaded_on_the_cpu_continues_on_a_gpu():
     # A checkpoint is read to the CPU; a run that resumes within an epoch then adds terms that live on its device.
     with FakeTensorMode():  # follows devices as they are, without a GPU

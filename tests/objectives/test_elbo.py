@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from linear_gaussian import SHAPE, LinearGaussian
+from linear_gaussian import SHAPE, LinearGaussian, Sampled
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
@@ -181,13 +181,6 @@ def test_a_plain_autoencoder_has_neither_kl_nor_elbo():
     assert terms["loss"].item() == terms["reconstruction"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-class Shifted(nn.Module):
-    """N(0, I) without a closed form of the KL."""
-
-    def log_prob(self, z):
-        return StandardNormal((3,)).log_prob(z)
-
-
 def test_without_a_closed_form_the_kl_is_estimated_at_the_samples():
     vae = small_vae()
     batch = Batch(torch.rand(1, 1, 4, 4).expand(20_000, -1, -1, -1))
@@ -195,7 +188,7 @@ def test_without_a_closed_form_the_kl_is_estimated_at_the_samples():
     q = vae.encode(batch.x)
     z = q.rsample(1)
     error = (q.log_prob(z) - vae.prior.log_prob(z)).std() / math.sqrt(20_000)
-    vae.prior = Shifted()
+    vae.prior = Sampled()
     terms = ELBO(2.0, 0, 0.0)(vae, batch, during(None))
     assert (terms["kl"] - exact).abs() < 4 * error
     torch.testing.assert_close(terms["loss"], terms["reconstruction"] + 2 * terms["kl"])

@@ -8,8 +8,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from composed import composed
-from conftest import TINY
 from omegaconf import OmegaConf
 
 import vae_lab
@@ -21,14 +19,6 @@ from vae_lab.evaluation.evaluate import evaluate_runs
 from vae_lab.runs.export import export_run
 from vae_lab.runs.measurements import parameters_sha256
 from vae_lab.training.train import train
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """The folder of a run of two epochs."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    train(composed(*TINY, f"run_dir={folder}"))
-    return folder
 
 
 @pytest.fixture
@@ -90,7 +80,7 @@ def test_the_export_is_evaluated_as_the_run_is(make_run):
 
 
 def test_numbers_do_not_outlive_their_weights(make_run, config):
-    run_dir = make_run()
+    run_dir = make_run("seed=0")
     export_run([str(run_dir)])
     evaluate_runs([str(run_dir), str(run_dir / "export")])
     first = json.loads((run_dir / "result.json").read_text())
