@@ -48,6 +48,20 @@ def test_the_kl_is_that_of_numerical_integration(dim, kappa):
 
 
 @DIMS
+@pytest.mark.parametrize("kappa", [0.1, 5.0])
+def test_the_density_integrates_to_one_and_its_mean_log_ratio_is_the_kl(dim, kappa):
+    q, prior, num = law(dim, kappa), UniformSphere(dim), 20_000
+    even, drawn = prior.sample(num)[:, None], q.rsample(num)
+    for values, expected in (
+        ((q.log_prob(even) - prior.log_prob(even)).exp(), 1.0),
+        (q.log_prob(drawn) - prior.log_prob(drawn), q.kl(prior).item()),
+    ):
+        assert (
+            abs(values.mean().item() - expected) < 4 * values.std().item() / math.sqrt(num) + 1e-6
+        )  # 4 standard errors
+
+
+@DIMS
 @pytest.mark.parametrize("kappa", [0.1, 5.0, 500.0])
 def test_samples_and_their_gradients_are_those_of_the_law(dim, kappa):
     num = 4000
