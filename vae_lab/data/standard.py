@@ -133,7 +133,7 @@ def read_verified(path: Path, checksum: str, spare: int = 0) -> np.ndarray:
         size = path.stat().st_size
         content = np.empty(size + spare, np.uint8)
         with open(path, "rb") as file:
-            file.readinto(content[:size])
+            file.readinto(content[:size].data)
     except OSError as error:
         raise DataError(f"cannot read {printable(path)}: {error.strerror or error}") from error
     kind = {32: "md5", 64: "sha256"}[len(checksum)]

@@ -334,6 +334,11 @@ class Gallery(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, lit: pl.LightningModule, *_) -> None:
         self._draw_early_latents(trainer, lit)
 
+    def steps_to_look(self, step: int) -> float:
+        """Optimizer steps from this one to the next that the gallery looks at; infinite if there is none."""
+        period = self.scatter_every_n_steps
+        return math.inf if period is None or step >= self.scatter_until_step else period - step % period
+
     def on_train_epoch_end(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         periods, rest = divmod(epoch, self.every_n_epochs)

@@ -177,6 +177,9 @@ class LitVAE(LightningModule):
         steps = self.steps_at_once
         if trainer.max_steps != -1:
             steps = min(steps, trainer.max_steps - self.global_step)
+        for callback in trainer.callbacks:
+            if hasattr(callback, "steps_to_look"):  # at a step of its own
+                steps = int(min(steps, callback.steps_to_look(self.global_step)))
         ends = [batch - batch % window + steps * window, trainer.num_training_batches]
         if isinstance(trainer.val_check_batch, int):
             since = batch if trainer.check_val_every_n_epoch is not None else self.batches_seen
