@@ -265,7 +265,7 @@ TARGETS = {
             for seed in (0, 1, 2)
         },
         check_mig,
-        "by 0.034, and four times the steps do not mend it: after 10,560 the gap is 0.045 with weight 6 and 0.048 with 1 "
+        "by 0.034, and four times the steps do not mend it: after 10,560 the gap is 0.045 with 6 and 0.048 with 1 "
         "(seed 0). Weight 6 leaves three latents in use and weight 1 six, but neither gives a factor a latent of its "
         "own; with convolutions and weight 6, where the gap is 0.031, the vertical position correlates by 0.46 to 0.77 "
         "with each of four latents. Published runs take 300,000 steps, as sprites_full does",
