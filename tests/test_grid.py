@@ -125,7 +125,7 @@ def train(lit: LitVAE, batch: Batch) -> None:
         if adversary is not None:
             adversary.requires_grad_(False)
         vae.zero_grad()
-        with Waits() as waits:
+        with Waits("cpu") as waits:
             terms = objective(vae, batch, context)
             terms["loss"].backward()
         assert not waits.found
@@ -138,7 +138,7 @@ def train(lit: LitVAE, batch: Batch) -> None:
             continue
         adversary.requires_grad_(True)
         adversary.zero_grad()
-        with Waits() as waits:
+        with Waits("cpu") as waits:
             judged = objective.adversary_loss(vae, batch, context)
         assert not waits.found
         both = [*adversary.parameters(), *vae.parameters()]

@@ -31,7 +31,7 @@ from vae_lab.config.secrets import refuse_secrets
 from vae_lab.errors import Preempted
 from vae_lab.runs.folder import aside_if_unbegun
 from vae_lab.runs.process import in_one_line, one_line_errors
-from vae_lab.runs.resume import continue_if_begun, result_if_complete, resume_arguments
+from vae_lab.runs.resume import answer_if_complete, continue_if_begun, resume_arguments
 from vae_lab.sweep.command_line import sweep_arguments
 from vae_lab.sweep.job import job_folder
 
@@ -63,7 +63,7 @@ def run() -> None:
         try:
             stays = is_job or names_folder(OmegaConf.merge(HydraConfig.instance().cfg, cfg))
             with nullcontext() if stays else aside_if_unbegun(cfg.run_dir):
-                if (done := result_if_complete(cfg)) is not None:
+                if (done := answer_if_complete(cfg)) is not None:
                     return done.get("best_value")
                 from vae_lab.training.train import train  # takes seconds, in which Ctrl-C may come
 

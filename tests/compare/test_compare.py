@@ -822,6 +822,8 @@ def test_a_group_has_the_same_colour_in_all_figures(sweep):
         assert colours_in(figure) == colours
     (lines,) = figures.parallel(found).data
     numbers = lines.meta["groups"]
+    (axis,) = (axis for axis in lines.dimensions if axis.label.startswith("mse"))
+    assert sorted(axis.range) == [min(axis["values"]), max(axis["values"])]
     assert [{colour} for _, colour in lines.line.colorscale] == [colours[number] for number in numbers]
 
 

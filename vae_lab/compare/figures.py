@@ -48,7 +48,8 @@ MAX_VALUES = 24  # of a setting that colours can stand for
 BEGIN = 0.12  # of the training, which may lie outside of the axes until a reader zooms out
 WIDE = 8  # the ratio of the largest to the smallest value of a setting from which its axis is logarithmic
 MAX_TICKS = 12  # of an axis of a setting
-MANY, FAR = 8, 50  # of so many values, one so many times as far from the median as half of them is outside of the axes
+MANY = 8  # values from which on far ones may lie outside of the axes
+FAR = 50  # times the median distance from the median, from which on a value is far
 SHIFT = 0.16  # of an axis, over which groups with the same option are spread so that all lines show
 Mode = list[tuple[str, list[int], str]]  # a name, the numbers of groups, a colour
 Button = tuple[str, dict, dict]  # its label, what it changes of the traces, and what of the layout
@@ -219,7 +220,7 @@ def effect(comparison: Comparison, key: str, metric: str, groups: list[Group] | 
     if not is_number:
         figure.update_xaxes(range=(-0.5, len(members) - 0.5))
     found = [value for group in groups for value in group.values(metric).values()]
-    if len(near(found)) < len(found):  # else plotly's own range has room for the deviations too
+    if len(near(found)) < len(found):  # plotly's own range has room for the deviations, but is as long as the farthest
         focus(figure, "y", found)
     menus = [scales(is_number and min(members) > 0, all(value > 0 for value in found), is_log)]
     return finish(figure, titled(comparison, metric, groups), safe(key), axis_title(metric), menus)
@@ -254,7 +255,7 @@ def parallel(comparison: Comparison) -> go.Figure:
     for metric in metrics:
         means, better = [group.spread(metric).mean for group in groups], find(metric).better
         if len(set(means)) > 1:
-            low, high = extent(means, 0)
+            low, high = min(near(means)), max(near(means))
             means = [min(max(mean, low), high) for mean in means]
             ends = [high, low] if better == "lower" else [low, high]
             label = safe(key_of(metric), 20) + {"higher": " ↑", "lower": " ↓", None: ""}[better]
@@ -458,10 +459,10 @@ def titled(comparison: Comparison, metric: str, groups: list[Group], more: str =
     return f"{title} · {safe(among, 40)}"
 
 
-def extent(values: list[float], margin: float = 0.07) -> tuple[float, float]:
+def extent(values: list[float]) -> tuple[float, float]:
     """A range that holds all values but very far ones, and some more on both sides."""
     low, high = min(near(values), default=0.0), max(near(values), default=0.0)
-    pad = (high - low) * margin or abs(high) * margin or 1
+    pad = (high - low) * 0.07 or abs(high) * 0.07 or 1
     return low - pad, high + pad
 
 

@@ -43,9 +43,9 @@ PLANE = (
 )
 EFFECTS = "Large marks: groups. Thin lines join groups that differ in nothing else. Short bars: the mean over groups."
 PARALLEL = (
-    "Each line is a group. Axes of metrics have the better end up, and end where most values do; those that not all "
-    "groups share, and groups without one of the metrics, are left out. Drag "
-    "along an axis to keep the lines that pass there, along several for those that pass all; click it to let go."
+    "Each line is a group. Axes of metrics have the better end up, and end where most values do; what lies "
+    "beyond is drawn at the end. Those that not all groups share, and groups without one of the metrics, are left out. "
+    "Drag along an axis to keep the lines that pass there, along several for those that pass all; click it to let go."
 )
 RUNS = "Those that are not completed come first; their last values stand here and in no mean."
 SEARCH = (

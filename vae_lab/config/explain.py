@@ -84,8 +84,8 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:
         return f"there is no {group}={option}{meant} (options of {group}: {', '.join(error.options)})"
     if isinstance(error, OverrideParseException):
         key, _, value = str(error.override).partition("=")
-        if cause is not None:  # of a function, such as choice(a,b)
-            is_null = "NoneType is incompatible" in str(cause)
+        if cause is not None:  # of a function, such as choice(a,b); Hydra gives none for a syntax error
+            is_null = value.startswith("choice(") and "NoneType is incompatible" in str(cause)
             listed = f"a function takes no null; list the values instead, {key}=null,a,b"
             return f"{error.override}: {listed if is_null else one_line(cause)}"
         odd = dict.fromkeys(re.findall(r"[^\w\s/\\.+$%*@?|:-]|[^\x00-\x7f]", value))  # not in Hydra's bare values

@@ -232,19 +232,19 @@ def minimise(module: nn.Module, loss: Callable[[Tensor], Tensor], codes: Tensor,
 
 
 def shown(steps: int) -> Iterator[int]:
-    """The steps of a fit, which may take an hour, with a bar; where there is no terminal, with a line for each tenth.
+    """The steps of a fit, which may take an hour, with a bar; without a terminal with a line for each tenth.
 
     A fit of a few seconds says nothing there.
     """
     console = Console(stderr=True)
-    if console.is_terminal:
+    if console.is_terminal or console.is_jupyter:
         yield from track(range(steps), "fitting", console=console, transient=True)
         return
     began = told = time.monotonic()
     for done in range(1, steps + 1):
         yield done - 1
         now = time.monotonic()
-        if done * 10 // steps > (done - 1) * 10 // steps and now - told >= QUIET_SECONDS:
+        if done < steps and done * 10 // steps > (done - 1) * 10 // steps and now - told >= QUIET_SECONDS:
             told, left = now, timedelta(seconds=round((now - began) * (steps - done) / done))
             print(f"fitting: {done:,} of {steps:,} steps, {left} left", file=sys.stderr)
 

@@ -17,7 +17,7 @@ ACTIVE_VARIANCE = 0.01  # Burda et al. 2016, section 5.2: a unit is active if Va
 
 
 class Means:
-    """Running means of named tensors over images, kept on their device so that a step never waits for it."""
+    """Running means of named tensors over images, kept on their device so that an evaluation never waits for it."""
 
     def __init__(self) -> None:
         self.reset()

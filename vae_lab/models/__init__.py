@@ -33,6 +33,6 @@ or, where it is learned, on its own device. One that needs the encoder has `bind
 it is built; it must not keep the model's networks as modules of its own. One of two layers has `top_dim` and
 `sample_below(top, generator)`, too, and there is a picture of them.
 
-A **likelihood** has `params_per_channel` = P, `log_prob(x, params)`: (B, C, H, W) and (S, B, P*C, H, W) -> (S, B),
-`mean(params)`, `sample(params)`, and `check(x)`, which refuses images that it is no likelihood of.
+A **likelihood** has `params_per_channel` = P, `log_prob(x, params)`: (B, C, H, W) and (..., B, P*C, H, W) -> (..., B)
+with or without S, `mean(params)`, `sample(params)`, and `check(x)`, which refuses images that it is no likelihood of.
 """

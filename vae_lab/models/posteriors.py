@@ -36,7 +36,7 @@ class DiagonalGaussian:
         Source: Kingma and Welling 2014, section 2.4.
         """
         eps = torch.randn(num_samples, *self.mean.shape, device=self.mean.device, dtype=self.mean.dtype)
-        # Without an axis of S = 1, over which the backward pass would sum.
+        # Without an axis of S = 1, over which the backward pass would sum; squeeze leaves S > 1 as it is.
         return (self.mean + torch.exp(0.5 * self.log_var) * eps.squeeze(0)).view_as(eps)
 
     def log_prob(self, z: Tensor) -> Tensor:

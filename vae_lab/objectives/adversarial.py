@@ -26,7 +26,7 @@ def standardized(x: Tensor, real: Tensor) -> Tensor:
     return (x - real.mean()) / real.std(correction=0).clamp(min=1e-3)
 
 
-def logits(adversary: nn.Module, images: Tensor, batch: Any) -> Tensor:
+def judge(adversary: nn.Module, images: Tensor, batch: Any) -> Tensor:
     """What a discriminator says of images, real or not, of a batch: (B, 1), or (B, 1, h, w) of patches."""
     return run(adversary, standardized(images, batch.x), batch.y)
 
@@ -67,14 +67,14 @@ class GAN(nn.Module):
     def forward(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """How badly the samples pass for images: `loss` and `generator_loss`, the same."""
         fake = vae.sample(len(batch.x), batch.y)
-        generator_loss = fools(logits(self.adversary, fake, batch))
+        generator_loss = fools(judge(self.adversary, fake, batch))
         return {"loss": generator_loss, "generator_loss": generator_loss}
 
     def adversary_loss(self, vae: VAE, batch: Any, context: Context) -> dict[str, Tensor]:
         """How badly images and samples are told apart; see `judged`."""
         with torch.no_grad():
             fake = vae.sample(len(batch.x), batch.y)
-        return judged(*(logits(self.adversary, x, batch) for x in (batch.x, fake)))
+        return judged(*(judge(self.adversary, x, batch) for x in (batch.x, fake)))
 
 
 class VAEGAN(nn.Module):
@@ -142,7 +142,7 @@ class VAEGAN(nn.Module):
             distance = self.elbo.perceptual(batch.x, fake)
             terms = {**terms, "loss": terms["loss"] + distance, "feature_distance": distance}
             reconstruction = reconstruction + distance
-        generator_loss = fools(logits(self.adversary, fake, batch))
+        generator_loss = fools(judge(self.adversary, fake, batch))
         if self.adaptive and self.plays(context) and generator_loss.requires_grad:
             self.balance.copy_(balanced(reconstruction, generator_loss, vae.decoder))
         weight = self.adversarial_weight * self.plays(context) * self.balance
@@ -153,17 +153,17 @@ class VAEGAN(nn.Module):
         """How badly images and reconstructions are told apart; see `judged`. Without gradient before the start."""
         with torch.no_grad():
             fake = vae.generate(vae.encode(batch.x, batch.y).rsample(1), batch.y)[0]
-        terms = judged(*(logits(self.adversary, x, batch) for x in (batch.x, fake)))
+        terms = judged(*(judge(self.adversary, x, batch) for x in (batch.x, fake)))
         if not self.plays(context):
             terms["discriminator_loss"] = terms["discriminator_loss"].detach() + 0 * terms["discriminator_loss"]
         return terms
 
 
 def balanced(reconstruction: Tensor, generator_loss: Tensor, decoder: nn.Module) -> Tensor:
-    """|grad reconstruction| / (|grad generator_loss| + 1e-6), by the last layer of the decoder.
+    """min(1e4, |grad reconstruction| / (|grad generator_loss| + 1e-6)), at the last layer of the decoder.
 
-    Source: Esser et al. 2021, "Taming transformers for high-resolution image synthesis", eq. 7; the bound is that of
-    the authors' code.
+    Source: Esser et al. 2021, "Taming transformers for high-resolution image synthesis", eq. 7; the bound
+    1e4 is that of the authors' code.
     """
     last = [parameter for parameter in decoder.parameters() if parameter.ndim > 1][-1]
     losses = (reconstruction, generator_loss)

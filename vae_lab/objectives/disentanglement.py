@@ -101,7 +101,7 @@ class BetaTC(nn.Module):
         """The terms of the ELBO, the three terms, and as the loss their weighted sum."""
         q, z, reconstruction = infer(vae, batch)
         mean, scale, flat = q.mean.flatten(1), torch.exp(0.5 * q.log_var).flatten(1), z[0].flatten(1)
-        normal = Normal(mean, scale, validate_args=False)  # which would wait for the device
+        normal = Normal(mean, scale, validate_args=False)  # a check of them would wait for the device
         log_q = normal.log_prob(flat[:, None])  # (B, B, D): of image i's sample, given image j
         log_weight = self.log_weights(len(flat), context.num_images, flat.device)
         log_aggregate = (log_q.sum(2) + log_weight).logsumexp(1)  # (B,)

@@ -229,7 +229,7 @@ def reconstruct(subjects: list[Subject]) -> None:
 
 @view
 def between(subjects: list[Subject]) -> None:
-    """A way from one image, or draw, to another, each half with the label of its end."""
+    """A way from one image, or draw, to another; of a conditional model, each half with the label of its end."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         steps = st.slider("Steps", 3, 24, 10, width=220)
         way = st.segmented_control("Way", ["linear", "spherical"], default="linear", required=True)

@@ -94,8 +94,11 @@ def continue_if_begun(cfg: DictConfig) -> None:
     cfg.resume = "auto" if saved_config(cfg.run_dir).is_file() else None
 
 
-def result_if_complete(cfg: DictConfig) -> dict | None:
-    """What `result.json` says of a run that would continue, but has ended by itself at the same limits; this is said.
+def answer_if_complete(cfg: DictConfig) -> dict | None:
+    """Answer for a run that would continue, but has ended by itself at the same limits: say so, and give its result.
+
+    Returns:
+        What `result.json` says; None where there is something to train.
 
     Raises:
         RunError, ValueError: see `continues_run`.

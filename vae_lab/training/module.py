@@ -58,7 +58,7 @@ class LitVAE(LightningModule):
         clip_algorithm: `norm` or `value`.
         steps_per_execution: optimizer steps between two returns to Lightning's loop, >= 1, or `auto`. What is computed
             does not depend on it.
-        cuda_graph: whether to take the steps as a CUDA graph, where that can be.
+        cuda_graph: whether to take the steps as a CUDA graph; where they need or are something else, the log says why.
 
     Raises:
         ValueError: if lr or steps_per_execution is out of range.
@@ -169,7 +169,8 @@ class LitVAE(LightningModule):
     def batches_at_once(self, batch: int) -> int:
         """How many batches one execution takes, from a batch of the epoch on: at most to the next validation or end.
 
-        `auto` doubles the steps until an execution takes long enough for what surrounds it not to count.
+        `auto` doubles the steps until an execution takes long enough for what surrounds it not to count. A callback
+        that looks at steps of its own has `steps_to_look(step)`, the number of steps to the next of them.
         """
         trainer, window = self.trainer, self.accumulate
         if self.automatic_optimization or trainer.world_size > 1 or self.trainer.datamodule.num_workers:
@@ -178,7 +179,7 @@ class LitVAE(LightningModule):
         if trainer.max_steps != -1:
             steps = min(steps, trainer.max_steps - self.global_step)
         for callback in trainer.callbacks:
-            if hasattr(callback, "steps_to_look"):  # at a step of its own
+            if hasattr(callback, "steps_to_look"):
                 steps = int(min(steps, callback.steps_to_look(self.global_step)))
         ends = [batch - batch % window + steps * window, trainer.num_training_batches]
         if isinstance(trainer.val_check_batch, int):
@@ -226,7 +227,8 @@ class LitVAE(LightningModule):
             self.trainer.fit_loop.epoch_loop.batch_progress.increment_by(len(batches) - 1)
         self._account(batches, contexts, rates, rows, batch_idx)
         is_short = time.perf_counter() - started < EXECUTION_SECONDS and execution.x.nbytes < MOST_BYTES
-        if self.is_adaptive and is_short:
+        is_whole = len(batches) >= self.steps_at_once * window  # not cut at a validation or an end
+        if self.is_adaptive and is_whole and is_short:
             self.steps_at_once = min(2 * self.steps_at_once, MOST_STEPS)
         return None
 

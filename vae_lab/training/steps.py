@@ -53,7 +53,7 @@ class Steps:
         self.lit: Any = lit
         self.optimizers, self.to_pixels, self.accumulate = optimizers, to_pixels, accumulate
         self.clip_val, self.clip_algorithm = clip_val, clip_algorithm
-        # Looked up once: between the kernels of a step, with cold caches, each takes ten times as long.
+        # Looked up once, so that the device does not wait for it between the kernels of a step.
         self.vae, self.objective, self.adversary = self.lit.vae, self.lit.objective, self.lit.adversary
         self.kind, self.strategy, precision = lit.device.type, lit.trainer.strategy, lit.trainer.precision_plugin
         self.is_parallel = isinstance(self.strategy, ParallelStrategy)
@@ -81,7 +81,9 @@ class Steps:
         if opens:
             for optimizer in self.optimizers:
                 self._tell("on_before_zero_grad", optimizer)
-                for parameter in parameters_of(optimizer):  # as zero_grad does, whose own work takes longer
+                if type(optimizer).zero_grad is not Optimizer.zero_grad:
+                    optimizer.zero_grad()
+                for parameter in parameters_of(optimizer):  # without zero_grad's bookkeeping, four times as long
                     parameter.grad = None
         terms = self.objective(self.vae, batch, context)
         self._descend(terms["loss"], self.optimizers[0], closes)
@@ -137,17 +139,28 @@ def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 class Waits(TorchDispatchMode):
-    """Notes the operations for which Python waits for the device: each costs time, and none can be in a CUDA graph."""
+    """Notes the operations for which Python waits for a device, which cost time and break the capture of a graph.
 
-    def __init__(self) -> None:
+    It sees what this thread computes: on a GPU not the backward pass, in which none of ours waits.
+
+    Args:
+        kind: of the device, `cuda` or `cpu`.
+    """
+
+    def __init__(self, kind: str):
         super().__init__()
+        self.kind = kind
         self.found: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        if name in WAITING or name == "_to_copy" and args[0].device != result.device:
-            self.found.add(name)
+        name, first = func.overloadpacket.__name__, args[0] if args else None
+        if isinstance(first, Tensor) and first.device.type == self.kind:
+            is_mask = name.startswith(("index", "_unsafe_index")) and isinstance(args[1], list | tuple)
+            masks = [index for index in args[1] if index is not None and index.dtype == torch.bool] if is_mask else []
+            is_moved = name == "_to_copy" and result.device != first.device
+            if name in WAITING or masks or is_moved:
+                self.found.add(name)
         return result
 
 
@@ -193,8 +206,9 @@ class StepGraph:
                 graph.replay()
                 return terms.clone()
             self.stream.wait_stream(torch.cuda.current_stream())
-            is_tried, waits = context.step >= self.varies_until and not self.is_refused, Waits()
-            with torch.cuda.stream(self.stream), waits if is_tried else nullcontext():
+            is_tried, waits = context.step >= self.varies_until and not self.is_refused, Waits(self.steps.kind)
+            is_last = is_tried and self.taken.get(shape, 0) == EAGER_STEPS - 1
+            with torch.cuda.stream(self.stream), waits if is_last else nullcontext():
                 terms = self.steps(batch, context, opens, closes)
             torch.cuda.current_stream().wait_stream(self.stream)
             if is_tried:

@@ -19,7 +19,7 @@ from vae_lab.loggers.wandb import WandbLogger
 from vae_lab.runs.checkpoints import Checkpoints, check_finite, load_checkpoint, newest_checkpoint
 from vae_lab.runs.continuation import check_continuation
 from vae_lab.runs.folder import RunFolder
-from vae_lab.runs.resume import continues_run, result_if_complete
+from vae_lab.runs.resume import answer_if_complete, continues_run
 from vae_lab.runs.signals import Preemption
 from vae_lab.runs.trained import initialize, split_checkpoint
 from vae_lab.training.build import OURS, READERS, Experiment, build
@@ -47,7 +47,7 @@ def train(cfg: DictConfig, tells: bool = True) -> float | None:
     """
     quiet_lightning()
     refuse_written_secrets(OmegaConf.to_container(cfg))
-    if (done := result_if_complete(cfg)) is not None:
+    if (done := answer_if_complete(cfg)) is not None:
         return done.get("best_value")
     continues = continues_run(cfg)
     run = RunFolder(cfg.run_dir)
