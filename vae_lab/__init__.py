@@ -1,9 +1,9 @@
 """A Hydra-configured experiment runner for variational autoencoders. The rooms of the house, in the order of reading:
 
-models/      encoders and decoders, posteriors, priors, likelihoods, and `vae.py`, which binds them
+models/      encoders and decoders, posteriors with their KL, priors, likelihoods, and `vae.py`, which binds them
 objectives/  what is minimised, one class for each
-metrics/     every number that is reported: the catalogue, and what computes them
-data/        sources of images, decoding, caches, splits, batches
+metrics/     every number that is reported: the catalogue with their units, and what computes them
+data/        sources of images, decoding, caches, splits, and the batches gathered from them
 training/    from a config to a trained model: `train.py` reads top to bottom
 runs/        the run folder: files, checkpoints, resume, signals, result, export
 evaluation/  trained runs measured on the test split, and their pictures

@@ -6,6 +6,9 @@ An objective is an `nn.Module`, called with (vae, batch, context):
     batch    x, images (B, C, H, W) in [0, 1], and y, int64 labels (B, F) or None
     context  the `Context` below
 
+The KL is a posterior's own, `q.kl(prior)` in nats; `elbo.kl_per_latent` takes its mean over the batch, or estimates it
+from samples where there is no closed form.
+
 It returns a flat dict of 0-dim tensors, means over the images of the batch, whose keys are names of metrics (see
 `vae_lab.metrics.catalogue`). `loss` is what is minimised; the others are logged beside it.
 
