@@ -1,3 +1,4 @@
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -97,6 +98,30 @@ def test_batches_hold_the_images_of_the_source():
             assert torch.equal(batch.x, pixels[batch.x[:, 0, 0, 0].long()])
             assert torch.equal(batch.y, batch.x[:, 0, 0, :1].long())  # the labels travel with their images
     assert next(iter(image_data(grey(128)).train_dataloader())).y is None  # without labels
+
+
+def test_batches_gathered_ahead_are_the_same():
+    """As where the images do not fit on a GPU; executions of one to four batches, from the third batch on."""
+
+    def batches(target, data):
+        data.target, data.batches_at_once = target, lambda batch: 1 + batch % 4
+        data.start_at(0, 2)
+        return [list(loader()) for loader in (data.train_dataloader, data.val_dataloader, data.test_dataloader)]
+
+    for make in (image_data, lambda: image_data(grey(128))):  # without labels
+        ahead, plain = batches(torch.device("cpu"), make()), batches(None, make())
+        assert [len(batch.x) for batch in ahead[0]][:2] == [24, 16]
+        for one, other in zip(sum(ahead, []), sum(plain, []), strict=True):
+            assert torch.equal(one.x, other.x)
+            assert one.y is other.y is None or torch.equal(one.y, other.y)
+
+    data, before = image_data(), threading.active_count()
+    data.target = torch.device("cpu")
+    loading = iter(data.train_dataloader())
+    next(loading)
+    assert threading.active_count() == before + 1
+    loading.close()  # a run that stops within an epoch
+    assert threading.active_count() == before
 
 
 def test_every_epoch_visits_every_training_image_once_in_its_own_order():

@@ -8,8 +8,11 @@ import math
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -73,10 +76,14 @@ class Split(Dataset):
         """A slice or a choice of the images, as `[:64]`, `[[3, 5]]` or a mask (M,), in bytes, with their labels."""
         return self.__getitems__(torch.arange(len(self))[key].reshape(-1))
 
-    def __getitems__(self, indices: Sequence[int] | Tensor) -> Batch:
-        """Gather a batch: bytes (B, C, H, W), labels (B, F) if there are any."""
+    def __getitems__(self, indices: Sequence[int] | Tensor, pinned: bool = False) -> Batch:
+        """Gather a batch, in pinned memory or not: bytes (B, C, H, W), labels (B, F) if there are any."""
         chosen = self.index[torch.as_tensor(indices)]
-        x = self.pixels.index_select(0, chosen.to(self.pixels.device))  # copies whole rows
+        if pinned:
+            x = torch.empty(len(chosen), *self.pixels.shape[1:], dtype=torch.uint8, pin_memory=True)
+            torch.index_select(self.pixels, 0, chosen, out=x)
+        else:
+            x = self.pixels.index_select(0, chosen.to(self.pixels.device))  # copies whole rows
         self.taken += x.nbytes
         if self.release and self.taken > MOST_MAPPED:
             self.release()
@@ -149,9 +156,16 @@ class Batches(DataLoader):
 
     torch's own handler in a worker dies of any SIGTERM, as schedulers send to all processes, and the run, which would
     save and stop, dies of its dead worker. Where the system does not tell who sends a signal (macOS), that remains.
+
+    Attributes:
+        target: the device that batches are gathered for, ahead of their time; None for when they are asked for.
     """
 
+    target: torch.device | None = None
+
     def __iter__(self):
+        if self.target is not None:
+            return self._ahead(self.target)
         if not self.worker_init_fn:
             return super().__iter__()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # which the workers inherit
@@ -159,6 +173,30 @@ class Batches(DataLoader):
             return super().__iter__()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _ahead(self, device: torch.device) -> Iterator[Batch]:
+        """Batches on a device; while it computes, a thread gathers as many again, into pinned memory if it is a GPU."""
+        sampler: Any = self.batch_sampler
+        order = sampler.sampler.order() if isinstance(sampler, Executions) else torch.as_tensor(list(sampler.sampler))
+        parts, pool = iter(order.split(sampler.batch_size)), ThreadPoolExecutor(1)
+        gathered: deque[Future[Batch]] = deque()
+        dataset: Any = self.dataset
+
+        def have(number: int) -> None:
+            for part in islice(parts, max(0, number - len(gathered))):
+                gathered.append(pool.submit(dataset.__getitems__, part, device.type == "cuda"))
+
+        try:
+            for indices in sampler:
+                number = math.ceil(len(indices) / sampler.batch_size)
+                have(number)
+                batches = [gathered.popleft().result() for _ in range(number)]
+                have(number)
+                x = torch.cat([batch.x.to(device, non_blocking=True) for batch in batches])
+                ys = [batch.y for batch in batches if batch.y is not None]
+                yield Batch(x, torch.cat(ys) if ys else None)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def watch_for_sigterm(worker: int) -> None:
@@ -232,6 +270,7 @@ class ImageData(LightningDataModule):
         self.num_skipped = 0  # pictures that could not be used
         self.test_split = "test"  # what a test loop reads
         self.batches_at_once: Callable[[int], int] = lambda batch: 1  # of training, from a batch of the epoch on
+        self.target: torch.device | None = None  # a GPU that the images do not fit on
         self.splits: dict[str, Split] = {}
 
     def prepare_data(self) -> None:
@@ -285,12 +324,19 @@ class ImageData(LightningDataModule):
         return {name: index.sort().values for name, index in {"train": train, **splits}.items()}
 
     def keep_on(self, device: torch.device) -> None:
-        """Keep the images on the model's device, if they take at most a quarter of the memory that is free there."""
+        """Keep the images on a GPU, if they take at most a quarter of the memory that is free there.
+
+        Where they take more, a thread gathers batches ahead and sends them from pinned memory.
+        """
         pixels = self.splits["train"].pixels
-        if device.type == "cuda" and not self.num_workers and 4 * pixels.nbytes <= torch.cuda.mem_get_info(device)[0]:
-            pixels = pixels.to(device)
-            for split in self.splits.values():
-                split.pixels, split.release = pixels, None
+        if device.type != "cuda" or self.num_workers:
+            return
+        if 4 * pixels.nbytes > torch.cuda.mem_get_info(device)[0]:
+            self.target = device
+            return
+        pixels = pixels.to(device)
+        for split in self.splits.values():
+            split.pixels, split.release = pixels, None
 
     def start_at(self, epoch: int, batch: int) -> None:
         """Continue training at a batch of an epoch."""
@@ -327,13 +373,15 @@ class ImageData(LightningDataModule):
         return self._loader(split, batch_size=self.batch_size, sampler=range(rank, total, world_size))
 
     def _loader(self, split: str, **sampling: Any) -> Batches:
-        return Batches(
+        loader = Batches(
             self.splits[split],
             **sampling,
             collate_fn=as_batch,
             num_workers=self.num_workers,
             worker_init_fn=watch_for_sigterm if hasattr(signal, "sigwaitinfo") else None,
         )
+        loader.target = self.target
+        return loader
 
     def to_pixels(self, batch: Batch, training: bool = False) -> Batch:
         """Turn bytes (B, C, H, W) into what the model sees: floats in [0, 1], flipped, binarized, on their device."""
