@@ -141,10 +141,11 @@ def as_process(command: Callable[[], None]) -> None:
     # What Python's own end begins with; the children of multiprocessing end in the same way.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    gc.collect()  # closes the files that the run has left open
-    for stream in filter(None, (sys.stdout, sys.stderr)):
+    files = [thing for thing in gc.get_objects() if type(thing) in (io.TextIOWrapper, io.BufferedWriter)]
+    for file in filter(None, (*files, sys.stdout, sys.stderr)):  # which nobody has closed
         with suppress(OSError, ValueError):
-            stream.flush()
+            file.flush()
+    gc.collect()  # what a run has left may have an end of its own
     ctypes.CDLL(None).fflush(None)  # what libraries in C have printed
     os._exit(code)
 
