@@ -15,7 +15,7 @@ from vae_lab.runs.signals import Preemption
 from vae_lab.training import module
 from vae_lab.training.build import build
 from vae_lab.training.module import LitVAE
-from vae_lab.training.steps import Steps, why_eager
+from vae_lab.training.steps import FusedAdam, Steps, why_eager
 from vae_lab.training.train import fit, quiet_lightning, train
 
 LONG = ["trainer.limit_train_batches=11", "trainer.log_every_n_steps=2", "trainer.limit_val_batches=1"]
@@ -105,6 +105,48 @@ def test_callbacks_hear_of_every_step(config):
     assert len(set(listener.norms)) == 16
     observer = run_with(Observer(), config("trainer.steps_per_execution=4", run_dir="observed"))
     assert observer.sizes == [16] * 6  # one batch at a time for a callback that looks at batches
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_fused_adam_takes_the_steps_of_the_optimizer(kind):
+    """Bit for bit, also from a loaded state, without one of the gradients, and with a hook that is heard."""
+
+    def run(is_direct):
+        parameters = [torch.nn.Parameter(torch.linspace(-1, 1, n)) for n in (5, 7)]
+        groups = [{"params": parameters[:1]}, {"params": parameters[1:], "weight_decay": 0.1, "maximize": True}]
+        optimizer, heard = kind(groups, lr=0.01, betas=(0.8, 0.9), fused=True), []
+        assert FusedAdam.fits(optimizer)
+        step = FusedAdam(optimizer) if is_direct else optimizer.step
+        generator = torch.Generator().manual_seed(0)
+        for i in range(12):
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            if i in (0, 6):
+                parameters[0].grad = None
+            if i == 4:
+                optimizer.param_groups[0]["lr"] = 0.3
+                optimizer.load_state_dict(optimizer.state_dict())
+            if i == 9:
+                handle = optimizer.register_step_post_hook(lambda *args: heard.append(1))
+            if i == 11:
+                handle.remove()
+            step()
+        assert len(heard) == 2
+        averages = [value.reshape(-1) for state in optimizer.state.values() for value in state.values()]
+        return torch.cat([*parameters, *averages])
+
+    assert torch.equal(run(True), run(False))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"fused": False}, {"fused": True, "amsgrad": True}, {"fused": True, "dtypes": (torch.float32, torch.bfloat16)}],
+)
+def test_fused_adam_leaves_other_optimizers_alone(other):
+    dtypes = other.pop("dtypes", (torch.float32,))
+    parameters = [torch.nn.Parameter(torch.zeros(2, dtype=dtype)) for dtype in dtypes]
+    assert not FusedAdam.fits(torch.optim.Adam(parameters, **other))
+    assert not FusedAdam.fits(torch.optim.SGD(parameters, lr=1))
 
 
 def test_a_step_that_cannot_be_a_graph_says_why(config, caplog):

@@ -56,7 +56,7 @@ class DiagonalGaussian:
 
     def diagnostics(self) -> dict[str, Tensor]:
         """How many latents per image lie on the bound, where log_var gets no gradient."""
-        return {"clamped": (self.log_var.detach().abs() >= self.max_log_var).sum() / len(self.log_var)}
+        return {"clamped": (self.log_var.abs() >= self.max_log_var).sum() / len(self.log_var)}
 
 
 @dataclass

@@ -6,6 +6,7 @@ Shapes: S samples of z, B batch, D latents.
 import math
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from vae_lab.models.vae import VAE
@@ -144,9 +145,11 @@ def report(loss: Tensor, reconstruction: Tensor, kl: Tensor | None, q: Any, **fu
         q: from `vae.encode`.
         **further: terms of the objective's own.
     """
-    bound = {} if kl is None else {"elbo": -(reconstruction + kl)}
+    with torch.no_grad():
+        bound = {} if kl is None else {"elbo": -(reconstruction + kl)}
+        diagnostics = q.diagnostics()
     terms = {"loss": sum(q.terms.values(), loss), **bound, "reconstruction": reconstruction}
-    return terms | ({} if kl is None else {"kl": kl}) | further | q.terms | q.diagnostics()
+    return terms | ({} if kl is None else {"kl": kl}) | further | q.terms | diagnostics
 
 
 def check_weight(key: str, value: float) -> None:
