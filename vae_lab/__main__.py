@@ -4,12 +4,14 @@ Nothing here imports torch, so that `--help`, `--cfg` and completion answer at o
 """
 # ruff: noqa: E402 - the imports are to be interrupted quietly
 
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 from contextlib import nullcontext
+from pathlib import Path
 
 os.environ["MPLBACKEND"] = "agg"  # whatever a notebook hands on: torchmetrics imports matplotlib, which would refuse it
 # Ctrl-C while this file imports, which takes a second: nothing has begun, and a traceback would say nothing.
@@ -30,7 +32,7 @@ from vae_lab.config.help import CONF, help_text
 from vae_lab.config.secrets import refuse_secrets
 from vae_lab.errors import Preempted
 from vae_lab.runs.folder import aside_if_unbegun
-from vae_lab.runs.process import in_one_line, one_line_errors
+from vae_lab.runs.process import as_process, in_one_line, one_line_errors
 from vae_lab.runs.resume import answer_if_complete, continue_if_begun, resume_arguments
 from vae_lab.sweep.command_line import sweep_arguments
 from vae_lab.sweep.job import job_folder
@@ -67,6 +69,8 @@ def run() -> None:
                     return done.get("best_value")
                 from vae_lab.training.train import train  # takes seconds, in which Ctrl-C may come
 
+                if not gc.get_freeze_count():
+                    gc.freeze()  # what is imported stays, and is not looked at again
                 return train(cfg)
         except Preempted as stop:
             number = stop.code - 128
@@ -172,5 +176,13 @@ def main() -> None:
         run()
 
 
+def command() -> None:
+    """Run `vae-lab`, or `vae-lab-eval` and the others, as a process of their own."""
+    word = Path(sys.argv[0]).stem.removeprefix("vae-lab-")
+    if word in COMMANDS:
+        sys.argv.insert(1, word)
+    as_process(main)
+
+
 if __name__ == "__main__":
-    main()
+    command()

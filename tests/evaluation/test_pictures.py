@@ -91,8 +91,11 @@ def test_a_step_repeated_after_a_resume_counts_once():
     np.testing.assert_array_equal(pictures.curves(rows + again), pictures.curves(plain))
 
 
-def test_gif_has_every_frame_on_one_page_and_holds_the_last(tmp_path):
+@pytest.mark.parametrize("blue", [0, 9])
+def test_gif_has_every_frame_on_one_page_and_holds_the_last(tmp_path, blue):
     frames = [np.full((20, 30 + 10 * (i == 0), 3), 40 * i, np.uint8) for i in range(5)]  # the first is wider
+    for frame in frames:
+        frame[..., 2] += blue
     pictures.write_gif(tmp_path / "training.gif", frames)
 
     with Image.open(tmp_path / "training.gif") as gif:

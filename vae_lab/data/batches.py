@@ -404,7 +404,7 @@ class ImageData(LightningDataModule):
         chosen = self.splits[split] if len(self.splits[split]) else self.splits["train"]
         generator = torch.Generator().manual_seed(derive_seed(self.split_seed, EXAMPLES))
         index = chosen.index[torch.randperm(len(chosen), generator=generator)[:num]]
-        x = chosen.pixels[index.to(chosen.pixels.device)].cpu().float() / 255
+        x = chosen.pixels[index.to(chosen.pixels.device)].cpu().float().div_(255)
         return (x.round() if self.binarize == "dynamic" else x), chosen.labels[index]
 
 

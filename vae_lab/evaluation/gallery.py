@@ -195,10 +195,14 @@ class Painter:
         frames = sorted(self._frames().items())
         if len(frames) < 2:
             return {}
-        drawn = [self._progress(self.followed, torch.from_numpy(frame) / 255, epoch) for epoch, frame in frames]
+
+        def draw(epoch: int, frame: np.ndarray) -> np.ndarray:
+            return self._progress(self.followed, torch.from_numpy(frame) / 255, epoch)
+
         path = self.folder / "training.gif"
-        pictures.write_gif(path, drawn)
-        return self._save({f"{self.followed}_first_last": pictures.beside([drawn[0], drawn[-1]])}) | {"training": path}
+        pictures.write_gif(path, (draw(*frame) for frame in frames))  # which are many: one at a time
+        ends = [draw(*frames[0]), draw(*frames[-1])]
+        return self._save({f"{self.followed}_first_last": pictures.beside(ends)}) | {"training": path}
 
     def _images(self, kind: str) -> Tensor:
         if kind == "samples":

@@ -356,24 +356,33 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     _write(path, buffer.getvalue())
 
 
-def write_gif(path: Path, frames: list[np.ndarray]) -> None:
+def write_gif(path: Path, frames: Iterable[np.ndarray]) -> None:
     """Animates pictures (H, W, 3), on white pages of one size, and holds the last for 2 seconds.
 
     Raises:
         RunError: if it cannot be written.
     """
-    size = max(frame.shape[1] for frame in frames), max(frame.shape[0] for frame in frames)
-    images = [_image(frame) for frame in frames]
-    pages = [Image.new(image.mode, size, "white") for image in images]
-    for page, image in zip(pages, images, strict=True):
-        page.paste(image)
-        page.thumbnail((MAX_FRAME_SIZE, MAX_FRAME_SIZE))
-    pages = [page if page.mode == "L" else page.quantize(256, dither=Image.Dither.NONE) for page in pages]
+    pages = []  # of a byte a pixel
+    for frame in frames:
+        image = _image(frame)
+        image.thumbnail((MAX_FRAME_SIZE, MAX_FRAME_SIZE))
+        pages.append(_in_bytes(image))
+    size = max(page.width for page in pages), max(page.height for page in pages)
+    for i, page in enumerate(pages):
+        if page.size != size:
+            white = Image.new("L" if page.mode == "L" else "RGB", size, "white")
+            white.paste(page)
+            pages[i] = _in_bytes(white)
     duration = min(max(6000 // len(pages), 80), 400)  # milliseconds
     durations = [duration] * (len(pages) - 1) + [2000]
     buffer = BytesIO()
     pages[0].save(buffer, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)
     _write(path, buffer.getvalue())
+
+
+def _in_bytes(image: Image.Image) -> Image.Image:
+    """Grey, or in the 256 colours that suit best."""
+    return image if image.mode == "L" else image.quantize(256, dither=Image.Dither.NONE)
 
 
 def _image(picture: np.ndarray) -> Image.Image:

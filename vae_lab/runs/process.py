@@ -4,10 +4,14 @@ A run on several devices starts its further processes itself. What a launcher or
 environment says nothing about them: Lightning would believe it, and a process that is not the first keeps no record.
 """
 
+import atexit
+import ctypes
+import gc
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -114,6 +118,36 @@ def one_line_errors() -> Iterator[None]:
             if before is None:
                 stream.close()
         sys.stdout, sys.stderr = streams
+
+
+def as_process(command: Callable[[], None]) -> None:
+    """Run a command as all that this process does, and end it as soon as nothing is left to do.
+
+    Python would go on to take apart every object, and the libraries themselves: with torch, 2 s and 0.13 GB more.
+    """
+    frame = sys._getframe(2).f_back  # of whatever runs the program that runs this
+    while frame is not None and frame.f_globals.get("__name__") == "runpy":  # python -m
+        frame = frame.f_back
+    if frame is not None or os.name == "nt":  # a profiler or a debugger goes on afterwards
+        command()
+        return
+    code = 0
+    try:
+        command()
+    except SystemExit as stop:
+        if not isinstance(stop.code, int):
+            raise
+        code = stop.code
+    # What Python's own end begins with; the children of multiprocessing end in the same way.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    files = [thing for thing in gc.get_objects() if type(thing) in (io.TextIOWrapper, io.BufferedWriter)]
+    for file in filter(None, (*files, sys.stdout, sys.stderr)):  # which nobody has closed
+        with suppress(OSError, ValueError):
+            file.flush()
+    gc.collect()  # what a run has left may have an end of its own
+    ctypes.CDLL(None).fflush(None)  # what libraries in C have printed
+    os._exit(code)
 
 
 def in_one_line(error: Exception, arguments: Sequence[str] | None = None) -> str:
