@@ -25,6 +25,7 @@ from vae_lab.errors import Preempted, SweepError
 from vae_lab.runs.files import locked
 from vae_lab.runs.signals import heeded
 from vae_lab.sweep.command_line import study_of
+from vae_lab.sweep.composing import Composer
 from vae_lab.sweep.job import Job, append_event, job_folder, read_journal
 from vae_lab.sweep.processes import Pool
 from vae_lab.sweep.table import REFRESH_SECONDS, SweepTable
@@ -71,10 +72,9 @@ class SweepLauncher(Launcher):
         self.room = self.pool.most(config.trainer)  # how many jobs of a search run at the same time
         sweeper = config.hydra.sweeper
         self.table = SweepTable(self.folder, self.jobs, sweeper.get("n_trials"), not sweeper.get("metrics"))
-        # Hydra's sweeper composes every job to check it, a tenth of a second each: once is enough.
+        # Hydra's sweeper composes every job to check it: once is enough.
         loader = hydra_context.config_loader
-        compose = loader.load_sweep_config
-        self.compose = cache(lambda *overrides: compose(config, list(overrides)))
+        self.compose = cache(Composer(loader, config).compose)
         loader.load_sweep_config = lambda master_config, sweep_overrides: self.compose(*sweep_overrides)
 
     def _open_pool(self) -> Any:
