@@ -43,12 +43,16 @@ def test_a_job_is_what_decides_its_numbers():
     assert len(set(map(identity, others))) == 10
     weights = {value: identity(composed(f"loss.KLD_weight={value}")) for value in ("1", "1.0", "1e0", "2")}
     assert weights["1"] == weights["1.0"] == weights["1e0"] != weights["2"]
+    written = {"${seed}": 0, "${seed}.${latent_dim}": f"0.{digits.latent_dim}", "${trainer}": digits.trainer}
+    for reference, value in written.items():
+        for one, other in ((reference, value), ([reference], [value])):
+            assert identity(changed(digits, "prior.own", one)) == identity(changed(digits, "prior.own", other))
     assert identity(composed("model.hidden_dims=[8.0]")) == identity(composed("model.hidden_dims=[8]"))
 
 
 def changed(cfg, key: str, value):
     cfg = cfg.copy()
-    OmegaConf.update(cfg, key, value)
+    OmegaConf.update(cfg, key, value, force_add=True)
     return cfg
 
 

@@ -15,11 +15,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_lab.config.composing import composed, without_hydra
+from vae_lab.config.composing import composed
 from vae_lab.config.help import CONF
 from vae_lab.config.nested import ABSENT, Settings, leaves, resolved
 from vae_lab.config.roles import HERE, differences
-from vae_lab.config.saved import MAX_BYTES, load_saved, read_plain, saved_config
+from vae_lab.config.saved import MAX_BYTES, read_plain, read_saved, saved_config
 
 KEPT = 4096  # configs of runs that are remembered
 EMPTY = inspect.Parameter.empty
@@ -28,13 +28,13 @@ REMOVED = re.compile(r"^- '?~([\w.@/]+)", re.MULTILINE)  # in a run's overrides.
 
 def settings_of(cfg: DictConfig) -> Settings:
     """The leaves of a config, references followed; where things are on this machine stands there by name."""
-    return resolved(plain_leaves(cfg))
+    return resolved(plain_leaves(OmegaConf.to_container(cfg)))
 
 
-def plain_leaves(cfg: DictConfig) -> Settings:
-    """The same with references as they are written; an empty dict says nothing."""
-    plain: Any = OmegaConf.to_container(cfg)
-    return {key: value for key, value in leaves(plain | HERE).items() if value != {}}
+def plain_leaves(plain: Any) -> Settings:
+    """The same of plain dicts, with references as they are written; an empty dict says nothing."""
+    own = {key: value for key, value in plain.items() if key != "hydra"}
+    return {key: value for key, value in leaves(own | HERE).items() if value != {}}
 
 
 def changes(folder: Path, wanted: Settings, hydra: DictConfig | None = None) -> dict[str, tuple[Any, Any]]:
@@ -48,8 +48,7 @@ def changes(folder: Path, wanted: Settings, hydra: DictConfig | None = None) -> 
     Raises:
         RunError, ValueError: if it is no run folder, or its config is damaged.
     """
-    path = saved_config(folder)
-    saved = saved_leaves(folder, path.stat().st_mtime_ns if path.is_file() else 0)
+    saved = saved_leaves(folder, written(folder))
     if not wanted.keys() <= saved.keys():
         sources = hydra.runtime.config_sources if hydra else ()
         places = tuple(source.path for source in sources if source.schema == "file" and Path(source.path) != CONF)
@@ -59,9 +58,21 @@ def changes(folder: Path, wanted: Settings, hydra: DictConfig | None = None) -> 
 
 
 @lru_cache(KEPT)
+def saved_settings(folder: Path, time: int) -> Settings:
+    """The settings of a run's config, as that was written at some time."""
+    return resolved(saved_leaves(folder, time))
+
+
+@lru_cache(KEPT)
 def saved_leaves(folder: Path, time: int) -> Settings:
-    """The leaves of a run's config, as that was written at some time."""
-    return plain_leaves(load_saved(folder))
+    """The same with references as they are written."""
+    return plain_leaves(read_saved(folder))
+
+
+def written(folder: Path) -> int:
+    """When the config of a run was written, in nanoseconds."""
+    path = saved_config(folder)
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def defaults_of(folder: Path, places: tuple[str, ...] = ()) -> Settings:
@@ -97,7 +108,9 @@ def options(choices: tuple[tuple[str, str], ...], places: tuple[str, ...] = ()) 
         return {}
     search = [f"hydra.searchpath=[{','.join(f'file://{place}' for place in places)}]"] if places else []
     try:
-        return plain_leaves(without_hydra(composed([*(f"{group}={option}" for group, option in ours), *search])))
+        return plain_leaves(
+            OmegaConf.to_container(composed([*(f"{group}={option}" for group, option in ours), *search]))
+        )
     except (HydraException, OmegaConfBaseException, yaml.YAMLError):
         return {}
 

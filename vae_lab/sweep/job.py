@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.config.defaults import changes, settings_of
-from vae_lab.config.nested import leaves
+from vae_lab.config.defaults import changes, saved_settings, settings_of, written
+from vae_lab.config.nested import Settings, leaves, resolved
 from vae_lab.config.roles import HERE, is_identity
 from vae_lab.config.saved import load_saved
 from vae_lab.config.secrets import redact
@@ -39,9 +40,11 @@ def identity(cfg: DictConfig) -> str:
     The hash of the resolved config without what leaves the trained model as it is; 1 and 1.0 are the same number. Paths
     below `data_root` count as they are written, so that a moved data folder changes nothing.
     """
-    kept = OmegaConf.masked_copy(cfg, [key for key in cfg if is_identity(key)])
-    OmegaConf.update(kept, "data_root", HERE["data_root"], force_add=True)
-    settings = leaves(OmegaConf.to_container(kept, resolve=True))
+    plain: Any = OmegaConf.to_container(cfg)
+    kept = {key: value for key, value in plain.items() if is_identity(key)} | {"data_root": HERE["data_root"]}
+    settings = resolved(leaves(kept))
+    if any(re.search(r"\$\{|\?\?\?", str(value)) for value in settings.values()):  # OmegaConf knows, but is slow
+        settings = leaves(OmegaConf.to_container(OmegaConf.create(kept), resolve=True))
     content = {key: whole(value) for key, value in settings.items() if is_identity(key)}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
@@ -53,38 +56,53 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def job_folder(overrides: list[str] | None = None, *, _root_: DictConfig) -> str:
+def job_folder(
+    overrides: list[str] | None = None, begun: Callable[[Path], dict] | None = None, *, _root_: DictConfig
+) -> str:
     """The name of a job's folder in that of its sweep: the one that holds it already, else `OVERRIDES_IDENTITY`.
 
     Args:
         overrides: that say what the job is; None is all that it has.
+        begun: `runs_in`, or one that remembers.
         _root_: its composed config, with Hydra's own node.
     """
     key, sweep = identity(_root_), Path(_root_.hydra.sweep.dir)
     shown = ",".join(o for o in overrides or _root_.hydra.overrides.task if is_identity(key_of(o)))
     name = folder_name(None, re.sub(r"[\s'\"\\]", "", short(shown))[:MAX_TITLE] or "defaults")
-    if existing := next(sweep.glob(f"*_{key}"), None) or begun_before(_root_, sweep, name):
+    if existing := next(sweep.glob(f"*_{key}"), None) or begun_before(_root_, (begun or runs_in)(sweep), name):
         return existing.name
     return f"{name}_{key}"
 
 
-def begun_before(cfg: DictConfig, sweep: Path, name: str) -> Path | None:
-    """The folder of a sweep whose config is the same experiment in other words.
+def runs_in(sweep: Path) -> dict[Path, Settings]:
+    """The folders of runs in that of a sweep, each with the settings that it has."""
+    found = {}
+    for folder in (path.parent.parent for path in sweep.glob("*/.hydra/config.yaml")):
+        with suppress(RunError, ValueError):  # another run's business
+            found[folder] = saved_settings(folder, written(folder))
+    return found
+
+
+def begun_before(cfg: DictConfig, begun: dict[Path, Settings], name: str) -> Path | None:
+    """The folder of a run whose config is the same experiment in other words.
 
     It has other keys, because `conf/` has changed since; or, with `sweep.longer`, other limits of training.
 
     Args:
         cfg: of the job.
-        sweep: the folder.
-        name: with which the folder's name probably begins; to look there first saves time.
+        begun: see `runs_in`.
+        name: with which the folder's name probably begins; one that does goes before others.
     """
-    wanted = settings_of(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
-    if any("${" in str(value) for key, value in wanted.items() if is_identity(key)):
-        return None  # what a variable of the environment was then, only the hash tells
+    wanted = settings_of(cfg) if begun else {}
     others = LIMITS if cfg.sweep.longer else ()
-    folders = [path.parent.parent for path in sweep.glob("*/.hydra/config.yaml")]
-    for folder in sorted(folders, key=lambda folder: (not folder.name.startswith(f"{name}_"), folder.name)):
-        with suppress(RunError, ValueError):  # another run's business
+    own = {key: value for key, value in wanted.items() if is_identity(key) and key not in others}
+    if any("${" in str(value) for value in own.values()):
+        return None  # what a variable of the environment was then, only the hash tells
+    for folder in sorted(begun, key=lambda folder: (not folder.name.startswith(f"{name}_"), folder.name)):
+        saved = begun[folder]
+        if any(saved.get(key, value) != value and "${" not in str(saved[key]) for key, value in own.items()):
+            continue  # as nearly all; what they lack does not count
+        with suppress(RunError, ValueError):
             if not any(is_identity(key) and key not in others for key in changes(folder, wanted, cfg.hydra)):
                 return folder
     return None

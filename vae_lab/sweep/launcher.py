@@ -7,7 +7,7 @@ tells for which job there is room, starts it, stops all, and tells how they ende
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,8 @@ from vae_lab.errors import Preempted, SweepError
 from vae_lab.runs.files import locked
 from vae_lab.runs.signals import heeded
 from vae_lab.sweep.command_line import study_of
-from vae_lab.sweep.job import Job, append_event, job_folder, read_journal
+from vae_lab.sweep.composing import Composer
+from vae_lab.sweep.job import Job, append_event, job_folder, read_journal, runs_in
 from vae_lab.sweep.processes import Pool
 from vae_lab.sweep.table import REFRESH_SECONDS, SweepTable
 
@@ -71,10 +72,9 @@ class SweepLauncher(Launcher):
         self.room = self.pool.most(config.trainer)  # how many jobs of a search run at the same time
         sweeper = config.hydra.sweeper
         self.table = SweepTable(self.folder, self.jobs, sweeper.get("n_trials"), not sweeper.get("metrics"))
-        # Hydra's sweeper composes every job to check it, a tenth of a second each: once is enough.
+        # Hydra's sweeper composes every job to check it: once is enough.
         loader = hydra_context.config_loader
-        compose = loader.load_sweep_config
-        self.compose = cache(lambda *overrides: compose(config, list(overrides)))
+        self.compose = cache(Composer(loader, config).compose)
         loader.load_sweep_config = lambda master_config, sweep_overrides: self.compose(*sweep_overrides)
 
     def _open_pool(self) -> Any:
@@ -108,11 +108,12 @@ class SweepLauncher(Launcher):
             SweepError: if a job of a grid did not complete.
         """
         common = set(self.config.hydra.overrides.task)  # what the command does not vary
+        begun = cache(runs_in)  # what is there before these jobs start
         order, places = [], dict[str, Job]()  # the same settings, written twice or in two ways, are one job
         for i, overrides in enumerate(job_overrides):
             number = len(places) if self.is_grid else self.numbers[i] if self.numbers else initial_job_idx + i
             job = Job(number, list(overrides), common)
-            self._place(job)
+            self._place(job, begun)
             order.append(places.setdefault(job.folder.name.rpartition("_")[2], job))  # by its identity
         jobs = list(places.values())
         self.jobs += jobs
@@ -174,7 +175,7 @@ class SweepLauncher(Launcher):
             given = shlex.join(a for a in before[0] if not a.startswith("sweep.default_name="))
             self.table.say(f"{self.folder} also holds another study, vae-lab {given}: {len(others)} jobs, which stay")
 
-    def _place(self, job: Job) -> None:
+    def _place(self, job: Job, begun: Callable[[Path], dict]) -> None:
         """Compose a job's config, which says where its folder is; `ValueError` if it wants another sweep."""
         job.config = self.compose(*job.overrides)
         for part in ("launcher", "sweeper"):  # an experiment's, a setting that is varied
@@ -185,7 +186,7 @@ class SweepLauncher(Launcher):
                 )
         with open_dict(job.config):
             job.config.hydra.job.id = job.config.hydra.job.num = job.number
-            job.folder = self.folder / job_folder(job.distinctive, _root_=job.config)
+            job.folder = self.folder / job_folder(job.distinctive, begun, _root_=job.config)
             job.config.hydra.run.dir = job.config.hydra.runtime.output_dir = str(job.folder)
 
 

@@ -41,7 +41,8 @@ from vae_lab.sweep.job import OUTPUT, Job
 HAS_FORK_SERVER = hasattr(os, "fork") and sys.platform != "darwin"
 # What takes its seconds, imported once before any job starts; the parts beside it take milliseconds. It must not start
 # threads or touch a GPU: a fork would not survive that.
-PRELOADED = ["vae_lab.__main__", "vae_lab.training.train", "vae_lab.evaluation.gallery", "vae_lab.data.standard"]
+PRELOADED = ["vae_lab.__main__", "vae_lab.training.train", "vae_lab.training.progress", "vae_lab.evaluation.gallery"]
+PRELOADED += ["vae_lab.data.standard", "vae_lab.sweep.preloaded"]
 ORPHAN_SECONDS = 30.0  # how long a job waits for its process of a sweep that was killed, which may still be saving
 
 
