@@ -104,9 +104,12 @@ def test_batches_gathered_ahead_are_the_same():
     """As where the images do not fit on a GPU; executions of one to four batches, from the third batch on."""
 
     def batches(target, data):
-        data.target, data.batches_at_once = target, lambda batch: 1 + batch % 4
+        data.batches_at_once = lambda batch: 1 + batch % 4
         data.start_at(0, 2)
-        return [list(loader()) for loader in (data.train_dataloader, data.val_dataloader, data.test_dataloader)]
+        loaders = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+        for split in data.splits.values():
+            split.target = target
+        return [list(loader) for loader in loaders]
 
     for make in (image_data, lambda: image_data(grey(128))):  # without labels
         ahead, plain = batches(torch.device("cpu"), make()), batches(None, make())
@@ -116,7 +119,7 @@ def test_batches_gathered_ahead_are_the_same():
             assert one.y is other.y is None or torch.equal(one.y, other.y)
 
     data, before = image_data(), threading.active_count()
-    data.target = torch.device("cpu")
+    data.splits["train"].target = torch.device("cpu")
     loading = iter(data.train_dataloader())
     next(loading)
     assert threading.active_count() == before + 1

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -33,7 +34,8 @@ def test_a_process_ends_when_all_is_done_and_before_what_stays_is_taken_apart(tm
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     command = [sys.executable, *(["-m", "cProfile"] if profiled else []), program]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, cwd=tmp_path, env=buffered, capture_output=True, text=True)
     assert done.stderr == ""
     if profiled:  # which has its say, and ends as Python does
         assert "function calls" in done.stdout

@@ -56,12 +56,14 @@ class Split(Dataset):
         labels: int64 (N, F), shared by all splits.
         index: int64 (M,), which of the N images belong to this split.
         release: gives back the memory that reading pixels took, if it is to be called from time to time.
+        target: the device that batches are gathered for, ahead of their time; None for when they are asked for.
     """
 
     pixels: Tensor
     labels: Tensor
     index: Tensor
     release: Callable[[], None] | None = None
+    target: torch.device | None = None
 
     def __post_init__(self):
         self.taken = 0  # bytes gathered since the last release
@@ -156,16 +158,12 @@ class Batches(DataLoader):
 
     torch's own handler in a worker dies of any SIGTERM, as schedulers send to all processes, and the run, which would
     save and stop, dies of its dead worker. Where the system does not tell who sends a signal (macOS), that remains.
-
-    Attributes:
-        target: the device that batches are gathered for, ahead of their time; None for when they are asked for.
     """
 
-    target: torch.device | None = None
-
     def __iter__(self):
-        if self.target is not None:
-            return self._ahead(self.target)
+        target = getattr(self.dataset, "target", None)
+        if target is not None:
+            return self._ahead(target)
         if not self.worker_init_fn:
             return super().__iter__()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # which the workers inherit
@@ -270,7 +268,6 @@ class ImageData(LightningDataModule):
         self.num_skipped = 0  # pictures that could not be used
         self.test_split = "test"  # what a test loop reads
         self.batches_at_once: Callable[[int], int] = lambda batch: 1  # of training, from a batch of the epoch on
-        self.target: torch.device | None = None  # a GPU that the images do not fit on
         self.splits: dict[str, Split] = {}
 
     def prepare_data(self) -> None:
@@ -328,15 +325,16 @@ class ImageData(LightningDataModule):
 
         Where they take more, a thread gathers batches ahead and sends them from pinned memory.
         """
-        pixels = self.splits["train"].pixels
-        if device.type != "cuda" or self.num_workers:
-            return
-        if 4 * pixels.nbytes > torch.cuda.mem_get_info(device)[0]:
-            self.target = device
-            return
-        pixels = pixels.to(device)
+        pixels, target = self.splits["train"].pixels, None
+        if device.type == "cuda" and not self.num_workers and pixels.device != device:
+            if 4 * pixels.nbytes <= torch.cuda.mem_get_info(device)[0]:
+                pixels = pixels.to(device)
+            else:
+                target = device
         for split in self.splits.values():
-            split.pixels, split.release = pixels, None
+            split.pixels, split.target = pixels, target
+            if pixels.device.type == "cuda":
+                split.release = None
 
     def start_at(self, epoch: int, batch: int) -> None:
         """Continue training at a batch of an epoch."""
@@ -373,15 +371,13 @@ class ImageData(LightningDataModule):
         return self._loader(split, batch_size=self.batch_size, sampler=range(rank, total, world_size))
 
     def _loader(self, split: str, **sampling: Any) -> Batches:
-        loader = Batches(
+        return Batches(
             self.splits[split],
             **sampling,
             collate_fn=as_batch,
             num_workers=self.num_workers,
             worker_init_fn=watch_for_sigterm if hasattr(signal, "sigwaitinfo") else None,
         )
-        loader.target = self.target
-        return loader
 
     def to_pixels(self, batch: Batch, training: bool = False) -> Batch:
         """Turn bytes (B, C, H, W) into what the model sees: floats in [0, 1], flipped, binarized, on their device."""

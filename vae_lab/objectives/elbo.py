@@ -138,6 +138,8 @@ def infer(vae: VAE, batch: Any) -> tuple[Any, Tensor, Tensor]:
 def report(loss: Tensor, reconstruction: Tensor, kl: Tensor | None, q: Any, **further: Tensor) -> dict[str, Tensor]:
     """What an objective returns: the terms of the bound under their names, and all that is logged beside them.
 
+    `elbo` and the diagnostics of q carry no gradient.
+
     Args:
         loss: what is minimised, but for the posterior's own terms, which are added here.
         reconstruction: -E log p(x given z), nats per image.

@@ -138,16 +138,25 @@ def as_process(command: Callable[[], None]) -> None:
         if not isinstance(stop.code, int):
             raise
         code = stop.code
-    # What Python's own end begins with; the children of multiprocessing end in the same way.
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    files = [thing for thing in gc.get_objects() if type(thing) in (io.TextIOWrapper, io.BufferedWriter)]
-    for file in filter(None, (*files, sys.stdout, sys.stderr)):  # which nobody has closed
-        with suppress(OSError, ValueError):
+    try:  # what Python's own end begins with; the children of multiprocessing end in the same way
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        flush_files()
+        gc.collect()  # what a run has left may have an end of its own, and write
+        gc.unfreeze()
+        flush_files()
+        ctypes.CDLL(None).fflush(None)  # what libraries in C have printed
+    finally:  # also if Ctrl-C comes meanwhile
+        os._exit(code)
+
+
+def flush_files() -> None:
+    """Write what is still in the buffers of files that nobody has closed."""
+    kinds = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+    files = [thing for thing in gc.get_objects() if type(thing) in kinds]
+    for file in (*files, sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # there is none, it is full, or closed
             file.flush()
-    gc.collect()  # what a run has left may have an end of its own
-    ctypes.CDLL(None).fflush(None)  # what libraries in C have printed
-    os._exit(code)
 
 
 def in_one_line(error: Exception, arguments: Sequence[str] | None = None) -> str:

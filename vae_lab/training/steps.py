@@ -169,7 +169,8 @@ class FusedAdam:
             groups.append((group, parameters, [parameter.grad for parameter in parameters], *averages))
         is_partial = any(gradient is None for _, _, gradients, *_ in groups for gradient in gradients)
         is_heard = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-        if optimizer.state is not self.state or is_partial or is_heard:
+        is_known = optimizer.state is self.state and len(self.found) == len(optimizer.param_groups)
+        if not is_known or is_partial or is_heard:
             optimizer.step()  # which makes the state where there is none
             self._find()
             return
