@@ -9,6 +9,7 @@ import pytest
 import torch
 from command import record
 from lightning.pytorch import Callback
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from vae_lab.objectives.elbo import ELBO
 from vae_lab.runs.signals import Preemption
@@ -127,11 +128,14 @@ def test_fused_adam_takes_the_steps_of_the_optimizer(kind):
                 optimizer.param_groups[0]["lr"] = 0.3
                 optimizer.load_state_dict(optimizer.state_dict())
             if i == 9:
-                handle = optimizer.register_step_post_hook(lambda *args: heard.append(1))
+                handle = optimizer.register_step_post_hook(lambda *args: heard.append("own"))
+            if i == 10:
+                handle.remove()
+                handle = register_optimizer_step_post_hook(lambda *args: heard.append("of all"))
             if i == 11:
                 handle.remove()
             step()
-        assert len(heard) == 2
+        assert heard == ["own", "of all"]
         averages = [value.reshape(-1) for state in optimizer.state.values() for value in state.values()]
         return torch.cat([*parameters, *averages])
 

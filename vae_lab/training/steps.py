@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vae_lab.data.batches import Batch
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 # What Python reads of a tensor, and results whose size is only known when they are there.
 WAITING = {"_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}
+GLOBAL_HOOKS = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)  # of every optimizer of the process
 EAGER_STEPS = 3  # before a capture: the optimizer's state and the libraries' workspaces exist only then
 
 
@@ -168,7 +170,7 @@ class FusedAdam:
         for group, parameters, *averages in self.found:
             groups.append((group, parameters, [parameter.grad for parameter in parameters], *averages))
         is_partial = any(gradient is None for _, _, gradients, *_ in groups for gradient in gradients)
-        is_heard = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+        is_heard = any((*GLOBAL_HOOKS, optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks))
         is_known = optimizer.state is self.state and len(self.found) == len(optimizer.param_groups)
         if not is_known or is_partial or is_heard:
             optimizer.step()  # which makes the state where there is none
