@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,9 +125,11 @@ def test_fused_adam_takes_the_steps_of_the_optimizer(kind):
                 parameter.grad = torch.randn(parameter.shape, generator=generator)
             if i in (0, 6):
                 parameters[0].grad = None
-            if i == 4:
+            if i == 3:
+                saved = deepcopy(optimizer.state_dict())
                 optimizer.param_groups[0]["lr"] = 0.3
-                optimizer.load_state_dict(optimizer.state_dict())
+            if i == 5:
+                optimizer.load_state_dict(saved)
             if i == 9:
                 handle = optimizer.register_step_post_hook(lambda *args: heard.append("own"))
             if i == 10:

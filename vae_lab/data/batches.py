@@ -161,9 +161,9 @@ class Batches(DataLoader):
     """
 
     def __iter__(self):
-        target = getattr(self.dataset, "target", None)
-        if target is not None:
-            return self._ahead(target)
+        split: Any = self.dataset
+        if split.target is not None:
+            return self._ahead(split)
         if not self.worker_init_fn:
             return super().__iter__()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # which the workers inherit
@@ -172,17 +172,17 @@ class Batches(DataLoader):
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _ahead(self, device: torch.device) -> Iterator[Batch]:
+    def _ahead(self, split: Split) -> Iterator[Batch]:
         """Batches on a device; while it computes, a thread gathers as many again, into pinned memory if it is a GPU."""
         sampler: Any = self.batch_sampler
+        device: Any = split.target
         order = sampler.sampler.order() if isinstance(sampler, Executions) else torch.as_tensor(list(sampler.sampler))
         parts, pool = iter(order.split(sampler.batch_size)), ThreadPoolExecutor(1)
         gathered: deque[Future[Batch]] = deque()
-        dataset: Any = self.dataset
 
         def have(number: int) -> None:
             for part in islice(parts, max(0, number - len(gathered))):
-                gathered.append(pool.submit(dataset.__getitems__, part, device.type == "cuda"))
+                gathered.append(pool.submit(split.__getitems__, part, device.type == "cuda"))
 
         try:
             for indices in sampler:

@@ -154,7 +154,7 @@ class FusedAdam:
     def __init__(self, optimizer: Optimizer):
         self.optimizer: Any = optimizer
         self.state: Any = None  # in which the tensors were found; loading a checkpoint makes another one
-        self.found: list[tuple] = []  # for each group: it, its parameters, their two averages and their steps
+        self.found: list[list[list[Tensor]]] = []  # of each group: both averages, and the numbers of steps
 
     @staticmethod
     def fits(optimizer: Optimizer) -> bool:
@@ -166,44 +166,29 @@ class FusedAdam:
 
     def __call__(self) -> None:
         """Take a step."""
-        optimizer, groups = self.optimizer, []
-        for group, parameters, *averages in self.found:
-            groups.append((group, parameters, [parameter.grad for parameter in parameters], *averages))
-        is_partial = any(gradient is None for _, _, gradients, *_ in groups for gradient in gradients)
+        optimizer, groups = self.optimizer, self.optimizer.param_groups
+        gradients = [[parameter.grad for parameter in group["params"]] for group in groups]
+        is_partial = any(gradient is None for of_group in gradients for gradient in of_group)
         is_heard = any((*GLOBAL_HOOKS, optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks))
-        is_known = optimizer.state is self.state and len(self.found) == len(optimizer.param_groups)
+        is_known = optimizer.state is self.state and len(self.found) == len(groups)
         if not is_known or is_partial or is_heard:
             optimizer.step()  # which makes the state where there is none
             self._find()
             return
         with torch.no_grad():
-            for group, parameters, gradients, means, squares, steps in groups:
+            for group, of_group, (means, squares, steps) in zip(groups, gradients, self.found, strict=True):
                 torch._foreach_add_(steps, 1)
                 kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-                settings = {name: group[name] for name in ("lr", "weight_decay", "eps", "maximize")}
-                beta1, beta2 = group["betas"]
-                kernel(
-                    parameters,
-                    gradients,
-                    means,
-                    squares,
-                    [],
-                    steps,
-                    beta1=beta1,
-                    beta2=beta2,
-                    amsgrad=False,
-                    **settings,
-                )
+                settings = {name: group[name] for name in ("lr", "weight_decay", "eps", "maximize", "amsgrad")}
+                settings["beta1"], settings["beta2"] = group["betas"]
+                kernel(group["params"], of_group, means, squares, [], steps, **settings)
 
     def _find(self) -> None:
         """Look up the state, if each parameter has one."""
-        state = self.optimizer.state
+        state, groups = self.optimizer.state, self.optimizer.param_groups
         if all(parameter in state for parameter in parameters_of(self.optimizer)):
             names = ("exp_avg", "exp_avg_sq", "step")
-            self.found = [
-                (group, group["params"], *([state[parameter][name] for parameter in group["params"]] for name in names))
-                for group in self.optimizer.param_groups
-            ]
+            self.found = [[[state[p][name] for p in group["params"]] for name in names] for group in groups]
             self.state = state
 
 
