@@ -9,6 +9,7 @@ into `benchmarks/results/`, its figures are printed.
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import platform
@@ -38,6 +39,7 @@ from vae_lab.training.train import fit, quiet_lightning
 RESULTS = Path(__file__).parent / "results"
 QUIET = ["logger=none", "trainer=cpu", "callbacks.gallery=null", "callbacks.summary=null", "callbacks.progress=null"]
 TINY = [*QUIET, "model.hidden_dims=[8]", "latent_dim=2", "trainer.limit_val_batches=1"]
+SUBREAPER = 36  # of Linux's prctl: what outlives its parent becomes a child of this process
 EPOCHS = 3  # of which the first is not counted
 COLOURS = ("#3b6ea5", "#c8743a", "#5b8f5b", "#8a6ba8")
 
@@ -57,6 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     quiet_lightning()
+    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     machine = f"{platform.machine()}, torch {torch.__version__}, 1 thread, {date.today()}"
     print(machine)
     for name in args.only:
@@ -93,8 +96,13 @@ def forked(work: Callable[[Path], float | None], folder: Path) -> Cost:
     os.close(read)
     _, status, usage = os.wait4(child, 0)
     assert status == 0, (folder / "log.txt").read_text()
+    spent = usage.ru_utime + usage.ru_stime
+    with contextlib.suppress(ChildProcessError):  # until none is left of those that outlive it, with a sweep's jobs
+        while True:
+            _, _, other = os.wait4(-1, 0)
+            spent += other.ru_utime + other.ru_stime
     seconds = json.loads(said)
-    return Cost(usage.ru_utime + usage.ru_stime if seconds is None else seconds, usage.ru_maxrss / 1024)
+    return Cost(spent if seconds is None else seconds, usage.ru_maxrss / 1024)
 
 
 def command(*arguments: str) -> Callable[[Path], None]:
