@@ -83,6 +83,7 @@ def forked(work: Callable[[Path], float | None], folder: Path) -> Cost:
     child = os.fork()
     if not child:
         try:
+            os.setpgid(0, 0)
             os.chdir(folder)
             log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1), os.dup2(log, 2)
@@ -97,9 +98,11 @@ def forked(work: Callable[[Path], float | None], folder: Path) -> Cost:
     _, status, usage = os.wait4(child, 0)
     assert status == 0, (folder / "log.txt").read_text()
     spent = usage.ru_utime + usage.ru_stime
-    with contextlib.suppress(ChildProcessError):  # until none is left of those that outlive it, with a sweep's jobs
+    with contextlib.suppress(
+        ChildProcessError
+    ):  # until none is left of its group, as a sweep's jobs are, and outlive it
         while True:
-            _, _, other = os.wait4(-1, 0)
+            _, _, other = os.wait4(-child, 0)
             spent += other.ru_utime + other.ru_stime
     seconds = json.loads(said)
     return Cost(spent if seconds is None else seconds, usage.ru_maxrss / 1024)
