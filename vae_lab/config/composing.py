@@ -9,6 +9,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode, TaskFunction
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -36,6 +38,41 @@ def composed(overrides: Sequence[str], name: str = "config") -> DictConfig:
         finally:
             GlobalHydra.set_instance(state)
             state.hydra, base.version_base = before, version
+
+
+def run_once(task: TaskFunction, mode: RunMode, arguments: Sequence[str]) -> bool:
+    """Run what `hydra.main` would, which composes the config twice: the first time only for its `hydra.mode`.
+
+    Args:
+        task: of each job.
+        mode: whether the command is a single run or a sweep.
+        arguments: of the command, without the flag that says so.
+
+    Returns:
+        Whether it was run: not where there are other flags, or where the config may choose another mode.
+
+    Raises:
+        HydraException, OmegaConfBaseException, YAMLError: see `vae_lab.config.explain`.
+    """
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    overrides = [argument for argument in arguments if argument not in flags]
+    name = flags.pop().removeprefix("--config-name=") if flags else "config"
+    if flags or name.startswith("-"):
+        return False
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    if mode == RunMode.RUN and any(override.is_sweep_override() for override in parsed):
+        return False
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra: Any = GlobalHydra.instance().hydra
+        cfg = hydra.compose_config(name, overrides, mode, with_log_configuration=True)
+        if cfg.hydra.mode not in (None, mode):
+            return False
+        if cfg.hydra.mode is None:
+            cfg.hydra.mode = mode
+            cfg.hydra.overrides.hydra.append(f"hydra.mode={mode.name}")
+        hydra.compose_config = lambda **_: cfg
+        (hydra.run if mode == RunMode.RUN else hydra.multirun)(name, task, overrides)
+    return True
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
