@@ -62,7 +62,7 @@ def run() -> None:
             continue_if_begun(cfg)
             refuse_processes(cfg)
         try:
-            stays = is_job or names_folder(OmegaConf.merge(HydraConfig.instance().cfg, cfg))
+            stays = is_job or names_folder(cfg, HydraConfig.get())
             with nullcontext() if stays else aside_if_unbegun(cfg.run_dir):
                 if (done := answer_if_complete(cfg)) is not None:
                     return done.get("best_value")

@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -83,11 +83,11 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
     return own
 
 
-def names_folder(cfg: DictConfig) -> bool:
-    """Whether a config that holds Hydra's node names the run's folder, which else is a new one at every start."""
+def names_folder(cfg: DictConfig, hydra: DictConfig) -> bool:
+    """Whether a config, with Hydra's node, names the run's folder, which else is a new one at every start."""
     plain: Any = OmegaConf.to_container(cfg)
     is_given = plain.get("run_dir", "${hydra:runtime.output_dir}") != "${hydra:runtime.output_dir}"
-    return is_given or "${unique:}" not in plain["hydra"]["run"]["dir"]
+    return is_given or "${unique:}" not in cast(dict, OmegaConf.to_container(hydra.run))["dir"]
 
 
 def folder_of(cfg: DictConfig) -> str:
