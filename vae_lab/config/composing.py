@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.version import VersionBase
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.config.help import CONF
 
@@ -40,9 +40,8 @@ def composed(overrides: Sequence[str], name: str = "config") -> DictConfig:
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
     """A copy without Hydra's own node."""
-    own = cfg.copy()
-    with open_dict(own):
-        own.pop("hydra", None)
+    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    OmegaConf.set_struct(own, OmegaConf.is_struct(cfg))
     return own
 
 
