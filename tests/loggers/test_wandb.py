@@ -298,8 +298,8 @@ def test_a_forked_process_tracks_and_fails_as_another_one(tmp_path, monkeypatch,
 
 @pytest.mark.slow
 def test_what_starts_a_run_is_imported_before_a_process_is_forked(tmp_path):
-    settings = {"mode": "offline", "folder": str(tmp_path), "run_id": "run", "name": "run", "labels": {"project": "mine"}}
-    settings |= {"pid": os.getpid(), "init_timeout": 60, "upload_timeout": 8}
+    settings = {"mode": "offline", "folder": str(tmp_path), "run_id": "run", "name": "run", "init_timeout": 60}
+    settings |= {"pid": os.getpid(), "labels": {"project": "mine"}, "upload_timeout": 8}
     script = (
         "import importlib, queue, sys\n"
         "from vae_lab.loggers.wandb_worker import USED_BY_WANDB, Worker\n"
