@@ -41,7 +41,12 @@ def __getattr__(name: str) -> Any:
 
 
 class Later(ModuleType):
-    """A module that is imported only when something in it is wanted which it was not given here."""
+    """A module that is imported only when something in it is wanted which is not given here.
+
+    Args:
+        name: of the module.
+        given: what there is without its import.
+    """
 
     def __init__(self, name: str, **given: Any):
         super().__init__(name)
@@ -55,5 +60,5 @@ class Later(ModuleType):
         return getattr(import_module(self.__name__), name)
 
 
-# TorchMetrics, which Lightning imports, looks for this function in it: a sixth of all that the program imports.
+# TorchMetrics, which Lightning imports, looks for this function in it: a sixth of the time of all imports.
 sys.modules.setdefault("scipy.signal", Later("scipy.signal", hamming=None))
