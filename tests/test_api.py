@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,25 @@ def test_public_names_come_without_torch_and_work_whatever_was_imported_before()
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_module_for_later_is_imported_when_something_in_it_is_wanted(monkeypatch):
+    later = vae_lab.Later("colorsys", hamming=None)
+    monkeypatch.setitem(sys.modules, "colorsys", later)
+    assert find_spec("colorsys")
+    assert not hasattr(later, "__file__")
+    assert later.hamming is None
+    assert sys.modules["colorsys"] is later
+    from colorsys import rgb_to_hsv
+
+    assert sys.modules["colorsys"].rgb_to_hsv is rgb_to_hsv is later.rgb_to_hsv
+    assert sys.modules["colorsys"] is not later
+    with pytest.raises(AttributeError, match="no_such"):
+        _ = later.no_such
+    monkeypatch.setitem(sys.modules, "colorsys", vae_lab.Later("colorsys"))
+    everything: dict = {}
+    exec("from colorsys import *", everything)
+    assert "rgb_to_hsv" in everything
 
 
 def test_a_config_is_that_of_the_command_line():

@@ -18,7 +18,10 @@ play/        the playground: trained runs in a browser
 are in `__main__.py`, what a notebook calls in `api.py`, the failures that a user can mend in `errors.py`.
 """
 
+import sys
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,3 +38,27 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module("vae_lab.api"), name)
     raise AttributeError(f"module 'vae_lab' has no attribute {name!r}")
+
+
+class Later(ModuleType):
+    """A module that is imported only when something in it is wanted which is not given here.
+
+    Args:
+        name: of the module.
+        given: what there is without its import.
+    """
+
+    def __init__(self, name: str, **given: Any):
+        super().__init__(name)
+        vars(self).update(given, __spec__=ModuleSpec(name, None))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name not in ("__path__", "__all__"):  # who only looks around does not want it
+            raise AttributeError(f"module {self.__name__!r} is not imported yet")
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(import_module(self.__name__), name)
+
+
+# TorchMetrics, which Lightning imports, looks for this function in it: a sixth of the time of all imports.
+sys.modules.setdefault("scipy.signal", Later("scipy.signal", hamming=None))

@@ -297,6 +297,26 @@ def test_a_forked_process_tracks_and_fails_as_another_one(tmp_path, monkeypatch,
 
 
 @pytest.mark.slow
+def test_what_starts_a_run_is_imported_before_a_process_is_forked(tmp_path):
+    settings = {"mode": "offline", "folder": str(tmp_path), "run_id": "run", "name": "run", "init_timeout": 60}
+    settings |= {"pid": os.getpid(), "labels": {"project": "mine"}, "upload_timeout": 8}
+    script = (
+        "import importlib, queue, sys\n"
+        "from vae_lab.loggers.wandb_worker import USED_BY_WANDB, Worker\n"
+        "for name in ('wandb', *USED_BY_WANDB): importlib.import_module(name)\n"
+        "before, worker = {*sys.modules}, Worker(None, queue.SimpleQueue())\n"
+        "worker.report = print\n"
+        f"run = worker._start({settings})\n"
+        "print(sorted({*sys.modules} - before))\n"
+        "run.finish()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=120)
+    told, imported = done.stdout.splitlines()
+    assert "W&B: offline" in told
+    assert imported == "[]"
+
+
+@pytest.mark.slow
 def test_the_jobs_of_a_sweep_are_runs_of_one_group(tmp_path):
     command = ["-m", "latent_dim=2,3,-2", "trainer=cpu", "trainer.max_epochs=1", "callbacks.gallery=null"]
     done = vae_lab(*command, "model.hidden_dims=[8]", "sweep.name=mine", "logger.wandb.mode=offline", cwd=tmp_path)

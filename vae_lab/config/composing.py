@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode, TaskFunction
 from hydra.version import VersionBase
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.config.help import CONF
 
@@ -77,9 +77,8 @@ def run_once(task: TaskFunction, mode: RunMode, arguments: Sequence[str]) -> boo
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
     """A copy without Hydra's own node."""
-    own = cfg.copy()
-    with open_dict(own):
-        own.pop("hydra", None)
+    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    OmegaConf.set_struct(own, OmegaConf.is_struct(cfg))
     return own
 
 

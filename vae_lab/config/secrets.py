@@ -63,6 +63,8 @@ def refuse_written_secrets(config: Any) -> None:
     Raises:
         ValueError: naming the key, never its value.
     """
+    if redact(config) == config:
+        return
     for path, node in reversed(list(walk(config))):  # the innermost first
         for key, item in node.items() if isinstance(node, dict) else ():
             if redact({key: item}) != {key: item}:

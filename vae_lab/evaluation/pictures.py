@@ -387,8 +387,9 @@ def _in_bytes(image: Image.Image) -> Image.Image:
 
 def _image(picture: np.ndarray) -> Image.Image:
     """In the form that takes least time and space to write: most pictures are grey."""
-    is_grey = (picture == picture[..., :1]).all()
-    return Image.fromarray(np.ascontiguousarray(picture[..., 0]) if is_grey else picture)
+    red, green, blue = np.moveaxis(picture, -1, 0)
+    is_grey = np.array_equal(red, green) and np.array_equal(red, blue)
+    return Image.fromarray(np.ascontiguousarray(red) if is_grey else picture)
 
 
 @cache

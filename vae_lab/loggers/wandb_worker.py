@@ -28,7 +28,7 @@ SETTLED = (
     "SYMLINK", "SAVE_CODE", "DISABLE_GIT", "INIT_TIMEOUT", "FINISH_TIMEOUT", "_SERVICE_WAIT",
 )  # fmt: skip
 # What W&B imports as it starts a run and takes a picture, in seconds.
-USED_BY_WANDB = ("requests", "PIL.Image", "pandas")
+USED_BY_WANDB = ("requests", "PIL.Image", "pandas", "wandb.sdk.launch.inputs.internal")
 # Variables that hold paths, which may start from the current folder.
 FILES = ("NETRC", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_IDENTITY_TOKEN_FILE")
 

@@ -140,17 +140,12 @@ class RunFolder:
     def _write_status(self, state: str, **reason: str) -> None:
         if not self.is_first:
             return
-        import torch
-
         now, before = datetime.now(UTC).isoformat(timespec="seconds"), self.status
         times, started = before.get("times", []), {"started": now, "command": command_line(), "commit": commit()}
         machine = {"host": platform.node(), "hardware": hardware()}
         times = [*times, started | machine] if state == "running" else [*times[:-1], {**times[-1], "ended": now}]
-        # Of what decides a run's numbers; torch's with the build, such as +cu130.
-        versions = {"python": platform.python_version(), "torch": torch.__version__}
-        versions |= {name: version(name) for name in ("vae_lab", "torchvision", "lightning", "hydra-core", "wandb")}
         images = {key: before[key] for key in ("images",) if key in before}
-        content = {"state": state, "pid": os.getpid(), "times": times, "versions": versions, **images, **reason}
+        content = {"state": state, "pid": os.getpid(), "times": times, "versions": versions(), **images, **reason}
         write_json(self.folder / "status.json", content)
 
     def record_images(self, fingerprint: str) -> None:
@@ -183,9 +178,10 @@ class RunFolder:
     def write_config(self, **files: DictConfig | ListConfig) -> None:
         """Write composed configs to `.hydra/NAME.yaml`, interpolations as they are, secrets replaced."""
         for name, config in files.items() if self.is_first else ():
-            plain = redact(OmegaConf.to_container(config))
+            plain = OmegaConf.to_container(config)
+            safe = config if redact(plain) == plain else OmegaConf.create(redact(plain))
             with durable_open(self.folder / ".hydra" / f"{name}.yaml") as file:
-                file.write(OmegaConf.to_yaml(OmegaConf.create(plain)).encode())
+                file.write(OmegaConf.to_yaml(safe).encode())
 
     def write_result(self, result: dict) -> None:
         """Write `result.json`, adding to what it holds; values of weights that were replaced since are dropped."""
@@ -239,6 +235,15 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):  # there is no git, or it hangs
         return None
     return done.stdout.strip() or None
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of what decides a run's numbers; torch's with the build, such as +cu130."""
+    import torch
+
+    names = ("vae_lab", "torchvision", "lightning", "hydra-core", "wandb")
+    return {"python": platform.python_version(), "torch": torch.__version__} | {name: version(name) for name in names}
 
 
 @cache

@@ -5,8 +5,13 @@ The commit is then that of the code which all jobs run, also where somebody chan
 
 from PIL import Image
 
-from vae_lab.runs.folder import commit, hardware
+from vae_lab.config.check import adapter, own_kinds
+from vae_lab.runs.folder import commit, hardware, versions
+from vae_lab.training.build import READERS
 
 Image.preinit()
 commit()
 hardware()
+versions()
+for kind in own_kinds(READERS).values():
+    adapter(kind)
