@@ -14,7 +14,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 os.environ["MPLBACKEND"] = "agg"  # whatever a notebook hands on: torchmetrics imports matplotlib, which would refuse it
-os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # none is for us, and to look for them takes a while
 # Ctrl-C while this file imports, which takes a second: nothing has begun, and a traceback would say nothing.
 on_interrupt = signal.getsignal(signal.SIGINT)
 is_ours = on_interrupt is signal.default_int_handler and threading.current_thread() is threading.main_thread()
