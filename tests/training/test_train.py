@@ -1,6 +1,7 @@
 """Training end to end, in process: what is recorded is what happened."""
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from vae_lab.runs.folder import RunFolder
 from vae_lab.runs.measurements import parameters_sha256
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
-from vae_lab.training.train import train
+from vae_lab.training.train import keep_memory, train
 
 KEYS = {"loss", "elbo", "reconstruction", "kl", "mse", "active_units", "clamped"}
 GALLERY = (
@@ -195,3 +196,15 @@ def test_odd_sizes_train_and_draw(overrides, config):
     assert read_result(cfg)["steps"] > 0
     assert ("val/loss" if len(overrides) > 1 else "train/loss") in read_result(cfg)
     assert vae_lab.load_run(cfg.run_dir).cfg.latent_dim == 3  # the last weights, where there is no best validation
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have settings of their own")
+def test_memory_is_kept_from_step_to_step():
+    import resource  # which Windows lacks
+
+    keep_memory()
+    num_faults = []
+    for _ in range(3):
+        torch.ones(2**24)  # 64 MB
+        num_faults.append(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt)
+    assert num_faults[2] - num_faults[1] < 1000, num_faults  # of 16,384 pages
