@@ -204,7 +204,7 @@ def test_memory_is_kept_from_step_to_step():
 
     keep_memory()
     num_faults = []
-    for _ in range(3):
+    for _ in range(8):  # a place that fits is found in the first few
         torch.ones(2**24)  # 64 MB
         num_faults.append(resource.getrusage(resource.RUSAGE_THREAD).ru_minflt)
-    assert num_faults[2] - num_faults[1] < 1000, num_faults  # of 16,384 pages
+    assert num_faults[7] - num_faults[6] < 1000, num_faults  # of 16,384 pages

@@ -186,8 +186,8 @@ def keep_memory() -> None:
     networks on a CPU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
-    if mallopt is not None:
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: what is smaller does not get a mapping of its own
+    # M_MMAP_THRESHOLD: what is smaller does not get a mapping of its own; older ones take at most 32 MB.
+    if mallopt is not None and (mallopt(-3, 2**30) or mallopt(-3, 2**25)):
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, the largest
 
 
