@@ -187,8 +187,8 @@ def keep_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
     if mallopt is not None:
-        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: what is smaller does not get a mapping of its own
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, the largest
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, which glibc would raise to this by itself if the other one were not set
 
 
 def quiet_lightning() -> None:
