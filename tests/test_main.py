@@ -8,13 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 from compared import write_run
 from composed import composed
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from vae_lab.__main__ import CONF, main, refuse_processes
+from vae_lab.config.composing import run_once
 from vae_lab.config.help import groups
 
 
@@ -133,3 +138,29 @@ def test_hydras_own_launchers_refuse_several_devices_and_workers_of_what_cannot_
     refuse_processes(job("auto", 1))
     with pytest.raises(ValueError, match="dataset.num_workers must be 0 with this hydra/launcher, got 1"):
         refuse_processes(job("auto", 1, num_workers=1))
+
+
+@pytest.mark.parametrize("arguments", [["seed=3"], ["-m", "seed=3", "hydra/launcher=basic"]])
+def test_a_config_that_is_composed_once_is_that_of_hydras_own_main(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    seen, compositions = [], []
+    once = ConfigLoaderImpl.load_configuration
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", lambda *a, **k: compositions.append(a) or once(*a, **k))
+
+    def task(cfg):
+        whole = OmegaConf.to_container(HydraConfig.instance().cfg)
+        whole["hydra"]["runtime"].pop("output_dir")
+        seen.append((OmegaConf.to_container(cfg), whole))
+
+    others = [argument for argument in arguments if argument != "-m"]
+    monkeypatch.setattr(sys, "argv", ["vae-lab", *arguments])
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    first = len(compositions)
+    assert run_once(task, RunMode.RUN if others == arguments else RunMode.MULTIRUN, others)
+    assert len(compositions) - first == first - 1
+    assert seen[1:] == seen[:1]
+
+
+@pytest.mark.parametrize("arguments", [["--cfg", "job"], ["hydra.mode=MULTIRUN"], ["hydra.mode=MULTIRUN", "seed=0,1"]])
+def test_flags_and_other_modes_are_left_to_hydra(arguments):
+    assert not run_once(pytest.fail, RunMode.RUN, arguments)

@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.config.arguments import expand_home, flags_last
-from vae_lab.config.composing import names_folder
+from vae_lab.config.composing import names_folder, run_once
 from vae_lab.config.explain import refuse_flags
 from vae_lab.config.help import CONF, help_text
 from vae_lab.config.secrets import refuse_secrets
@@ -34,7 +34,7 @@ from vae_lab.errors import Preempted
 from vae_lab.runs.folder import aside_if_unbegun
 from vae_lab.runs.process import as_process, in_one_line, one_line_errors
 from vae_lab.runs.resume import answer_if_complete, continue_if_begun, resume_arguments
-from vae_lab.sweep.command_line import sweep_arguments
+from vae_lab.sweep.command_line import is_multirun, sweep_arguments
 from vae_lab.sweep.job import job_folder
 
 if is_ours:
@@ -53,17 +53,16 @@ def run() -> None:
     refuse_secrets(sys.argv[1:])
     refuse_flags(sys.argv[1:])
     arguments = flags_last([expand_home(argument) for argument in sys.argv[1:]])
-    sys.argv[1:] = sweep_arguments(resume_arguments(arguments, CONF), CONF)
+    sys.argv[1:] = arguments = sweep_arguments(resume_arguments(arguments, CONF), CONF)
     failures: list[Exception] = []  # of a single run, kept from Hydra, which would print a line of its own before ours
 
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
     def task(cfg: DictConfig) -> float | None:
         is_job = HydraConfig.get().mode == RunMode.MULTIRUN  # of one of Hydra's launchers
         if is_job:
             continue_if_begun(cfg)
             refuse_processes(cfg)
         try:
-            stays = is_job or names_folder(OmegaConf.merge(HydraConfig.instance().cfg, cfg))
+            stays = is_job or names_folder(cfg, HydraConfig.get())
             with nullcontext() if stays else aside_if_unbegun(cfg.run_dir):
                 if (done := answer_if_complete(cfg)) is not None:
                     return done.get("best_value")
@@ -85,7 +84,9 @@ def run() -> None:
             failures.append(error)
             return None
 
-    task()
+    others = [argument for argument in arguments if not is_multirun(argument)]
+    if not run_once(task, RunMode.RUN if others == arguments else RunMode.MULTIRUN, others):
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     if failures:
         raise failures[0]
 

@@ -130,7 +130,7 @@ def composed_whole(overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
         flags = [argument for argument in arguments if argument.startswith("--config-name=")]  # of a run that continues
         name = flags[0].partition("=")[2] if flags else "config"
         whole = composed([argument for argument in arguments if argument not in flags], name)
-        cfg, named = without_hydra(whole), names_folder(whole)
+        cfg, named = without_hydra(whole), names_folder(whole, whole.hydra)
         with open_dict(cfg):
             cfg.overrides = given
             if OmegaConf.is_interpolation(cfg, "run_dir"):

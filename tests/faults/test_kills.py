@@ -19,6 +19,7 @@ from forks import Forked, at_call, fork, train_in_fork, wait
 
 from vae_lab.__main__ import main
 from vae_lab.errors import RunError
+from vae_lab.models.vae import VAE
 from vae_lab.runs.checkpoints import Checkpoints, DurableCheckpointIO, load_checkpoint
 from vae_lab.runs.files import is_alive
 from vae_lab.runs.signals import SAME_REQUEST
@@ -59,7 +60,7 @@ MOMENTS = {
     "within an epoch": (LitVAE, "training_step", 13),
     "before an epoch's last batch": (LitVAE, "training_step", 7),
     "before a validation": (LitVAE, "on_validation_epoch_start", 1),
-    "in a validation": (LitVAE, "validation_step", 3),
+    "in a validation": (VAE, "encoding_once", 3),
     "after a validation": (Checkpoints, "on_validation_end", 1),
     "at an epoch's end": (Checkpoints, "on_train_epoch_end", 0),
     "while a checkpoint is put together": (LitVAE, "on_save_checkpoint", 5),
@@ -173,7 +174,7 @@ def test_c5_c6_c7_a_signal_saves_and_stops(number, hook, config, undisturbed):
 
     def prepare():
         signal.signal(number, signal.SIG_DFL)  # whatever the tests were started under, such as nohup
-        at_call(LitVAE, hook, 3, send(number, number))
+        at_call(LitVAE, hook, {"t": 3, "v": 1}[hook[0]], send(number, number))
 
     cfg = config(tiny=SELDOM)
     assert train_in_fork(cfg, prepare) == 128 + number

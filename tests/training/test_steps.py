@@ -109,6 +109,32 @@ def test_callbacks_hear_of_every_step(config):
     assert observer.sizes == [16] * 6  # one batch at a time for a callback that looks at batches
 
 
+class Validated(Callback):
+    """Keeps what validations measure."""
+
+    def __init__(self):
+        self.values, self.sizes = [], []
+
+    def on_validation_end(self, trainer, lit):
+        values = {key: value.item() for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+        self.values.append((lit.batches_measured, values))
+
+
+class Watcher(Validated):
+    """Looks at every batch of a validation."""
+
+    def on_validation_batch_end(self, trainer, lit, outputs, batch, batch_idx):
+        self.sizes.append(len(batch.x))
+
+
+def test_a_validation_takes_its_batches_at_once_and_measures_the_same(config):
+    settings = ["trainer.limit_val_batches=3", "trainer.limit_train_batches=4", "dataset.binarize=dynamic"]
+    whole, single = (run_with(kind(), config(*settings, run_dir=kind.__name__)) for kind in (Validated, Watcher))
+    assert whole.values == single.values
+    assert [number for number, _ in whole.values] == [3, 3]
+    assert single.sizes == [16] * 6
+
+
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
 def test_fused_adam_takes_the_steps_of_the_optimizer(kind):
     """Bit for bit, also from a loaded state, without one of the gradients, and with a hook that is heard."""

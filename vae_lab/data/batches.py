@@ -128,16 +128,36 @@ class EpochSampler(Sampler):
 
 
 @dataclass(eq=False)
+class InOrder(Sampler):
+    """Every `world_size`-th of `total` images, from the `rank`-th on, in a fixed order."""
+
+    total: int
+    rank: int
+    world_size: int
+    start = 0
+
+    def __len__(self) -> int:
+        return len(self.order())
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order().tolist())
+
+    def order(self) -> Tensor:
+        """The images, int64."""
+        return torch.arange(self.rank, self.total, self.world_size)
+
+
+@dataclass(eq=False)
 class Executions(Sampler):
-    """The training batches of an epoch, several at a time, because gathering them one by one costs more than training.
+    """The batches of an epoch, several at a time, because gathering them one by one costs more than training.
 
     Args:
         sampler: the order of the images.
         batch_size: images in a batch, >= 1.
-        batches_at_once: how many to gather from the given batch of the epoch on, >= 1.
+        batches_at_once: how many to gather from the given batch of the epoch on, >= 0; with none the epoch ends.
     """
 
-    sampler: EpochSampler
+    sampler: EpochSampler | InOrder
     batch_size: int
     batches_at_once: Callable[[int], int]
 
@@ -147,8 +167,7 @@ class Executions(Sampler):
 
     def __iter__(self) -> Iterator[Tensor]:
         order, batch = self.sampler.order(), self.sampler.start // self.batch_size
-        while len(order):
-            number = self.batches_at_once(batch)
+        while len(order) and (number := self.batches_at_once(batch)):
             yield order[: number * self.batch_size]
             order, batch = order[number * self.batch_size :], batch + number
 
@@ -176,8 +195,7 @@ class Batches(DataLoader):
         """Batches on a device; while it computes, a thread gathers as many again, into pinned memory if it is a GPU."""
         sampler: Any = self.batch_sampler
         device: Any = split.target
-        order = sampler.sampler.order() if isinstance(sampler, Executions) else torch.as_tensor(list(sampler.sampler))
-        parts, pool = iter(order.split(sampler.batch_size)), ThreadPoolExecutor(1)
+        parts, pool = iter(sampler.sampler.order().split(sampler.batch_size)), ThreadPoolExecutor(1)
         gathered: deque[Future[Batch]] = deque()
 
         def have(number: int) -> None:
@@ -268,6 +286,7 @@ class ImageData(LightningDataModule):
         self.num_skipped = 0  # pictures that could not be used
         self.test_split = "test"  # what a test loop reads
         self.batches_at_once: Callable[[int], int] = lambda batch: 1  # of training, from a batch of the epoch on
+        self.batches_validated_at_once: Callable[[int], int] = lambda batch: 1
         self.splits: dict[str, Split] = {}
 
     def prepare_data(self) -> None:
@@ -347,33 +366,33 @@ class ImageData(LightningDataModule):
         if total < world_size:
             raise ValueError(f"trainer.devices must be at most the {total} training images, got {world_size}")
         sampler = EpochSampler(total, self.seed, rank, world_size, self.epoch, self.start)
-        return self._loader("train", batch_sampler=Executions(sampler, self.batch_size, self.batches_at_once))
+        return self._loader("train", sampler, self.batches_at_once)
 
     def val_dataloader(self) -> Batches:
         """Batches of bytes in a fixed order."""
-        return self._in_order("val")
+        return self._in_order("val", self.batches_validated_at_once)
 
     def test_dataloader(self) -> Batches:
         """Batches of bytes in a fixed order."""
-        return self._in_order(self.test_split)
+        return self._in_order(self.test_split, lambda batch: 1)
 
     def _process(self) -> tuple[int, int]:
         """The rank of this process, and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _in_order(self, split: str) -> Batches:
+    def _in_order(self, split: str, at_once: Callable[[int], int]) -> Batches:
         rank, world_size = self._process()
         total = len(self.splits[split])
         if 0 < total < world_size:
             # A process without images would not take part in the sums that the others wait for.
             few = f"{total} images of the {split} split are too few for {world_size} processes"
             raise ValueError(f"{few}: raise dataset.{split}_size or lower trainer.devices")
-        return self._loader(split, batch_size=self.batch_size, sampler=range(rank, total, world_size))
+        return self._loader(split, InOrder(total, rank, world_size), at_once)
 
-    def _loader(self, split: str, **sampling: Any) -> Batches:
+    def _loader(self, split: str, sampler: EpochSampler | InOrder, at_once: Callable[[int], int]) -> Batches:
         return Batches(
             self.splits[split],
-            **sampling,
+            batch_sampler=Executions(sampler, self.batch_size, at_once),
             collate_fn=as_batch,
             num_workers=self.num_workers,
             worker_init_fn=watch_for_sigterm if hasattr(signal, "sigwaitinfo") else None,

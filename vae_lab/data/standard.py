@@ -162,8 +162,8 @@ class Digits:
         assert spec is not None
         assert spec.submodule_search_locations
         table = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-        rows = torch.from_numpy(np.loadtxt(table, delimiter=","))  # 64 grey levels from 0 to 16, and the digit
-        pixels = (rows[:, :-1].view(-1, 1, 8, 8) * 255 / 16).round().to(torch.uint8)
+        rows = torch.from_numpy(np.loadtxt(table, np.uint8, delimiter=","))  # 64 levels from 0 to 16, and the digit
+        pixels = (rows[:, :-1].view(-1, 1, 8, 8).double() * 255 / 16).round().to(torch.uint8)
         labels = rows[:, -1:].long()
         return Images(fit_pixels(pixels, self.image_shape, self.fit), labels, ("digit",), num_test=0)
 

@@ -92,6 +92,7 @@ class Painter:
         self.precision = precision
         self.is_standard = isinstance(vae.prior, StandardNormal)
         self.followed = "samples" if vae.prior is not None else "reconstructions"
+        self.frames: dict[int, np.ndarray] | None = None  # of `training.npz`, once it was read
 
     def draw_all(self, epoch: int) -> dict[str, Path]:
         """Draws every kind; `epoch` is the number of finished epochs, >= 0."""
@@ -118,9 +119,10 @@ class Painter:
         stride = 1
         while sum(epoch % stride == 0 for epoch in frames) > MAX_FRAMES:
             stride *= 2
-        kept: dict[str, Any] = {str(e): frame for e, frame in frames.items() if e % stride == 0 or e == epoch}
+        self.frames = {e: frame for e, frame in frames.items() if e % stride == 0 or e == epoch}
+        named: dict[str, Any] = {str(e): frame for e, frame in self.frames.items()}
         with durable_open(self.folder / "training.npz") as file:
-            np.savez(file, **kept)
+            np.savez(file, **named)
         return self.draw_progress(epoch) if is_drawn else {}
 
     def draw_latents(self, when: str, suffix: str = "") -> dict[str, Path]:
@@ -218,10 +220,10 @@ class Painter:
 
     def _frames(self) -> dict[int, np.ndarray]:
         path = self.folder / "training.npz"
-        if not path.is_file():
-            return {}
-        with np.load(path) as frames:
-            return {int(epoch): frame for epoch, frame in frames.items()}
+        if self.frames is None and path.is_file():
+            with np.load(path) as frames:
+                self.frames = {int(epoch): frame for epoch, frame in frames.items()}
+        return self.frames or {}
 
     def _traversals(self, codes: Tensor, when: str, y: Tensor | None = None) -> np.ndarray:
         variances = codes.var(0, correction=0)
@@ -329,6 +331,7 @@ class Gallery(pl.Callback):
         self.scatter_every_n_steps = scatter_every_n_steps
         self.scatter_until_step = scatter_until_step
         self.last_scatter_step = -1
+        self.painter: Painter | None = None
 
     def on_train_start(self, trainer: pl.Trainer, lit: pl.LightningModule) -> None:
         if trainer.global_step == 0:
@@ -364,9 +367,10 @@ class Gallery(pl.Callback):
     def _draw(self, trainer: pl.Trainer, lit: pl.LightningModule, draw: Callable, *arguments) -> None:
         if not trainer.is_global_zero:
             return
-        run_dir, precision = Path(trainer.default_root_dir), trainer.precision_plugin.forward_context
-        painter = Painter(lit.vae, trainer.datamodule, run_dir, self.num_images, precision)
-        for kind, path in draw(painter, *arguments).items():
+        if self.painter is None:
+            run_dir, precision = Path(trainer.default_root_dir), trainer.precision_plugin.forward_context
+            self.painter = Painter(lit.vae, trainer.datamodule, run_dir, self.num_images, precision)
+        for kind, path in draw(self.painter, *arguments).items():
             for logger in trainer.loggers:
                 if hasattr(logger, "log_picture"):
                     logger.log_picture(f"pictures/{kind}", path, trainer.global_step)

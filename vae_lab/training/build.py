@@ -76,7 +76,7 @@ def build(cfg: DictConfig, preemption: Preemption) -> Experiment:
     check_devices(cfg.trainer)
     data = build_data(cfg)
     lit = build_module(cfg)
-    data.batches_at_once = lit.batches_at_once
+    data.batches_at_once, data.batches_validated_at_once = lit.batches_at_once, lit.batches_validated_at_once
     callbacks = build_members(cfg.callbacks, "callbacks", Callback)
     loggers = build_members(cfg.logger, "logger", Logger)
     for name, logger in loggers.items():

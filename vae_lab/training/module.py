@@ -187,6 +187,16 @@ class LitVAE(LightningModule):
             ends.append(batch + trainer.val_check_batch - since % trainer.val_check_batch)
         return max(1, min(ends) - batch)
 
+    def batches_validated_at_once(self, batch: int) -> int:
+        """How many batches one validation step takes, from a batch on: all, where no callback looks at each of them."""
+        trainer, data = self.trainer, self.trainer.datamodule
+        hooks = ("on_validation_batch_start", "on_validation_batch_end")
+        is_watched = any(is_overridden(hook, callback, Callback) for callback in trainer.callbacks for hook in hooks)
+        if is_watched or trainer.sanity_checking:
+            return 1
+        fitting = MOST_BYTES // (data.batch_size * math.prod(data.image_shape))
+        return min(int(trainer.num_val_batches[0]) - batch, max(1, fitting))
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Begin each optimizer step with the running statistics of the first process, which checkpoints hold."""
         model = self.trainer.strategy.model
@@ -256,21 +266,25 @@ class LitVAE(LightningModule):
         self.means = Means()
 
     def on_validation_epoch_start(self) -> None:
+        self.batches_measured = 0
         for metric in self.metrics:
             metric.reset()
 
-    def validation_step(self, batch: Batch, batch_idx: int, stage: Stage = "val") -> None:
-        # The same noise at every evaluation, so that epochs and runs differ by their weights only.
-        seed_generators(self.device, derive_seed(self.seed, VALIDATION, batch_idx, self.global_rank))
-        batch, context = self.trainer.datamodule.to_pixels(batch, training=False), self._context(stage)
-        if batch_idx == 0:
-            self.vae.likelihood.check(batch.x)
-        with self.vae.encoding_once(batch.x, batch.y) as q:
-            terms = self.objective(self.vae, batch, context)
-            if self.adversary is not None:
-                terms = {**terms, **self.objective.adversary_loss(self.vae, batch, context)}
-            for metric in self.metrics:
-                metric.update(self.vae, batch, q, terms)
+    def validation_step(self, execution: Batch, batch_idx: int, stage: Stage = "val") -> None:
+        data, context = self.trainer.datamodule, self._context(stage)
+        for loaded in execution.split(data.batch_size):
+            # The same noise at every evaluation, so that epochs and runs differ by their weights only.
+            seed_generators(self.device, derive_seed(self.seed, VALIDATION, self.batches_measured, self.global_rank))
+            batch = data.to_pixels(loaded, training=False)
+            if self.batches_measured == 0:
+                self.vae.likelihood.check(batch.x)
+            self.batches_measured += 1
+            with self.vae.encoding_once(batch.x, batch.y) as q:
+                terms = self.objective(self.vae, batch, context)
+                if self.adversary is not None:
+                    terms = {**terms, **self.objective.adversary_loss(self.vae, batch, context)}
+                for metric in self.metrics:
+                    metric.update(self.vae, batch, q, terms)
 
     def on_validation_epoch_end(self, stage: str = "val") -> None:
         values: dict[str, Tensor] = {}

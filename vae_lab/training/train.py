@@ -74,14 +74,14 @@ def train(cfg: DictConfig, tells: bool = True) -> float | None:
                 check_continuation(experiment.lit, experiment.trainer, checkpoint)
             experiment.data.setup("fit")  # before W&B hears of a run that has no images
             run.record_images(experiment.data.fingerprint)
-            tracked = OmegaConf.to_container(cfg, resolve=True) | {"images": experiment.data.fingerprint}
-            if "choices" in saved:
-                tracked["choices"] = OmegaConf.to_container(saved["choices"])
             trackers = [logger for logger in experiment.trainer.loggers if isinstance(logger, WandbLogger)]
             exit_code = 1
             try:
                 for tracker in trackers:
-                    tracker.log_config(tracked)
+                    told = OmegaConf.to_container(cfg, resolve=True) | {"images": experiment.data.fingerprint}
+                    if "choices" in saved:
+                        told["choices"] = OmegaConf.to_container(saved["choices"])
+                    tracker.log_config(told)
                     tracker.summarize(dict.fromkeys(run.result))  # of an end that is no longer the end
                 fit(cfg, experiment, checkpoint)
                 result = collect_result(experiment)
