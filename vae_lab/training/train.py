@@ -186,9 +186,9 @@ def keep_memory() -> None:
     networks on a CPU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
-    # M_MMAP_THRESHOLD: what is smaller does not get a mapping of its own; older ones take at most 32 MB.
-    if mallopt is not None and (mallopt(-3, 2**30) or mallopt(-3, 2**25)):
+    if mallopt is not None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, the largest
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, which glibc would raise to this by itself if the other one were not set
 
 
 def quiet_lightning() -> None:
