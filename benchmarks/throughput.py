@@ -41,6 +41,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from vae_lab.__main__ import CONF
+from vae_lab.runs.process import keep_memory
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import Experiment, build
 from vae_lab.training.train import fit, quiet_lightning
@@ -64,6 +65,7 @@ def main() -> None:
     """Measure the chosen cases and print a table."""
     args = parse_arguments()
     quiet_lightning()
+    keep_memory()  # as the command does
     if args.threads:
         torch.set_num_threads(args.threads)
     peak = None if args.no_memory else peak_memory_gb(args)  # first, while this process is small

@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -60,6 +61,8 @@ def test_a_module_for_later_is_imported_when_something_in_it_is_wanted(monkeypat
 
     assert sys.modules["colorsys"].rgb_to_hsv is rgb_to_hsv is later.rgb_to_hsv
     assert sys.modules["colorsys"] is not later
+    assert later.__file__
+    assert pickle.loads(pickle.dumps(later)) is sys.modules["colorsys"]
     with pytest.raises(AttributeError, match="no_such"):
         _ = later.no_such
     monkeypatch.setitem(sys.modules, "colorsys", vae_lab.Later("colorsys"))

@@ -21,6 +21,7 @@ are in `__main__.py`, what a notebook calls in `api.py`, the failures that a use
 import sys
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from vae_lab.api import compose, load_run, train
 
 __all__ = ["compare", "compose", "load_run", "train"]
+LOCK = Lock()  # of what is imported later
 
 
 def __getattr__(name: str) -> Any:
@@ -53,12 +55,21 @@ class Later(ModuleType):
         vars(self).update(given, __spec__=ModuleSpec(name, None))
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name not in ("__path__", "__all__"):  # who only looks around does not want it
-            raise AttributeError(f"module {self.__name__!r} is not imported yet")
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
+        with LOCK:
+            if sys.modules.get(self.__name__) is self:
+                if name.startswith("__") and name not in ("__path__", "__all__"):  # who looks around does not want it
+                    raise AttributeError(f"module {self.__name__!r} is not imported yet")
+                del sys.modules[self.__name__]
         return getattr(import_module(self.__name__), name)
 
+    def __reduce__(self):
+        return import_module, (self.__name__,)
 
-# TorchMetrics, which Lightning imports, looks for this function in it: a sixth of the time of all imports.
-sys.modules.setdefault("scipy.signal", Later("scipy.signal", hamming=None))
+
+def hamming(*size: Any) -> Any:
+    """SciPy's, at its old place, where TorchMetrics would put it."""
+    return import_module("scipy.signal.windows").hamming(*size)
+
+
+# TorchMetrics, which Lightning imports, imports it for that function only: a sixth of the time of all imports.
+sys.modules.setdefault("scipy.signal", Later("scipy.signal", hamming=hamming))

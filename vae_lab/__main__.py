@@ -32,7 +32,7 @@ from vae_lab.config.help import CONF, help_text
 from vae_lab.config.secrets import refuse_secrets
 from vae_lab.errors import Preempted
 from vae_lab.runs.folder import aside_if_unbegun
-from vae_lab.runs.process import as_process, in_one_line, one_line_errors
+from vae_lab.runs.process import as_process, in_one_line, keep_memory, one_line_errors
 from vae_lab.runs.resume import answer_if_complete, continue_if_begun, resume_arguments
 from vae_lab.sweep.command_line import is_multirun, sweep_arguments
 from vae_lab.sweep.job import job_folder
@@ -70,6 +70,7 @@ def run() -> None:
 
                 if not gc.get_freeze_count():
                     gc.freeze()  # what is imported stays, and is not looked at again
+                keep_memory()
                 return train(cfg)
         except Preempted as stop:
             number = stop.code - 128

@@ -7,6 +7,7 @@ import torch
 from composed import composed
 from omegaconf import OmegaConf
 
+from vae_lab.config.composing import without_hydra
 from vae_lab.config.help import CONF, groups
 from vae_lab.config.instantiate import build_vae
 from vae_lab.runs.signals import Preemption
@@ -31,6 +32,16 @@ def together(*names: str) -> list[list[str]]:
 
 PARTS = ("objective", "posterior", "prior")  # ../test_grid.py builds each, and all their pairs
 REST = [group for group in OPTIONS if group not in (*PARTS, "experiment", "model")]
+
+
+def test_a_config_without_hydra_knows_what_was_resolved():
+    """The jobs of a sweep share it, such as the time in its name."""
+    whole = composed("run_name=${now:%f}")
+    resolved = whole.run_name
+    own = without_hydra(whole)
+    assert own.run_name == resolved
+    assert "hydra" not in own
+    assert OmegaConf.is_struct(own)
 
 
 @pytest.mark.slow

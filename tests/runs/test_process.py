@@ -1,8 +1,12 @@
 import os
+import platform
 import subprocess
 import sys
 
 import pytest
+import torch
+
+from vae_lab.runs.process import keep_memory
 
 PROGRAM = """
 import atexit, sys, threading, time
@@ -43,3 +47,17 @@ def test_a_process_ends_when_all_is_done_and_before_what_stays_is_taken_apart(tm
         assert done.returncode == 7
         assert done.stdout.splitlines() == ["thread", "at exit", "taken apart"]
         assert (tmp_path / "left.txt").read_text() == "written"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have settings of their own")
+def test_memory_is_kept_from_step_to_step():
+    import resource  # which Windows lacks
+
+    def faults_of_a_step() -> int:
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        activations = [torch.ones(2**22) for _ in range(4)]  # of 16 MB, which are freed all at once
+        del activations
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+
+    keep_memory()
+    assert min(faults_of_a_step() for _ in range(20)) < 1000  # of 16,384 pages

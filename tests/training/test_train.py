@@ -1,7 +1,6 @@
 """Training end to end, in process: what is recorded is what happened."""
 
 import json
-import platform
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from vae_lab.runs.folder import RunFolder
 from vae_lab.runs.measurements import parameters_sha256
 from vae_lab.runs.signals import Preemption
 from vae_lab.training.build import build
-from vae_lab.training.train import keep_memory, train
+from vae_lab.training.train import train
 
 KEYS = {"loss", "elbo", "reconstruction", "kl", "mse", "active_units", "clamped"}
 GALLERY = (
@@ -196,17 +195,3 @@ def test_odd_sizes_train_and_draw(overrides, config):
     assert read_result(cfg)["steps"] > 0
     assert ("val/loss" if len(overrides) > 1 else "train/loss") in read_result(cfg)
     assert vae_lab.load_run(cfg.run_dir).cfg.latent_dim == 3  # the last weights, where there is no best validation
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have settings of their own")
-def test_memory_is_kept_from_step_to_step():
-    import resource  # which Windows lacks
-
-    def faults_of_a_step() -> int:
-        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
-        activations = [torch.ones(2**22) for _ in range(4)]  # of 16 MB, which are freed all at once
-        del activations
-        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
-
-    keep_memory()
-    assert min(faults_of_a_step() for _ in range(20)) < 1000  # of 16,384 pages

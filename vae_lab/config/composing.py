@@ -70,7 +70,7 @@ def run_once(task: TaskFunction, mode: RunMode, arguments: Sequence[str]) -> boo
         if cfg.hydra.mode is None:
             cfg.hydra.mode = mode
             cfg.hydra.overrides.hydra.append(f"hydra.mode={mode.name}")
-        hydra.compose_config = lambda **_: cfg
+        hydra.compose_config = lambda **_: cfg  # of this object alone, which does the rest
         (hydra.run if mode == RunMode.RUN else hydra.multirun)(name, task, overrides)
     return True
 
@@ -79,6 +79,7 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
     """A copy without Hydra's own node."""
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     OmegaConf.set_struct(own, OmegaConf.is_struct(cfg))
+    OmegaConf.copy_cache(cfg, own)  # of resolvers such as ${now:}, which all jobs of a sweep share
     return own
 
 

@@ -139,9 +139,6 @@ class InOrder(Sampler):
     def __len__(self) -> int:
         return len(self.order())
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order().tolist())
-
     def order(self) -> Tensor:
         """The images, int64."""
         return torch.arange(self.rank, self.total, self.world_size)

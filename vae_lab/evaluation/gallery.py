@@ -92,7 +92,7 @@ class Painter:
         self.precision = precision
         self.is_standard = isinstance(vae.prior, StandardNormal)
         self.followed = "samples" if vae.prior is not None else "reconstructions"
-        self.frames: dict[int, np.ndarray] | None = None  # of `training.npz`, once it was read
+        self.kept: dict[int, np.ndarray] | None = None  # of `training.npz`, once it was read
 
     def draw_all(self, epoch: int) -> dict[str, Path]:
         """Draws every kind; `epoch` is the number of finished epochs, >= 0."""
@@ -119,8 +119,8 @@ class Painter:
         stride = 1
         while sum(epoch % stride == 0 for epoch in frames) > MAX_FRAMES:
             stride *= 2
-        self.frames = {e: frame for e, frame in frames.items() if e % stride == 0 or e == epoch}
-        named: dict[str, Any] = {str(e): frame for e, frame in self.frames.items()}
+        self.kept = {e: frame for e, frame in frames.items() if e % stride == 0 or e == epoch}
+        named: dict[str, Any] = {str(e): frame for e, frame in self.kept.items()}
         with durable_open(self.folder / "training.npz") as file:
             np.savez(file, **named)
         return self.draw_progress(epoch) if is_drawn else {}
@@ -220,10 +220,10 @@ class Painter:
 
     def _frames(self) -> dict[int, np.ndarray]:
         path = self.folder / "training.npz"
-        if self.frames is None and path.is_file():
+        if self.kept is None and path.is_file():
             with np.load(path) as frames:
-                self.frames = {int(epoch): frame for epoch, frame in frames.items()}
-        return self.frames or {}
+                self.kept = {int(epoch): frame for epoch, frame in frames.items()}
+        return self.kept or {}
 
     def _traversals(self, codes: Tensor, when: str, y: Tensor | None = None) -> np.ndarray:
         variances = codes.var(0, correction=0)

@@ -179,9 +179,9 @@ class RunFolder:
         """Write composed configs to `.hydra/NAME.yaml`, interpolations as they are, secrets replaced."""
         for name, config in files.items() if self.is_first else ():
             plain = OmegaConf.to_container(config)
-            safe = config if redact(plain) == plain else OmegaConf.create(redact(plain))
+            safe = redact(plain)
             with durable_open(self.folder / ".hydra" / f"{name}.yaml") as file:
-                file.write(OmegaConf.to_yaml(safe).encode())
+                file.write(OmegaConf.to_yaml(config if safe == plain else OmegaConf.create(safe)).encode())
 
     def write_result(self, result: dict) -> None:
         """Write `result.json`, adding to what it holds; values of weights that were replaced since are dropped."""

@@ -120,6 +120,17 @@ def one_line_errors() -> Iterator[None]:
         sys.stdout, sys.stderr = streams
 
 
+def keep_memory() -> None:
+    """Have glibc keep what this process frees, such as the memory of a step, for what it asks for next.
+
+    Else it gives much of it back, and the system maps and clears it anew in every step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
+    if mallopt is not None:
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, the largest
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, which glibc would raise to this by itself if the other one were not set
+
+
 def as_process(command: Callable[[], None]) -> None:
     """Run a command as all that this process does, and end it as soon as nothing is left to do.
 

@@ -31,7 +31,7 @@ from vae_lab.config.composing import without_hydra
 from vae_lab.config.secrets import print_redacted
 from vae_lab.loggers.wandb_process import Ends, WandbForkServer, forked
 from vae_lab.runs.files import wait_for
-from vae_lab.runs.process import one_line_errors
+from vae_lab.runs.process import keep_memory, one_line_errors
 from vae_lab.runs.resume import continue_if_begun
 from vae_lab.runs.signals import SIGNALS, Preemption, signals_wait
 from vae_lab.sweep.command_line import config_flags
@@ -246,6 +246,7 @@ def work(
             from vae_lab.training.train import train
 
             torch.set_num_threads(slot.threads)
+            keep_memory()
             wait_for(folder / ".lock", ORPHAN_SECONDS)
             cfg = without_hydra(config)
             continue_if_begun(cfg)

@@ -188,11 +188,11 @@ class LitVAE(LightningModule):
         return max(1, min(ends) - batch)
 
     def batches_validated_at_once(self, batch: int) -> int:
-        """How many batches one validation step takes, from a batch on: all, where no callback looks at each of them."""
+        """How many batches one validation step takes, from a batch on: all that fit, if no callback looks at each."""
         trainer, data = self.trainer, self.trainer.datamodule
         hooks = ("on_validation_batch_start", "on_validation_batch_end")
         is_watched = any(is_overridden(hook, callback, Callback) for callback in trainer.callbacks for hook in hooks)
-        if is_watched or trainer.sanity_checking:
+        if is_watched or trainer.sanity_checking or data.num_workers:  # which take turns
             return 1
         fitting = MOST_BYTES // (data.batch_size * math.prod(data.image_shape))
         return min(int(trainer.num_val_batches[0]) - batch, max(1, fitting))

@@ -1,9 +1,7 @@
 """From a config to a trained model, top to bottom: record, build, fit, result."""
 
-import ctypes
 import logging
 import math
-import sys
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -141,7 +139,6 @@ def fit(cfg: DictConfig, experiment: Experiment, checkpoint: Path | None) -> Non
         NumericsError: if a weight is not finite.
     """
     data, lit, trainer, _ = experiment
-    keep_memory()
     if cfg.find_lr and checkpoint is None:
         # Lightning searches only where it optimizes by itself.
         lit.automatic_optimization = True
@@ -177,18 +174,6 @@ def collect_result(experiment: Experiment) -> dict:
     told = [text for c in trainer.callbacks if isinstance(c, Health) for text in c.warnings.values()]
     result |= {"warnings": told} if told else {}
     return {**metrics, **result, "lr": experiment.lit.lr, "skipped_files": experiment.data.num_skipped}
-
-
-def keep_memory() -> None:
-    """Have glibc keep the memory that a step frees for the next one.
-
-    Else it gives much of it back, and the system maps and clears it anew in every step: a tenth of the time of larger
-    networks on a CPU.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # musl has none
-    if mallopt is not None:
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, the largest
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, which glibc would raise to this by itself if the other one were not set
 
 
 def quiet_lightning() -> None:
