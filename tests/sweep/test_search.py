@@ -292,10 +292,10 @@ def load(sweep: Path) -> list[optuna.trial.FrozenTrial]:
 @pytest.mark.timeout(300)
 def test_d4_a_killed_search_goes_on_to_its_total(tmp_path, search):
     settings = ["latent_dim=int(interval(1,30))", "optimizer.lr=interval(0.001,0.01)", "hydra.sweeper.n_trials=5",
-                "trainer.max_epochs=4"]  # fmt: skip
+                "trainer.max_epochs=12"]  # fmt: skip
     sweep = tmp_path / "outputs" / "sweeps" / "mine"
     process = start("-m", "hydra/sweeper=optuna", "sweep.name=mine", *SMALL, *settings, cwd=tmp_path)
-    wait_until(lambda: len(list(sweep.glob("*/metrics.jsonl"))) == 3, process, 120)
+    wait_until(lambda: len(list(sweep.glob("*/metrics.jsonl"))) >= 3, process, 120)  # two may begin at once
     process.kill()
     assert finish(process).returncode == -signal.SIGKILL
     before = load(sweep)
