@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -85,6 +86,7 @@ def forked(work: Callable[[Path], float | None], folder: Path) -> Cost:
         try:
             os.setpgid(0, 0)
             os.chdir(folder)
+            sys.modules["__main__"].__spec__ = find_spec("vae_lab.__main__")  # the jobs of a sweep import it
             log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1), os.dup2(log, 2)
             os.write(write, json.dumps(work(folder)).encode())
