@@ -100,10 +100,8 @@ def forked(work: Callable[[Path], float | None], folder: Path) -> Cost:
     _, status, usage = os.wait4(child, 0)
     assert status == 0, (folder / "log.txt").read_text()
     spent = usage.ru_utime + usage.ru_stime
-    with contextlib.suppress(
-        ChildProcessError
-    ):  # until none is left of its group, as a sweep's jobs are, and outlive it
-        while True:
+    with contextlib.suppress(ChildProcessError):
+        while True:  # until none of its group is left: the jobs of a sweep outlive it
             _, _, other = os.wait4(-child, 0)
             spent += other.ru_utime + other.ru_stime
     seconds = json.loads(said)

@@ -127,12 +127,15 @@ class Watcher(Validated):
         self.sizes.append(len(batch.x))
 
 
-@pytest.mark.parametrize(("most", "steps"), [(module.MOST_BYTES, [3]), (2 * 16 * 8 * 8, [2, 1])])
-def test_a_validation_takes_its_batches_at_once_and_measures_the_same(config, monkeypatch, most, steps):
+@pytest.mark.parametrize(
+    ("most", "workers", "steps"), [(module.MOST_BYTES, 0, [3]), (2 * 16 * 8 * 8, 0, [2, 1]), (2**25, 1, [1, 1, 1])]
+)
+def test_a_validation_takes_its_batches_at_once_and_measures_the_same(config, monkeypatch, most, workers, steps):
     sizes, step = [], LitVAE.validation_step
     monkeypatch.setattr(LitVAE, "validation_step", lambda *args: sizes.append(len(args[1].x) // 16) or step(*args))
     monkeypatch.setattr(module, "MOST_BYTES", most)
     settings = ["trainer.limit_val_batches=3", "trainer.limit_train_batches=4", "dataset.binarize=dynamic"]
+    settings += [f"dataset.num_workers={workers}"]
     whole, single = (run_with(kind(), config(*settings, run_dir=kind.__name__)) for kind in (Validated, Watcher))
     assert whole.values == single.values
     assert [number for number, _ in whole.values] == [3, 3]

@@ -1,4 +1,4 @@
-"""What the fork server finds out before any job starts, so that no job has to: a twentieth of a second for each.
+"""What the fork server finds out before any job starts, so that no job has to.
 
 The commit is then that of the code which all jobs run, also where somebody changes it meanwhile.
 """

@@ -18,9 +18,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
@@ -33,13 +32,15 @@ from vae_lab.models.vae import VAE
 from vae_lab.objectives import Context, Stage
 from vae_lab.runs.checkpoints import set_position
 from vae_lab.training.classifier import provide
-from vae_lab.training.steps import StepGraph, Steps, why_eager
+from vae_lab.training.steps import StepGraph, Steps, listeners, why_eager
 
 log = logging.getLogger(__name__)
 
-# `auto` takes more steps at once while they take less, up to so many, of images of less than so many bytes.
+# `auto` takes more steps at once while they take less, up to so many, of images of less than so many bytes. Validations
+# take as many bytes.
 EXECUTION_SECONDS, MOST_STEPS, MOST_BYTES = 0.2, 256, 2**25
 AROUND = ("on_train_batch_start", "on_train_batch_end")
+AROUND_VALIDATION = ("on_validation_batch_start", "on_validation_batch_end")
 
 
 class LitVAE(LightningModule):
@@ -153,7 +154,7 @@ class LitVAE(LightningModule):
         data.keep_on(self.device)
         provide(self.metrics, data)
         others = [c for c in callbacks if not type(c).__module__.startswith("vae_lab.") and not isinstance(c, Timer)]
-        if any(is_overridden(hook, c, Callback) for c in others for hook in AROUND):  # they look at every batch
+        if listeners(others, AROUND):  # they look at every batch
             self.is_adaptive, self.steps_at_once = False, 1
 
     def on_train_start(self) -> None:
@@ -190,8 +191,7 @@ class LitVAE(LightningModule):
     def batches_validated_at_once(self, batch: int) -> int:
         """How many batches one validation step takes, from a batch on: all that fit, if no callback looks at each."""
         trainer, data = self.trainer, self.trainer.datamodule
-        hooks = ("on_validation_batch_start", "on_validation_batch_end")
-        is_watched = any(is_overridden(hook, callback, Callback) for callback in trainer.callbacks for hook in hooks)
+        is_watched = listeners(trainer.callbacks, AROUND_VALIDATION)
         if is_watched or trainer.sanity_checking or data.num_workers:  # which take turns
             return 1
         fitting = MOST_BYTES // (data.batch_size * math.prod(data.image_shape))

@@ -5,7 +5,7 @@ Clipping, accumulation and the scaling for float16 are done here as Lightning do
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -62,8 +62,7 @@ class Steps:
         self.is_parallel = isinstance(self.strategy, ParallelStrategy)
         self.is_cast = isinstance(precision, MixedPrecision)
         self.scaler = getattr(precision, "scaler", None)
-        callbacks = lit.trainer.callbacks
-        self.listeners = [c for c in callbacks if any(is_overridden(hook, c, Callback) for hook in HOOKS)]
+        self.listeners = listeners(lit.trainer.callbacks, HOOKS)
         self.keys: list[str] = []  # of the terms
 
     def __call__(self, batch: Batch, context: Context, opens: bool, closes: bool) -> Tensor:
@@ -134,6 +133,11 @@ class Steps:
         """Call a hook of the callbacks that have one of them."""
         for callback in self.listeners:
             getattr(callback, hook)(self.lit.trainer, self.lit, *args)
+
+
+def listeners(callbacks: Iterable[Callback], hooks: Sequence[str]) -> list[Callback]:
+    """The callbacks that have one of these hooks of Lightning."""
+    return [callback for callback in callbacks if any(is_overridden(hook, callback, Callback) for hook in hooks)]
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
